@@ -1,0 +1,309 @@
+"""Several layers and the logits in one forward pass; the only file that touches hooks."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import threading
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
+
+__all__ = ["Call", "Trace", "feature_grid", "layer_name", "trace", "unwrap"]
+
+_MAX_PREFIX_TOKENS = 8  # class and register tokens before the patch tokens of a transformer
+_training_flags = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One module's call, as the forward pass made it.
+
+    Attributes:
+        name: Module name in the unwrapped model.
+        module: The module itself.
+        input: First tensor argument, or ``None``.
+        output: First output tensor, or ``None``.
+    """
+
+    name: str
+    module: nn.Module
+    input: Tensor | None
+    output: Tensor | None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass left behind.
+
+    Attributes:
+        logits: Float tensor (N, J), the model's output.
+        features: Layer name to its output, float tensor (N, D, H, W), detached copies.
+        entering: Layer name to its input, likewise.
+        order: Names of the recorded modules in the order in which they last finished.
+        dtype: The model's own output dtype.
+        calls: The last module calls in order of completion (empty unless asked for).
+    """
+
+    logits: Tensor
+    features: dict[str, Tensor]
+    entering: dict[str, Tensor]
+    order: tuple[str, ...]
+    dtype: torch.dtype
+    calls: tuple[Call, ...] = ()
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside ``DataParallel``, DDP and ``torch.compile`` wrappers.
+
+    Hooks on a compiled graph may be skipped and hooks on replicas run elsewhere, so
+    explanations run the plain module; it shares every parameter with the wrapper.
+    """
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
+    """Resolve a layer to its name in the unwrapped model.
+
+    Args:
+        model: The unwrapped model.
+        layer: Module name (wrapper prefixes are dropped) or a module of the model.
+
+    Raises:
+        ValueError: The layer is not in the model; the message names the nearest ones.
+        TypeError: The layer is neither a name nor a module.
+    """
+    if isinstance(layer, nn.Module):
+        layer = unwrap(layer)
+        names = [name for name, module in model.named_modules() if module is layer]
+        if not names:
+            raise ValueError(
+                f"the given {type(layer).__name__} module is not part of the model "
+                f"{type(model).__name__}; pass one of its own modules or a name"
+            )
+        return str(names[0])
+    if not isinstance(layer, str):
+        raise TypeError(f"a layer is a name or a module; got {type(layer).__name__}")
+    known = [name for name, _ in model.named_modules() if name]
+    plain = layer.removeprefix("module.").removeprefix("_orig_mod.")
+    for name in (layer, plain):
+        if name in known:
+            return name
+    near = difflib.get_close_matches(plain, known, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    top = [name for name, _ in model.named_children()]
+    raise ValueError(
+        f"layer {layer!r} is not in the model {type(model).__name__}{hint} Top level: {top}"
+    )
+
+
+def feature_grid(features: Tensor, input_size: tuple[int, int], name: str) -> Tensor:
+    """Bring a layer's output to (N, D, H, W), whatever its layout.
+
+    A 4-D output is channels-first, or channels-last (Swin) when that fits the input's
+    shape better. A 3-D output (N, T, D) holds tokens in row order; leading class or register
+    tokens are dropped.
+
+    Args:
+        features: The layer's output.
+        input_size: Height and width of the input, in pixels.
+        name: Layer name, for the message.
+
+    Raises:
+        ValueError: The output has no grid.
+    """
+    target = math.log(input_size[0] / input_size[1])
+
+    def misfit(height: int, width: int) -> float:
+        return abs(math.log(height / width) - target)
+
+    if features.ndim == 4:
+        _, a, b, c = features.shape
+        # equality keeps channels-first: (N, D, H, W) is the convention of PyTorch
+        return features.permute(0, 3, 1, 2) if misfit(a, b) < misfit(b, c) else features
+    if features.ndim == 3:
+        tokens = features.shape[1]
+        for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 1) + 1):
+            grids = [(h, (tokens - prefix) // h) for h in _divisors(tokens - prefix)]
+            height, width = min(grids, key=lambda grid: misfit(*grid))
+            if misfit(height, width) < math.log(2) / max(height, width):
+                tokens_last = features[:, prefix:].transpose(1, 2)
+                return tokens_last.reshape(*tokens_last.shape[:2], height, width)
+    raise ValueError(
+        f"layer {name!r} returned shape {tuple(features.shape)}, which has no grid; "
+        "choose a layer with output (N, D, H, W), or tokens (N, T, D) on a grid"
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def trace(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    layers: Sequence[str] = (),
+    *,
+    entering: Sequence[str] = (),
+    additional_forward_args: tuple[object, ...] = (),
+    tail: int = 0,
+) -> Trace:
+    """Run the model once and return its logits and the named layers' activations.
+
+    The model runs in evaluation mode without gradients; its training flags and hooks are as
+    before afterwards, also when it fails. Only calls of this thread are recorded.
+
+    Args:
+        model: The unwrapped model.
+        inputs: Positional tensors, the image batch (N, C, H, W) first.
+        layers: Modules whose output is recorded.
+        entering: Modules whose input is recorded.
+        additional_forward_args: Further positional arguments.
+        tail: Number of last module calls to record, for the search of the head.
+
+    Raises:
+        ValueError: A layer never ran, has no grid, or holds NaN or Inf; or the output is
+            not (N, J) logits.
+    """
+    size = (inputs[0].shape[-2], inputs[0].shape[-1])
+    recorder = _Recorder(layers, entering, tail)
+    with _evaluation(model), recorder.attached(model), torch.no_grad():
+        # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
+        output = model._call_impl(*inputs, *additional_forward_args)
+    return Trace(
+        logits=_logits(output, inputs[0]),
+        features={name: _grid(recorder, recorder.outputs, name, size) for name in layers},
+        entering={name: _grid(recorder, recorder.inputs, name, size) for name in entering},
+        order=tuple(recorder.order),
+        calls=tuple(recorder.calls),
+        dtype=output.dtype,
+    )
+
+
+class _Recorder:
+    """Collects copies of activations while its hooks are attached."""
+
+    def __init__(self, layers: Sequence[str], entering: Sequence[str], tail: int) -> None:
+        self.layers, self.entering = frozenset(layers), frozenset(entering)
+        self.outputs: dict[str, Tensor | None] = {}
+        self.inputs: dict[str, Tensor | None] = {}
+        self.counts: dict[str, int] = {}
+        self.order: dict[str, None] = {}
+        self.calls: deque[Call] = deque(maxlen=tail)
+        self.thread = threading.get_ident()
+
+    @contextmanager
+    def attached(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, module in model.named_modules():
+                if name in self.entering:
+                    before = module.register_forward_pre_hook(self._before(name), with_kwargs=True)
+                    stack.callback(before.remove)
+                if name in self.layers | self.entering or (self.calls.maxlen and name):
+                    stack.callback(module.register_forward_hook(self._after(name)).remove)
+            yield
+
+    def _before(self, name: str):  # type: ignore[no-untyped-def]  # torch types hooks loosely
+        def hook(_: nn.Module, args: object, kwargs: dict[str, object]) -> None:
+            if threading.get_ident() == self.thread:
+                self.inputs[name] = _copy(args) if args else _copy(tuple(kwargs.values()))
+
+        return hook
+
+    def _after(self, name: str):  # type: ignore[no-untyped-def]  # torch types hooks loosely
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            if threading.get_ident() != self.thread:
+                return
+            self.counts[name] = self.counts.get(name, 0) + 1
+            self.order.pop(name, None)
+            self.order[name] = None
+            if name in self.layers:
+                self.outputs[name] = _copy(output)
+            if self.calls.maxlen:
+                self.calls.append(Call(name, module, _copy(args), _copy(output)))
+
+        return hook
+
+
+def _copy(value: object) -> Tensor | None:
+    """Clone the first tensor: an in-place ReLU would overwrite the record (captum #156)."""
+    if isinstance(value, (tuple, list)):
+        value = next((item for item in value if isinstance(item, Tensor)), None)
+    if not isinstance(value, Tensor):
+        return None
+    wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+    return value.detach().to(wide, copy=True)
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the duration; a model already there is not touched at all."""
+    if not any(module.training for module in model.modules()):
+        yield
+        return
+    with _training_flags:  # threads must not restore each other's flags
+        flags = [(module, module.training) for module in model.modules()]
+        if model.training:
+            warnings.warn(
+                "the model is in training mode; it is explained in evaluation mode "
+                "(call model.eval() to silence this)",
+                TrainModeWarning,
+                stacklevel=6,
+            )
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in flags:
+                module.training = training
+
+
+def _grid(
+    recorder: _Recorder, records: dict[str, Tensor | None], name: str, size: tuple[int, int]
+) -> Tensor:
+    if name not in recorder.counts:
+        raise ValueError(
+            f"layer {name!r} did not run in the forward pass; choose a layer that the model "
+            "calls as a module"
+        )
+    if recorder.counts[name] > 1:
+        warnings.warn(
+            f"layer {name!r} ran {recorder.counts[name]} times in one forward pass; its last "
+            "call is used (give the module before or after it to choose another)",
+            LayerCallWarning,
+            stacklevel=6,
+        )
+    record = records[name]
+    if record is None:
+        raise ValueError(f"layer {name!r} returned no tensor; choose a layer that returns one")
+    if not torch.isfinite(record.sum()):
+        raise ValueError(
+            f"layer {name!r} holds NaN or Inf; check the inputs and the model's weights, or "
+            "run in a wider dtype"
+        )
+    return feature_grid(record, size, name).contiguous()
+
+
+def _logits(output: object, images: Tensor) -> Tensor:
+    if isinstance(output, Tensor) and output.ndim == 1 and len(output) == len(images):
+        output = output.unsqueeze(1)
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(images):
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"the model must return logits (N, J) for {len(images)} images; got {got}. Wrap "
+            "it in a module that returns the logits"
+        )
+    return output.detach().to(torch.float64 if output.dtype == torch.float64 else torch.float32)

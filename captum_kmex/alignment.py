@@ -1,0 +1,70 @@
+"""Class and out cosines of prototypes (Table 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+__all__ = ["AlignmentSums", "PrototypeAlignment"]
+
+
+@dataclass(frozen=True)
+class PrototypeAlignment:
+    """How well prototypes point where their class's images lie.
+
+    Attributes:
+        class_cosine: Mean cosine of an embedding and its own class's closest prototype.
+        out_cosine: Mean cosine of an embedding and the closest prototype of each other class.
+        n_images: Number of embeddings.
+    """
+
+    class_cosine: float
+    out_cosine: float
+    n_images: int
+
+
+class AlignmentSums:
+    """Running cosines between embeddings and prototypes.
+
+    Args:
+        prototypes: Float tensor (K, D).
+        membership: Integer tensor (K,), the class of each prototype.
+        n_classes: Number of classes C; those without a prototype are left out.
+
+    Reference:
+        Boubekki & Clemmensen (2026), Table 1.
+    """
+
+    def __init__(self, prototypes: Tensor, membership: Tensor, n_classes: int) -> None:
+        self._directions = normalize(prototypes, dim=1)
+        self._membership = membership.to(prototypes.device)
+        self._present = torch.bincount(self._membership, minlength=n_classes) > 0
+        self._own = self._others = 0.0
+        self._count = 0
+
+    def add(self, rows: Tensor, classes: Tensor) -> None:
+        """Take in pooled embeddings (M, D) of known class (M,)."""
+        kept = self._present[classes]
+        rows, classes = rows[kept], classes[kept]
+        cosines = normalize(rows, dim=1) @ self._directions.T.to(rows)
+        best = cosines.new_full((len(rows), len(self._present)), -torch.inf)
+        best = best.scatter_reduce(1, self._membership.expand(len(rows), -1), cosines, "amax")
+        own = best.gather(1, classes.unsqueeze(1)).squeeze(1)
+        others = best.masked_fill(~self._present, 0).sum(1) - own
+        self._own += float(own.sum())
+        self._others += float(others.sum()) / max(1, int(self._present.sum()) - 1)
+        self._count += len(rows)
+
+    def result(self) -> PrototypeAlignment:
+        """Return the means.
+
+        Raises:
+            ValueError: Nothing was taken in.
+        """
+        if not self._count:
+            raise ValueError("the loader gave no image of a class with prototypes; pass some")
+        own, others = self._own / self._count, self._others / self._count
+        return PrototypeAlignment(own, others, self._count)

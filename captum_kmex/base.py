@@ -1,0 +1,249 @@
+"""What the three attributions share: inputs, one forward pass, the head, Captum's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, ParamSpec, TypeVar, cast
+
+import torch
+from captum.attr import LayerAttribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_kmex.activations import Trace, feature_grid, layer_name, trace, unwrap
+from captum_kmex.composite import resize_keeping_mean
+from captum_kmex.exceptions import HeadNotFoundError
+from captum_kmex.head import HeadSite, LinearHead, find_head, is_close, linear_head
+from captum_kmex.targets import Target, resolve_target
+
+__all__ = ["Forward", "Inputs", "Layer", "PrototypeAttribution", "logged"]
+
+Inputs = Tensor | tuple[Tensor, ...]
+Layer = str | nn.Module
+Units = Literal["logit", "alignment"]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_TAIL = 48  # module calls before the end among which the tap and the head stand
+
+
+def logged(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Wrap a public method in Captum's usage log; Captum calls what is inside by itself."""
+    return cast("Callable[_P, _R]", log_usage()(function))
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass as the attributions see it.
+
+    Attributes:
+        logits: Float tensor (N, J).
+        features: Layer name to float tensor (N, D, H, W).
+        tap: Feature map that the head reads (N, D, H, W), if there is a head.
+        head: The linear head, verified on this very pass, or given by the user.
+        refusal: Why there is no head.
+        order: Names of the layers as they ran.
+        dtype: The model's own output dtype.
+    """
+
+    logits: Tensor
+    features: dict[str, Tensor]
+    tap: Tensor | None
+    head: LinearHead | None
+    refusal: str
+    order: tuple[str, ...]
+    dtype: torch.dtype
+
+
+class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is untyped here
+    """Base of the attributions: one forward pass of a plain module, without gradients."""
+
+    def __init__(self, model: nn.Module, layer: object, head: Layer | None) -> None:
+        super().__init__(model, layer)
+        self.head = head
+        self._site: HeadSite | str | None = None
+
+    @classmethod
+    def get_name(cls: type[PrototypeAttribution]) -> str:
+        """Return the class name; Captum would split it at every capital."""
+        return cls.__name__
+
+    def has_convergence_delta(self) -> bool:
+        """Return ``True``: the maps add up to a number that can be checked."""
+        return True
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """``True``: the map is a share of the output, not a sensitivity."""
+        return True
+
+    @property
+    def model(self) -> nn.Module:
+        """The module inside any wrapper."""
+        if not isinstance(self.forward_func, nn.Module):
+            raise TypeError(
+                f"{self.get_name()} needs a torch.nn.Module, whose layers can be read; got "
+                f"{type(self.forward_func).__name__}"
+            )
+        return unwrap(self.forward_func)
+
+    def _run(
+        self,
+        inputs: tuple[Tensor, ...],
+        layers: Sequence[str],
+        additional_forward_args: object,
+        at_input: bool,
+        needs_head: bool = True,
+    ) -> Forward:
+        """Run the model once; twice where the head, found before, no longer fits."""
+        model = self.model
+        args = additional_forward_args
+        args = args if isinstance(args, tuple) else () if args is None else (args,)
+        site = self._site
+        looks_for_head = needs_head and site is None and not self._has_own_head()
+        taps = [site.tap] if isinstance(site, HeadSite) and needs_head else []
+        passed = trace(
+            model,
+            inputs,
+            list(dict.fromkeys([*([] if at_input else layers), *taps])),
+            entering=layers if at_input else (),
+            additional_forward_args=args,
+            tail=_TAIL if looks_for_head else 0,
+        )
+        if looks_for_head:
+            self._site = site = self._find(passed, inputs[0])
+        tap = head = None
+        if isinstance(site, HeadSite) and needs_head:
+            tap = site.features(_tap_output(passed, site.tap, inputs[0]))
+            head = site.read(model, tap)
+            if not looks_for_head and not self._verifies(head, tap, passed):
+                self._site = None
+                return self._run(inputs, layers, additional_forward_args, at_input)
+        recorded = passed.entering if at_input else passed.features
+        refusal = site if isinstance(site, str) else ""
+        features = {name: recorded[name] for name in layers}
+        return Forward(passed.logits, features, tap, head, refusal, passed.order, passed.dtype)
+
+    def _has_own_head(self) -> bool:
+        """Whether the user gave a linear layer that is no part of the model."""
+        if not isinstance(self.head, nn.Module):
+            return False
+        return all(module is not self.head for module in self.model.modules())
+
+    def _find(self, passed: Trace, images: Tensor) -> HeadSite | str:
+        linear = None if self.head is None else layer_name(self.model, self.head)
+        try:
+            return find_head(passed, (images.shape[-2], images.shape[-1]), linear)
+        except HeadNotFoundError as error:
+            return str(error)
+
+    def _verifies(self, head: LinearHead, tap: Tensor, passed: Trace) -> bool:
+        if self.head is not None:  # the user's choice: the convergence delta shows the rest
+            return True
+        return is_close(head.logits(tap), passed.logits, passed.dtype)
+
+    def _own_head(self, features: Tensor) -> LinearHead:
+        return linear_head(cast("nn.Module", self.head), features)
+
+
+def _tap_output(passed: Trace, name: str, images: Tensor) -> Tensor:
+    if name in passed.features:
+        return passed.features[name]
+    output = next(call.output for call in reversed(passed.calls) if call.name == name)
+    size = (images.shape[-2], images.shape[-1])
+    return feature_grid(cast("Tensor", output), size, name).contiguous()
+
+
+def check_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return the inputs as a tuple, the images first.
+
+    Raises:
+        TypeError: Not tensors.
+        ValueError: Not a batch of images (N, C, H, W) of floating-point numbers.
+    """
+    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        kinds = [type(tensor).__name__ for tensor in tensors]
+        raise TypeError(f"inputs must be a tensor or a tuple of tensors; got {kinds}")
+    images = tensors[0]
+    if images.ndim != 4 or not images.numel():
+        hint = "; add the batch dimension: x.unsqueeze(0)" if images.ndim == 3 else ""
+        raise ValueError(f"inputs must be images (N, C, H, W); got {tuple(images.shape)}{hint}")
+    if not images.is_floating_point():
+        raise ValueError(
+            f"inputs must be floating point, preprocessed as the model expects; got {images.dtype}"
+        )
+    return tensors
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raise ``ValueError`` unless an option has one of its values."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {list(choices)}")
+
+
+def contrast_targets(
+    target: Target, contrast: Target, logits: Tensor, units: str
+) -> tuple[Tensor, Tensor | None]:
+    """Resolve the explained class and the class it is contrasted with.
+
+    Raises:
+        TargetError: A malformed target.
+        ValueError: A contrast in alignment units, which do not subtract.
+    """
+    explained = resolve_target(target, logits)
+    if contrast is None:
+        return explained, None
+    if units == "alignment":
+        raise ValueError("contrast needs units='logit'; alignments of two classes do not subtract")
+    return explained, resolve_target(contrast, logits, "contrast")
+
+
+def head_evidence(
+    head: LinearHead, tap: Tensor, target: Tensor, contrast: Tensor | None, units: str
+) -> Tensor:
+    """Return the head's map (N, 1, h, w) as a density: its mean is what the map sums to."""
+    if units == "alignment":
+        return head.alignment(tap, target)
+    evidence = head.evidence(tap, target)
+    return evidence if contrast is None else evidence - head.evidence(tap, contrast)
+
+
+def explained_output(logits: Tensor, target: Tensor, contrast: Tensor | None) -> Tensor:
+    """Return the logit of the target (N,), less that of the contrast."""
+    value = logits.gather(1, target.unsqueeze(1)).squeeze(1)
+    if contrast is None:
+        return value
+    return value - logits.gather(1, contrast.unsqueeze(1)).squeeze(1)
+
+
+def explained_bias(head: LinearHead, target: Tensor, contrast: Tensor | None) -> Tensor:
+    """Return the bias (N,) that the map leaves out, less that of the contrast."""
+    bias = head.spread_bias(target)
+    return bias if contrast is None else bias - head.spread_bias(contrast)
+
+
+def finish_map(density: Tensor, images: Tensor, upsample: str | None, *, sums: bool) -> Tensor:
+    """Bring a density to its final units and, if asked, to the input's shape.
+
+    Args:
+        density: Float tensor (N, 1, h, w).
+        images: The input (N, C, H, W).
+        upsample: ``"input"`` returns (N, C, H, W), each channel an equal part, so that the sum
+            over channels is the map and the sum over everything is unchanged.
+        sums: The map's sum is the meaning of the density's mean.
+    """
+    check_choice("upsample", upsample, (None, "input"))
+    if upsample == "input":
+        channels = images.shape[1]
+        density = resize_keeping_mean(density, (images.shape[2], images.shape[3])) / channels
+        density = density.expand(-1, channels, -1, -1)
+    cells = density.shape[2] * density.shape[3]
+    return (density / cells if sums else density).contiguous()
+
+
+def plain_arithmetic(images: Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off: the explanation's own products need their digits."""
+    return torch.autocast(images.device.type, enabled=False)

@@ -1,0 +1,177 @@
+"""Batches with data-set indices and labels, the same in every pass, from any loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+
+__all__ = ["Batch", "IndexedBatches", "Labels", "class_pairs"]
+
+Labels = Literal["target", "predicted"] | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of a loader.
+
+    Attributes:
+        inputs: The model's positional tensors, images (N, C, H, W) first.
+        targets: The loader's labels (N,) or multi-hot (N, C), or ``None``.
+        indices: Integer tensor (N,), positions in the data set (for an iterable without
+            positions: the order of arrival).
+    """
+
+    inputs: tuple[Tensor, ...]
+    targets: Tensor | None
+    indices: Tensor
+
+
+class IndexedBatches:
+    """Iterate a loader in data-set order, so that every pass sees the same images.
+
+    A shuffled ``DataLoader`` over a map-style data set is read in order instead; one with a
+    sampler of its own keeps the order drawn when this object is made. Anything else is read
+    as it comes.
+
+    Args:
+        loader: A ``DataLoader``, or an iterable of ``(images, labels)`` or ``images``.
+        device: Where the batches go.
+
+    Raises:
+        TypeError: Not an iterable of batches.
+    """
+
+    def __init__(self, loader: Iterable[object], device: torch.device) -> None:
+        if isinstance(loader, (Tensor, Dataset)) or not isinstance(loader, Iterable):
+            raise TypeError(
+                f"fit takes a DataLoader or an iterable of batches; got {type(loader).__name__}."
+                " Wrap it: DataLoader(dataset, batch_size=64)"
+            )
+        self._device = device
+        self._loader, self._order = _in_order(loader)
+        self.is_repeatable = not isinstance(loader, Iterator)
+
+    def __len__(self) -> int:
+        return len(self._loader) if isinstance(self._loader, Sized) else 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = 0
+        for batch in self._loader:
+            inputs, targets = _split(batch)
+            count = len(inputs[0])
+            if self._order is None:
+                indices = torch.arange(start, start + count)
+            else:
+                indices = self._order[start : start + count]
+            start += count
+            moved = tuple(tensor.to(self._device, non_blocking=True) for tensor in inputs)
+            targets = targets if targets is None else targets.to(self._device)
+            yield Batch(moved, targets, indices.to(self._device))
+
+
+def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None]:
+    if (
+        not isinstance(loader, DataLoader)
+        or isinstance(loader.dataset, IterableDataset)
+        or loader.batch_sampler is None
+    ):
+        return loader, None
+    size = len(loader.dataset)  # type: ignore[arg-type]  # map-style data sets have a length
+    if loader.batch_size is not None and _is_permutation(loader.sampler, size):
+        order, batch_size = list(range(size)), loader.batch_size
+    else:
+        drawn = [list(batch) for batch in loader.batch_sampler]
+        order = list(chain.from_iterable(drawn))
+        batch_size = loader.batch_size or max(map(len, drawn), default=1)
+    ordered = DataLoader(
+        loader.dataset,
+        batch_size=batch_size,
+        sampler=order,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        prefetch_factor=loader.prefetch_factor,
+    )
+    return ordered, torch.tensor(order, dtype=torch.int64)
+
+
+def _is_permutation(sampler: object, size: int) -> bool:
+    """Whether a sampler only shuffles the data set."""
+    if not isinstance(sampler, RandomSampler) or sampler.replacement:
+        return False
+    return sampler.num_samples == size
+
+
+def _split(batch: object) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Return the inputs and the labels of one batch."""
+    inputs, targets = batch, None
+    if isinstance(batch, (tuple, list)) and batch:
+        inputs = batch[0]
+        targets = torch.as_tensor(batch[1]) if len(batch) > 1 else None
+    tensors = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise TypeError(
+            f"a batch must be images or (images, labels); got {type(batch).__name__} of "
+            f"{type(tensors[0]).__name__ if tensors else 'nothing'}. Adapt it with collate_fn="
+        )
+    return tensors, targets
+
+
+def class_pairs(labels: Labels, targets: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (image, class) pairs, an image once for each class it counts for.
+
+    Args:
+        labels: ``"target"``: the loader's labels; ``"predicted"`` or ``None``: the model's
+            argmax.
+        targets: Integer tensor (N,) or multi-hot (N, C).
+        logits: Float tensor (N, C).
+
+    Returns:
+        Two integer tensors (M,).
+
+    Raises:
+        ValueError: No labels, labels that are no integers, or labels out of range.
+    """
+    count, n_classes = logits.shape
+    everyone = torch.arange(count, device=logits.device)
+    if labels != "target":
+        return everyone, logits.argmax(1)
+    if targets is None:
+        raise ValueError(
+            "the loader yields no labels, but labels='target' needs them; yield (images, "
+            "labels), or fit with labels='predicted' or labels=None"
+        )
+    if targets.ndim == 2:
+        return _multi_hot_pairs(targets, count, n_classes)
+    if targets.is_floating_point() or targets.shape != (count,):
+        raise ValueError(
+            f"labels must be integers ({count},) or multi-hot ({count}, {n_classes}); got "
+            f"{targets.dtype} of shape {tuple(targets.shape)}"
+        )
+    outside = targets[(targets < 0) | (targets >= n_classes)]
+    if len(outside):
+        raise ValueError(
+            f"label {int(outside[0])} is out of range for {n_classes} logits; labels must be "
+            f"0 to {n_classes - 1}, in the order of the model's outputs"
+        )
+    return everyone, targets.long()
+
+
+def _multi_hot_pairs(targets: Tensor, count: int, n_classes: int) -> tuple[Tensor, Tensor]:
+    is_binary = bool(((targets == 0) | (targets == 1)).all())
+    if targets.shape != (count, n_classes) or not is_binary:
+        raise ValueError(
+            f"multi-hot labels must be 0 or 1 of shape ({count}, {n_classes}); got shape "
+            f"{tuple(targets.shape)} with values {targets.min():g} to {targets.max():g}"
+        )
+    images, classes = targets.nonzero(as_tuple=True)
+    return images, classes

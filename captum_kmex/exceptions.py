@@ -1,0 +1,43 @@
+"""Errors and warnings of the package; each is a built-in category with a narrower name."""
+
+from __future__ import annotations
+
+from sklearn.exceptions import NotFittedError
+
+__all__ = [
+    "FewRowsWarning",
+    "HeadNotFoundError",
+    "LayerCallWarning",
+    "NotFittedError",
+    "RepresentativesWarning",
+    "TargetError",
+    "TrainModeWarning",
+]
+
+
+class TargetError(AssertionError, ValueError):
+    """A target that does not name one logit an image.
+
+    It is an ``AssertionError`` because Captum's own target checks assert, and a
+    ``ValueError`` because that is what it is.
+    """
+
+
+class HeadNotFoundError(ValueError):
+    """The model's logits are not affine in a feature map, or that map was not found."""
+
+
+class TrainModeWarning(UserWarning):
+    """The model was in training mode; the explanation ran it in evaluation mode."""
+
+
+class LayerCallWarning(UserWarning):
+    """A layer ran several times in one forward pass; its last call is used."""
+
+
+class FewRowsWarning(UserWarning):
+    """A class kept few feature vectors for its prototypes."""
+
+
+class RepresentativesWarning(UserWarning):
+    """Nearest training patches could not be collected."""

@@ -1,0 +1,261 @@
+"""The result of ``explain``: maps, segments, scores and the ledger, frozen."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_kmex.bank import Codebook
+from captum_kmex.representatives import Representatives
+from captum_kmex.segments import segment_sums
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Explanation", "LedgerRow", "Patch", "build_ledger"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A training patch near a prototype.
+
+    Attributes:
+        index: Position of the image in the training set.
+        box: x0, y0, x1, y1 in input pixels.
+        distance: Distance to the prototype, in the prototypes' space.
+    """
+
+    index: int
+    box: tuple[int, int, int, int]
+    distance: float
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One line of the account: a segment, what it stands for and what it adds.
+
+    Attributes:
+        segment: Id in the segment map.
+        prototype: Index in the bank, or the image's own cluster if unfitted.
+        class_index: Class of the prototype; ``None`` if unfitted; the most frequent class of
+            a class-agnostic prototype.
+        area: Share of the grid, 0 to 1.
+        evidence: Sum of the map over the segment, in logit units.
+        representatives: Nearest training patches of the prototype.
+    """
+
+    segment: int
+    prototype: int
+    class_index: int | None
+    area: float
+    evidence: float
+    representatives: tuple[Patch, ...] = ()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything ``explain`` found about a batch.
+
+    Attributes:
+        inputs: The images (N, C, H, W).
+        layers: Layers of the depth explained, shallow to deep.
+        target: Explained class (N,).
+        contrast: Class it is contrasted with (N,), or ``None``.
+        logits: The model's logits (N, J).
+        attribution: Map (N, 1, h, w) in logit units.
+        segments: Segment of each pixel (N, h, w).
+        ledger: Rows of each image, largest absolute evidence first; they add up to output
+            minus bias.
+        bias: What no pixel accounts for (N,).
+        output: The explained logit, or difference of logits (N,).
+        class_scores: Share of pixels won by each class (N, C), if fitted.
+        prediction: Class of most pixels (N,), if fitted.
+        restricted: Only prototypes of the explained class competed for the pixels.
+    """
+
+    inputs: Tensor
+    layers: tuple[str, ...]
+    target: Tensor
+    contrast: Tensor | None
+    logits: Tensor
+    attribution: Tensor
+    segments: Tensor
+    ledger: tuple[tuple[LedgerRow, ...], ...]
+    bias: Tensor
+    output: Tensor
+    class_scores: Tensor | None = None
+    prediction: Tensor | None = None
+    restricted: bool = False
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def delta(self) -> Tensor:
+        """Sum of the map plus bias minus output (N,): 0 where the map is complete."""
+        return self.attribution.flatten(1).sum(1) + self.bias - self.output
+
+    def plot(
+        self,
+        index: int = 0,
+        *,
+        dataset: Sequence[object] | None = None,
+        class_names: Sequence[str] | None = None,
+        image: np.ndarray | None = None,
+    ) -> tuple[Figure, np.ndarray]:
+        """Draw one image's explanation: image, segments, map, ledger, nearest patches.
+
+        Args:
+            index: Which image of the batch.
+            dataset: The training set of the fit, for the nearest patches.
+            class_names: Names of the classes.
+            image: The picture to show, (H, W) or (H, W, 3); by default the input, rescaled.
+
+        Returns:
+            The figure and its axes.
+        """
+        from captum_kmex.visualization import plot_explanation
+
+        return plot_explanation(self, index, dataset, class_names, image)
+
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        dataset: Sequence[object] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        """Write ``arrays.npz``, ``manifest.json`` and one picture an image into a folder.
+
+        The folder appears complete or not at all; one that exists is replaced only if it
+        holds an earlier explanation.
+
+        Args:
+            folder: Where to write.
+            dataset: The training set of the fit, for the nearest patches.
+            class_names: Names of the classes.
+
+        Raises:
+            FileExistsError: The folder holds something else.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
+            raise FileExistsError(f"{folder} holds other files; choose a new or empty folder")
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+        try:
+            self._write(work, dataset, class_names)
+            if folder.exists():
+                shutil.rmtree(folder)
+            work.rename(folder)
+            folder.chmod(0o755)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+
+    def _write(
+        self,
+        folder: Path,
+        dataset: Sequence[object] | None,
+        class_names: Sequence[str] | None,
+    ) -> None:
+        from matplotlib import pyplot as plt
+
+        np.savez_compressed(folder / "arrays.npz", allow_pickle=False, **self._arrays())
+        (folder / "manifest.json").write_text(json.dumps(self.manifest(), indent=1))
+        for i in range(len(self)):
+            figure, _ = self.plot(i, dataset=dataset, class_names=class_names)
+            figure.savefig(folder / f"{i:04d}.png", dpi=120)
+            plt.close(figure)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        names = ("target", "contrast", "logits", "attribution", "segments", "bias", "output")
+        tensors = {name: getattr(self, name) for name in (*names, "class_scores", "prediction")}
+        return {
+            name: tensor.cpu().numpy() for name, tensor in tensors.items() if tensor is not None
+        }
+
+    def manifest(self) -> dict[str, object]:
+        """Return what can be said in JSON: the ledger and its sums, image by image."""
+        images = []
+        for i, rows in enumerate(self.ledger):
+            contrast = None if self.contrast is None else int(self.contrast[i])
+            images.append(
+                {
+                    "target": int(self.target[i]),
+                    "contrast": contrast,
+                    "output": float(self.output[i]),
+                    "bias": float(self.bias[i]),
+                    "delta": float(self.delta[i]),
+                    "prediction": None if self.prediction is None else int(self.prediction[i]),
+                    "picture": f"{i:04d}.png",
+                    "ledger": [asdict(row) for row in rows],
+                }
+            )
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "layers": list(self.layers),
+            "restricted": self.restricted,
+            "units": "logit",
+            "arrays": "arrays.npz",
+            "images": images,
+        }
+
+
+def build_ledger(
+    maps: Tensor, segments: Tensor, prototypes: Tensor, book: Codebook | None
+) -> tuple[tuple[LedgerRow, ...], ...]:
+    """Return the rows of each image, largest absolute evidence first.
+
+    Args:
+        maps: Float tensor (N, 1, H, W), in logit units.
+        segments: Index tensor (N, H, W).
+        prototypes: Prototype of each segment (N, S).
+        book: The codebook, if fitted.
+    """
+    count = prototypes.shape[1]
+    sums = segment_sums(maps.double(), segments, count).cpu()
+    areas = segment_sums(torch.ones_like(maps), segments, count).cpu()
+    cells = segments[0].numel()
+    ledgers = []
+    for i in range(len(segments)):
+        present = areas[i].nonzero().squeeze(1)
+        order = present[sums[i, present].abs().argsort(descending=True, stable=True)]
+        rows = [
+            _row(s, int(prototypes[i, s]), float(areas[i, s]) / cells, float(sums[i, s]), book)
+            for s in order.tolist()
+        ]
+        ledgers.append(tuple(rows))
+    return tuple(ledgers)
+
+
+def _row(
+    segment: int, prototype: int, area: float, evidence: float, book: Codebook | None
+) -> LedgerRow:
+    if book is None:
+        return LedgerRow(segment, prototype, None, area, evidence)
+    owner = book.membership[prototype]
+    class_index = int(owner.argmax() if owner.ndim else owner)
+    patches = _patches(book.representatives, prototype) if book.representatives else ()
+    return LedgerRow(segment, prototype, class_index, area, evidence, patches)
+
+
+def _patches(found: Representatives, prototype: int) -> tuple[Patch, ...]:
+    patches = []
+    indices, boxes = found.indices[prototype].tolist(), found.boxes[prototype].tolist()
+    for index, box, far in zip(indices, boxes, found.distances[prototype].tolist(), strict=True):
+        if index >= 0:
+            patches.append(Patch(index, (box[0], box[1], box[2], box[3]), far))
+    return tuple(patches)

@@ -1,0 +1,346 @@
+"""``KMExAttribution``: class-wise k-means centroids of pooled embeddings as prototypes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from captum_kmex.activations import layer_name
+from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
+from captum_kmex.bank import Codebook, PrototypeBank
+from captum_kmex.base import (
+    Inputs,
+    Layer,
+    check_choice,
+    check_inputs,
+    contrast_targets,
+    finish_map,
+    logged,
+    plain_arithmetic,
+)
+from captum_kmex.batches import Batch, Labels, class_pairs
+from captum_kmex.exceptions import HeadNotFoundError
+from captum_kmex.fitted import Classification, FittedAttribution
+from captum_kmex.fitting import FitOptions, Observation
+from captum_kmex.targets import Target
+
+__all__ = ["KMExAttribution"]
+
+
+@dataclass(frozen=True)
+class PooledRows:
+    """Pooled embeddings as rows on a 1x1 grid."""
+
+    embeddings: Tensor  # (N, D)
+    grid: tuple[int, int] = (1, 1)
+
+    @property
+    def width(self) -> int:
+        """Length D of an embedding."""
+        return self.embeddings.shape[1]
+
+    @property
+    def squared_norms(self) -> Tensor:
+        """Squared norm of each embedding (N, 1, 1)."""
+        return self.embeddings.square().sum(1)[:, None, None]
+
+    def rows(self, images: Tensor, pixels: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the embeddings of chosen images (M, D)."""
+        return self.embeddings[images]
+
+    def scores(self, prototypes: Tensor) -> Tensor:
+        """Return ``<h, p> - |p|^2 / 2`` (N, K, 1, 1)."""
+        scores = self.embeddings @ prototypes.T - 0.5 * prototypes.square().sum(1)
+        return scores[..., None, None]
+
+
+class KMExAttribution(FittedAttribution):
+    """Explain a class by the nearest of its k-means centroids, pixel by pixel and exactly.
+
+    The pooled embedding ``h = mean_p h_p`` is classified by the nearest of all classes'
+    centroids. Squared distances and their differences are means over pixels, so the map adds
+    up to the distance, or to the margin by which a class wins. The head plays no part in it:
+    any model with a feature map will do.
+
+    Args:
+        model: A classifier that returns logits (N, J).
+        layer: The map to pool, by name or module; if ``None``, the one the linear head reads.
+        n_prototypes: Prototypes K a class, one number or one a class.
+        seed: Seed of the sample and of k-means.
+
+    Attributes:
+        bank_: The fitted ``PrototypeBank``.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ...     nn.Linear(8, 2)).eval()
+        >>> x, y = torch.rand(60, 1, 8, 8), torch.arange(60) % 2
+        >>> attr = KMExAttribution(model, n_prototypes=2).fit([(x, y)])
+        >>> attr.attribute(x[:3], target=1).shape
+        torch.Size([3, 1, 6, 6])
+        >>> attr.predict(x[:3]).shape
+        torch.Size([3])
+
+    Reference:
+        Gautam et al., KMEx, TMLR (2024); Boubekki & Clemmensen (2026).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layer | None = None,
+        *,
+        n_prototypes: int | Mapping[int, int] = 5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, layer, None, n_prototypes, seed)
+
+    def fit(
+        self,
+        loader: Iterable[object],
+        *,
+        labels: Labels = "target",
+        classes: Sequence[int] | None = None,
+        n_init: int = 10,
+        max_iter: int = 100,
+        memory_budget: int = 2 * 2**30,
+        n_representatives: int = 5,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        show_progress: bool = False,
+    ) -> KMExAttribution:
+        """Cluster the pooled embeddings of each class.
+
+        Args: as ``LayerKMeansAttribution.fit``, except that labels must be ``"target"`` or
+            ``"predicted"``: the method is class-wise.
+
+        Returns:
+            The object itself, fitted.
+
+        Raises:
+            ValueError: As ``LayerKMeansAttribution.fit``.
+        """
+        check_choice("labels", labels, ("target", "predicted"))
+        options = FitOptions(
+            n_prototypes=self.n_prototypes,
+            labels=labels,
+            classes=None if classes is None else tuple(classes),
+            n_init=n_init,
+            max_iter=max_iter,
+            seed=self.seed,
+            memory_budget=memory_budget,
+            n_representatives=n_representatives,
+            show_progress=show_progress,
+        )
+        observe = partial(
+            self._observe, args=additional_forward_args, at_input=attribute_to_layer_input
+        )
+        self._fit(loader, observe, options, attribute_to_layer_input, None)
+        return self
+
+    @logged
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        units: str = "margin",
+        contrast: Target = None,
+        upsample: str | None = None,
+        return_convergence_delta: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the evidence of each pixel for a class's nearest prototype.
+
+        Args:
+            inputs: Images (N, C, H, W), or a tuple with the images first.
+            target: Class to explain; the model's argmax if ``None``.
+            additional_forward_args: Further arguments of the model.
+            attribute_to_layer_input: Read ``layer`` at its input.
+            units: ``"margin"``: the map sums to ``|h - b|^2 - |h - a|^2``, a the nearest
+                prototype of the target and b that of any other class (or of ``contrast``),
+                positive where the pixel speaks for the target; ``"distance"``: it sums to
+                ``|h - a|^2``.
+            contrast: The class whose nearest prototype is b.
+            upsample: ``"input"`` returns the input's shape, channels summing to the map.
+            return_convergence_delta: Return also sum of the map minus margin or distance.
+
+        Returns:
+            Float tensor (N, 1, h, w), and with ``return_convergence_delta`` a float tensor (N,).
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+            ValueError: Malformed inputs or options, or a class without prototypes.
+            TargetError: Malformed target.
+        """
+        check_choice("units", units, ("margin", "distance"))
+        images = check_inputs(inputs)
+        self._check_bank(images[0], attribute_to_layer_input)
+        logits, features = self._features(images, additional_forward_args, attribute_to_layer_input)
+        explained, against = contrast_targets(target, contrast, logits, units)
+        with plain_arithmetic(images[0]):
+            density, total = self._evidence(features, explained, against, units)
+            maps = finish_map(density, images[0], upsample, sums=True)
+        if return_convergence_delta:
+            return maps, maps.flatten(1).sum(1) - total
+        return maps
+
+    def compute_convergence_delta(
+        self,
+        attributions: Tensor,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: object = None,
+        contrast: Target = None,
+        units: str = "margin",
+    ) -> Tensor:
+        """Return sum of the maps minus margin or distance (N,)."""
+        maps, delta = self.attribute(
+            inputs,
+            target,
+            additional_forward_args,
+            contrast=contrast,
+            units=units,
+            return_convergence_delta=True,
+        )
+        return delta + attributions.flatten(1).sum(1) - maps.flatten(1).sum(1)
+
+    def similarity(self, inputs: Inputs, additional_forward_args: object = None) -> Tensor:
+        """Return ``exp(-|h - p_k|)`` for every prototype (N, C*K), in (0, 1].
+
+        Far embeddings underflow to 0; ``predict`` compares distances and does not.
+        """
+        images = check_inputs(inputs)
+        self._check_bank(images[0], self.bank_.at_input)
+        _, features = self._features(images, additional_forward_args, self.bank_.at_input)
+        with plain_arithmetic(images[0]):
+            return (-self._distances(features.mean((2, 3))).sqrt()).exp()
+
+    def classify(self, inputs: Inputs, additional_forward_args: object = None) -> Classification:
+        """Return the class of the nearest prototype beside the model's logits.
+
+        The scores (N, C) are minus the distance to each class's nearest prototype.
+        """
+        images = check_inputs(inputs)
+        self._check_bank(images[0], self.bank_.at_input)
+        logits, features = self._features(images, additional_forward_args, self.bank_.at_input)
+        with plain_arithmetic(images[0]):
+            distances = self._distances(features.mean((2, 3)))
+        nearest, _ = self._class_nearest(distances)
+        return Classification(-nearest.sqrt(), nearest.argmin(1), logits)
+
+    def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:
+        """Return class and out cosines of the prototypes on labelled images (Table 1)."""
+        book = self._book
+        sums = AlignmentSums(book.centroids, book.membership, self.bank_.n_classes)
+        for batch in self._batches(loader):
+            logits, features = self._features(batch.inputs, None, self.bank_.at_input)
+            rows, classes = class_pairs("target", batch.targets, logits)
+            sums.add(features.mean((2, 3))[rows], classes)
+        return sums.result()
+
+    @property
+    def prototypes(self) -> Tensor:
+        """The centroids (C*K, D), class by class; their classes are ``prototype_classes``."""
+        return self._book.centroids
+
+    @property
+    def prototype_classes(self) -> Tensor:
+        """The class of each prototype, integer tensor (C*K,)."""
+        return self._book.membership
+
+    @property
+    def _book(self) -> Codebook:
+        return self.bank_.codebooks[0]
+
+    def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
+        logits, features = self._features(check_inputs(batch.inputs), args, at_input)
+        return Observation(logits, [PooledRows(features.mean((2, 3)))])
+
+    def _features(
+        self, images: tuple[Tensor, ...], args: object, at_input: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (N, J) and the map to pool (N, D, h, w)."""
+        if self.layer is not None:
+            name = layer_name(self.model, self.layer)
+            passed = self._run(images, [name], args, at_input, needs_head=False)
+            return passed.logits, passed.features[name]
+        if at_input:
+            raise ValueError("attribute_to_layer_input=True needs layer=, the layer to read")
+        passed = self._run(images, [], args, False)
+        if passed.tap is None:
+            raise HeadNotFoundError(
+                f"no layer to pool was found ({passed.refusal}); pass layer=, the last feature map"
+            )
+        return passed.logits, passed.tap
+
+    def _layer_names(self) -> tuple[str, ...]:
+        return () if self.layer is None else (layer_name(self.model, self.layer),)
+
+    def _distances(self, embeddings: Tensor) -> Tensor:
+        """Return squared distances (N, C*K), by differences so that none is negative."""
+        prototypes = self.prototypes.to(embeddings)
+        mode = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(embeddings, prototypes, compute_mode=mode).square()
+
+    def _class_nearest(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each class's least distance (N, C), inf without prototypes, and its index."""
+        least = distances.new_full((len(distances), self.bank_.n_classes), torch.inf)
+        index = torch.zeros_like(least, dtype=torch.int64)
+        for c in self.prototype_classes.unique().tolist():
+            own = self._book.of_class(c).to(distances.device)
+            least[:, c], position = distances[:, own].min(1)
+            index[:, c] = own[position]
+        return least, index
+
+    def _evidence(
+        self, features: Tensor, target: Tensor, contrast: Tensor | None, units: str
+    ) -> tuple[Tensor, Tensor]:
+        """Return the density (N, 1, h, w) and what its mean must be (N,)."""
+        pooled = features.mean((2, 3))
+        least, index = self._class_nearest(self._distances(pooled))
+        self._check_classes(target)
+        own = least.gather(1, target.unsqueeze(1)).squeeze(1)
+        a = self._chosen(index, target, features)
+        if units == "distance":
+            offset = (pooled - a.flatten(1))[..., None, None]
+            return ((features - a) * offset).sum(1, keepdim=True), own
+        if contrast is None:
+            contrast = least.scatter(1, target.unsqueeze(1), torch.inf).argmin(1)
+        self._check_classes(contrast)
+        b = self._chosen(index, contrast, features)
+        other = least.gather(1, contrast.unsqueeze(1)).squeeze(1)
+        # |h-b|^2 - |h-a|^2 = 2 <h - (a+b)/2, a - b>, a mean over pixels
+        return 2 * ((features - (a + b) / 2) * (a - b)).sum(1, keepdim=True), other - own
+
+    def _chosen(self, index: Tensor, classes: Tensor, like: Tensor) -> Tensor:
+        chosen = index.gather(1, classes.unsqueeze(1)).squeeze(1)
+        return self.prototypes.to(like)[chosen][..., None, None]
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], model: nn.Module, *, strict: bool = True
+    ) -> KMExAttribution:
+        """Read a fitted bank for the model it was fitted on.
+
+        Args:
+            path: A file written by ``save``.
+            model: The model of the fit.
+            strict: Refuse another model's bank; otherwise accept it if the shapes fit.
+
+        Raises:
+            ValueError: The file is damaged, foreign, or fitted on another model.
+        """
+        bank = PrototypeBank.load(path)
+        attribution = cls(model, bank.layers[0] if bank.layers else None)
+        attribution._adopt(bank, strict)
+        return attribution

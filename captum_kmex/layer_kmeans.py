@@ -1,0 +1,517 @@
+"""``LayerKMeansAttribution``: k-means segments of stacked layers, and the evidence in each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from captum_kmex.activations import layer_name
+from captum_kmex.bank import PrototypeBank
+from captum_kmex.base import (
+    Forward,
+    Inputs,
+    Layer,
+    check_choice,
+    check_inputs,
+    contrast_targets,
+    explained_bias,
+    explained_output,
+    finish_map,
+    head_evidence,
+    logged,
+    plain_arithmetic,
+)
+from captum_kmex.batches import Batch, Labels
+from captum_kmex.composite import StackedBlocks, block_weights, resize_keeping_mean
+from captum_kmex.exceptions import NotFittedError
+from captum_kmex.explanation import Explanation, build_ledger
+from captum_kmex.fitted import Classification, FittedAttribution
+from captum_kmex.fitting import FitOptions, Observation
+from captum_kmex.head import LinearHead
+from captum_kmex.segmentation import (
+    Segmentation,
+    SegmentOptions,
+    segment_by_image,
+    segment_by_prototypes,
+)
+from captum_kmex.segments import class_scores, predicted_class, segment_means
+from captum_kmex.targets import Target
+
+__all__ = ["LayerKMeansAttribution"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the head says about a class, carried down to one depth.
+
+    Attributes:
+        target: Explained class (N,).
+        contrast: Class it is contrasted with (N,), or ``None``.
+        density: Float tensor (N, 1, H, W); its mean is output minus bias.
+        segmentation: Segments of that depth, where they were needed.
+        bias: What the map leaves out (N,).
+        output: The explained logit or difference of logits (N,).
+    """
+
+    target: Tensor
+    contrast: Tensor | None
+    density: Tensor
+    segmentation: Segmentation | None
+    bias: Tensor
+    output: Tensor
+
+
+class LayerKMeansAttribution(FittedAttribution):
+    """Explain a logit by dense concept segments of several layers, without gradients.
+
+    Pixels of the stacked layers are assigned to k-means prototypes: of all classes once
+    fitted, of the image itself before. The evidence of the head is carried down to the finest
+    grid and averaged within segments, so the map still adds up to the logit.
+
+    Args:
+        model: A classifier that returns logits (N, J).
+        layers: Names or modules, shallow to deep, such as ``["layer2", "layer3", "layer4"]``.
+        n_prototypes: Prototypes K a class for ``fit``, one number or one a class; the size
+            of the single codebook if ``fit(labels=None)``.
+        n_clusters: Clusters an image, for unfitted use.
+        weighting: Weight of each block in the composite: ``"balanced"``, ``"nave"``,
+            ``"dimension"``, or one number a layer (see ``block_weights``).
+        average_top: Average within the segments of the deepest layer too, instead of using
+            the head's map there as it is.
+        head: The linear layer, where it cannot be found, or one of your own on the last layer.
+        seed: Seed of the sample and of k-means.
+
+    Attributes:
+        bank_: The fitted ``PrototypeBank``.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(),
+        ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
+        >>> x, y = torch.rand(8, 1, 12, 12), torch.arange(8) % 2
+        >>> attr = LayerKMeansAttribution(model, ["1", "3"])
+        >>> attr.attribute(x).shape
+        torch.Size([8, 1, 10, 10])
+        >>> result = attr.fit([(x, y)]).explain(x)
+        >>> evidence = sum(row.evidence for row in result.ledger[0])
+        >>> abs(evidence + result.bias[0] - result.output[0]) < 1e-5
+        tensor(True)
+
+    Reference:
+        Boubekki & Clemmensen, "Post-hoc Self-explanation of CNNs" (2026), eqs. 6-11;
+        Boubekki et al., NAVE (2024), for unfitted use.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layer | Sequence[Layer],
+        *,
+        n_prototypes: int | Mapping[int, int] = 5,
+        n_clusters: int = 5,
+        weighting: str | Sequence[float] = "balanced",
+        average_top: bool = False,
+        head: Layer | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, layers, head, n_prototypes, seed)
+        self.layers = layers
+        self.n_clusters = n_clusters
+        self.weighting = weighting
+        self.average_top = average_top
+
+    def fit(
+        self,
+        loader: Iterable[object],
+        *,
+        labels: Labels = "target",
+        classes: Sequence[int] | None = None,
+        n_init: int = 10,
+        max_iter: int = 100,
+        memory_budget: int = 2 * 2**30,
+        n_representatives: int = 5,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        show_progress: bool = False,
+    ) -> LayerKMeansAttribution:
+        """Cluster the pixels of each class, at every depth, in one pass of bounded memory.
+
+        A second pass finds the training patches nearest to each prototype. A shuffled
+        ``DataLoader`` is read in data-set order; the result depends on the data and the
+        seed, not on the batch size. Switch random augmentation off: both passes must see the
+        same images.
+
+        Args:
+            loader: A ``DataLoader`` or iterable of (images, labels), or of images where no
+                labels are needed. Labels are integers (N,) or multi-hot (N, C).
+            labels: ``"target"``: the loader's labels; ``"predicted"``: the model's; ``None``:
+                one class-agnostic codebook whose clusters vote by the predictions in them.
+            classes: Fit only these classes; by default every class must have images.
+            n_init: Starts of k-means.
+            max_iter: Most Lloyd steps.
+            memory_budget: Bytes for the sampled rows of all classes and depths together.
+            n_representatives: Nearest training patches kept of each prototype; 0 skips the
+                second pass.
+            additional_forward_args: Further arguments of the model.
+            attribute_to_layer_input: Read the layers at their input.
+            show_progress: Show progress bars.
+
+        Returns:
+            The object itself, fitted. An earlier fit is kept if this one fails.
+
+        Raises:
+            ValueError: No or bad labels, a class without samples, fewer rows than prototypes,
+                an empty loader, or bad layers.
+            TypeError: ``loader`` yields no batches.
+        """
+        check_choice("labels", labels, ("target", "predicted", None))
+        options = FitOptions(
+            n_prototypes=self.n_prototypes,
+            labels=labels,
+            classes=None if classes is None else tuple(classes),
+            n_init=n_init,
+            max_iter=max_iter,
+            seed=self.seed,
+            memory_budget=memory_budget,
+            n_representatives=n_representatives,
+            show_progress=show_progress,
+        )
+        observe = partial(
+            self._observe, args=additional_forward_args, at_input=attribute_to_layer_input
+        )
+        self._fit(loader, observe, options, attribute_to_layer_input, self.weighting)
+        return self
+
+    @logged
+    def attribute(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        depth: int | str = 0,
+        units: str = "logit",
+        contrast: Target = None,
+        restrict: str | None = None,
+        connected: bool = False,
+        upsample: str | None = None,
+        return_convergence_delta: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the segment-wise map of one logit on the finest layer's grid.
+
+        Args:
+            inputs: Images (N, C, H, W), or a tuple with the images first.
+            target: Class to explain; the model's argmax if ``None``.
+            additional_forward_args: Further arguments of the model.
+            attribute_to_layer_input: Read the layers at their input.
+            depth: Shallowest layer to include, by position or name: 0 stacks all layers (B234),
+                -1 uses the deepest alone (B4).
+            units: ``"logit"``: the map sums to logit minus bias; ``"alignment"``: 1 where the
+                deepest map equals the head's column (eq. 11).
+            contrast: A second class, "why not this one": explain the difference of logits.
+            restrict: ``"predicted"`` lets only prototypes of the explained class compete.
+            connected: Split segments into connected components.
+            upsample: ``"input"`` returns the input's shape, channels summing to the map.
+            return_convergence_delta: Return also what the map misses of the logit.
+
+        Returns:
+            Float tensor (N, 1, h, w), and with ``return_convergence_delta`` a float tensor
+            (N,): sum of the map plus bias minus the model's logit.
+
+        Raises:
+            NotFittedError: The model has no linear head and ``fit`` has not been called.
+            ValueError: Malformed inputs, layers or options.
+            TargetError: Malformed target.
+        """
+        images = check_inputs(inputs)
+        passed = self._pass(images, additional_forward_args, attribute_to_layer_input)
+        options = SegmentOptions(depth, restrict, connected)
+        with plain_arithmetic(images[0]):
+            evidence = self._explain(passed, target, contrast, units, options)
+            maps = finish_map(evidence.density, images[0], upsample, sums=units == "logit")
+        if not return_convergence_delta:
+            return maps
+        if units != "logit":
+            raise ValueError("return_convergence_delta needs units='logit'")
+        return maps, maps.flatten(1).sum(1) + evidence.bias - evidence.output
+
+    def compute_convergence_delta(
+        self,
+        attributions: Tensor,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: object = None,
+        contrast: Target = None,
+    ) -> Tensor:
+        """Return sum of the maps plus bias minus logit (N,), for maps in logit units."""
+        images = check_inputs(inputs)
+        at_input = self.is_fitted and self.bank_.at_input
+        passed = self._pass(images, additional_forward_args, at_input)
+        explained, against = contrast_targets(target, contrast, passed.logits, "logit")
+        head, _ = self._head_and_tap(passed)
+        bias = explained_bias(head, explained, against)
+        output = explained_output(passed.logits, explained, against)
+        return attributions.flatten(1).sum(1) + bias - output
+
+    @logged
+    def explain(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        depth: int | str = 0,
+        contrast: Target = None,
+        restrict: str | None = None,
+        connected: bool = False,
+    ) -> Explanation:
+        """Return map, segments, class scores, ledger and nearest training patches.
+
+        Args and errors are those of ``attribute``; the map is in logit units.
+
+        Returns:
+            An ``Explanation`` of the whole batch.
+        """
+        images = check_inputs(inputs)
+        passed = self._pass(images, additional_forward_args, attribute_to_layer_input)
+        options = SegmentOptions(depth, restrict, connected)
+        start = self._start(depth)
+        with plain_arithmetic(images[0]):
+            evidence = self._explain(passed, target, contrast, "logit", options)
+            maps = finish_map(evidence.density, images[0], None, sums=True)
+            stack = self._stack(passed)
+            segments = evidence.segmentation or self._segment(
+                stack, start, evidence.target, options
+            )
+            free = (
+                segments
+                if restrict is None
+                else self._segment(stack, start, evidence.target, SegmentOptions(depth))
+            )
+            verdict = self._vote(free, start, passed.logits) if self.is_fitted else None
+        book = self.bank_.codebooks[start] if self.is_fitted else None
+        return Explanation(
+            inputs=images[0].detach(),
+            layers=self._layer_names()[start:],
+            target=evidence.target,
+            contrast=evidence.contrast,
+            logits=passed.logits,
+            attribution=maps,
+            segments=segments.labels,
+            ledger=build_ledger(maps, segments.labels, segments.prototypes, book),
+            bias=evidence.bias,
+            output=evidence.output,
+            class_scores=None if verdict is None else verdict.scores,
+            prediction=None if verdict is None else verdict.prediction,
+            restricted=restrict == "predicted",
+        )
+
+    def segment(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        depth: int | str = 0,
+        restrict: str | None = None,
+        connected: bool = False,
+    ) -> Tensor:
+        """Return the segment of each pixel (N, H, W); needs no head, so any model will do.
+
+        Once fitted, a segment is the index of a prototype in ``bank_``; unfitted, of a
+        cluster of the image; with ``connected``, of a component, numbered in each image.
+        """
+        images = check_inputs(inputs)
+        passed = self._pass(images, additional_forward_args, attribute_to_layer_input, False)
+        explained, _ = contrast_targets(target, None, passed.logits, "logit")
+        options = SegmentOptions(depth, restrict, connected)
+        with plain_arithmetic(images[0]):
+            return self._segment(self._stack(passed), self._start(depth), explained, options).labels
+
+    def classify(
+        self,
+        inputs: Inputs,
+        additional_forward_args: object = None,
+        *,
+        depth: int | str = 0,
+    ) -> Classification:
+        """Return the surrogate's class scores (eq. 10) and prediction beside the logits.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+        """
+        images = check_inputs(inputs)
+        passed = self._pass(images, additional_forward_args, self.bank_.at_input, False)
+        start = self._start(depth)
+        with plain_arithmetic(images[0]):
+            stack = self._stack(passed)
+            everyone = passed.logits.argmax(1)
+            segments = self._segment(stack, start, everyone, SegmentOptions(depth))
+            return self._vote(segments, start, passed.logits)
+
+    def predict(
+        self,
+        inputs: Inputs,
+        additional_forward_args: object = None,
+        *,
+        depth: int | str = 0,
+    ) -> Tensor:
+        """Return the class (N,) whose prototypes win most pixels at a depth (eq. 10).
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+        """
+        return self.classify(inputs, additional_forward_args, depth=depth).prediction
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        model: nn.Module,
+        *,
+        strict: bool = True,
+        head: Layer | None = None,
+    ) -> LayerKMeansAttribution:
+        """Read a fitted bank for the model it was fitted on.
+
+        Args:
+            path: A file written by ``save``.
+            model: The model of the fit.
+            strict: Refuse another model's bank; otherwise accept it if the shapes fit.
+            head: As in the constructor.
+
+        Raises:
+            ValueError: The file is damaged, foreign, or fitted on another model.
+        """
+        bank = PrototypeBank.load(path)
+        attribution = cls(model, list(bank.layers), weighting=bank.weights, head=head)
+        attribution._adopt(bank, strict)
+        return attribution
+
+    def _layer_names(self) -> tuple[str, ...]:
+        layers = self.layers
+        if isinstance(layers, (str, nn.Module)):
+            layers = [layers]
+        names = tuple(layer_name(self.model, layer) for layer in layers)
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"layers must be distinct and at least one; got {list(names)}")
+        return names
+
+    def _start(self, depth: int | str) -> int:
+        """Return the position of the shallowest layer of a depth."""
+        names = self._layer_names()
+        if isinstance(depth, str) and depth in names:
+            return names.index(depth)
+        if isinstance(depth, int) and -len(names) <= depth < len(names):
+            return depth % len(names)
+        raise ValueError(
+            f"depth={depth!r} is not one of the {len(names)} layers {list(names)}; pass a name "
+            "or a position"
+        )
+
+    def _pass(
+        self, images: tuple[Tensor, ...], args: object, at_input: bool, needs_head: bool = True
+    ) -> Forward:
+        if self.is_fitted:
+            self._check_bank(images[0], at_input)
+        names = self._layer_names()
+        wants = needs_head and not self._has_own_head()
+        passed = self._run(images, names, args, at_input, wants)
+        ran = [name for name in passed.order if name in names]
+        if ran != list(names):
+            raise ValueError(
+                f"layers must stand shallow to deep; got {list(names)}, they ran as {ran}"
+            )
+        return passed
+
+    def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
+        images = check_inputs(batch.inputs)
+        names = self._layer_names()
+        own = self._has_own_head()
+        passed = self._run(images, names, args, at_input, needs_head=not own)
+        with plain_arithmetic(images[0]):
+            stack = self._stack(passed, fitted=False)
+            needs_surrogate = passed.head is None and not own
+            pooled = passed.features[names[-1]].mean((2, 3)) if needs_surrogate else None
+        depths = [stack.suffix(start) for start in range(len(names))]
+        return Observation(passed.logits, depths, stack.weights, pooled)
+
+    def _stack(self, passed: Forward, fitted: bool | None = None) -> StackedBlocks:
+        blocks = tuple(passed.features[name] for name in self._layer_names())
+        widths = [block.shape[1] for block in blocks]
+        if not (self.is_fitted if fitted is None else fitted):
+            return StackedBlocks(blocks, block_weights(self.weighting, widths))
+        found = self.bank_.codebooks[0].centroids.shape[1]
+        if sum(widths) != found:
+            raise ValueError(
+                f"the bank's prototypes have {found} channels, the layers {sum(widths)} "
+                f"{widths}; it was fitted on another model: fit again"
+            )
+        return StackedBlocks(blocks, self.bank_.weights)
+
+    def _head_and_tap(self, passed: Forward) -> tuple[LinearHead, Tensor]:
+        """Return the head, or its surrogate, and the map that it reads."""
+        deepest = passed.features[self._layer_names()[-1]]
+        if self._has_own_head():
+            return self._own_head(deepest), deepest
+        if passed.head is not None and passed.tap is not None:
+            return passed.head, passed.tap
+        if self.is_fitted and self.bank_.surrogate is not None:
+            return self.bank_.surrogate.head(deepest), deepest
+        raise NotFittedError(
+            f"{passed.refusal}. Without such a head a ridge surrogate of the logits is used, "
+            "which fit(loader) provides; segment(x) works at once"
+        )
+
+    def _explain(
+        self,
+        passed: Forward,
+        target: Target,
+        contrast: Target,
+        units: str,
+        options: SegmentOptions,
+    ) -> Evidence:
+        """Turn activations into evidence: everything after the forward pass."""
+        check_choice("units", units, ("logit", "alignment"))
+        head, tap = self._head_and_tap(passed)
+        explained, against = contrast_targets(target, contrast, passed.logits, units)
+        stack, start = self._stack(passed), self._start(options.depth)
+        density = head_evidence(head, tap, explained, against, units)
+        segments: Segmentation | None = None
+        top = len(stack.blocks) - 1
+        for depth in range(top, start - 1, -1):
+            density = resize_keeping_mean(density, stack.suffix(depth).grid)
+            if depth < top or self.average_top:
+                segments = self._segment(stack, depth, explained, options)
+                density = segment_means(density, segments.labels, segments.count)
+        bias = explained_bias(head, explained, against)
+        output = explained_output(passed.logits, explained, against)
+        return Evidence(explained, against, density, segments, bias, output)
+
+    def _segment(
+        self, stack: StackedBlocks, start: int, target: Tensor, options: SegmentOptions
+    ) -> Segmentation:
+        """Assign the pixels of one depth: to the bank's prototypes, or the image's clusters."""
+        stack = stack.suffix(start)
+        if not self.is_fitted:
+            return segment_by_image(stack, self.n_clusters, options, self.seed)
+        if options.restrict is not None:
+            self._check_classes(target)
+        return segment_by_prototypes(stack, self.bank_.codebooks[start], target, options)
+
+    def _vote(self, segments: Segmentation, start: int, logits: Tensor) -> Classification:
+        """Return class scores and prediction of one depth (eq. 10)."""
+        membership = self.bank_.codebooks[start].membership.to(logits.device)
+        n_classes = self.bank_.n_classes
+        scores = class_scores(segments.nearest, membership, n_classes)
+        found = predicted_class(segments.nearest, segments.distances, membership, n_classes)
+        return Classification(scores, found, logits)

@@ -1,0 +1,112 @@
+"""Assign the pixels of stacked layers to prototypes or to the image's own clusters (eq. 9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from captum_kmex.bank import Codebook
+from captum_kmex.base import check_choice
+from captum_kmex.clustering import cluster_image_rows
+from captum_kmex.composite import StackedBlocks
+from captum_kmex.exceptions import NotFittedError
+from captum_kmex.segments import connected_segments
+
+__all__ = ["SegmentOptions", "Segmentation", "segment_by_image", "segment_by_prototypes"]
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How pixels are assigned: the depth, who competes, and whether segments are split."""
+
+    depth: int | str = 0
+    restrict: str | None = None
+    connected: bool = False
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Segments of one depth.
+
+    Attributes:
+        labels: Segment of each pixel, index tensor (N, H, W).
+        count: Number of segments, the same for every image.
+        prototypes: Prototype (or cluster) of each segment, integer tensor (N, count).
+        nearest: Prototype (or cluster) of each pixel, index tensor (N, H, W).
+        distances: Float tensor (N, H, W), squared distance to it.
+    """
+
+    labels: Tensor
+    count: int
+    prototypes: Tensor
+    nearest: Tensor
+    distances: Tensor
+
+
+def segment_by_image(
+    stack: StackedBlocks, n_clusters: int, options: SegmentOptions, seed: int
+) -> Segmentation:
+    """Cluster each image's own pixels and assign them; no more clusters than pixels.
+
+    Raises:
+        NotFittedError: A restriction to a class, which needs prototypes.
+    """
+    if options.restrict is not None:
+        raise NotFittedError("restrict needs prototypes; call fit(loader) first")
+    count = min(n_clusters, stack.grid[0] * stack.grid[1])
+    nearest, distances = stack.nearest(cluster_image_rows(stack, count, seed=seed))
+    return _segmentation(nearest, distances, count, options.connected)
+
+
+def segment_by_prototypes(
+    stack: StackedBlocks, book: Codebook, target: Tensor, options: SegmentOptions
+) -> Segmentation:
+    """Assign pixels to the nearest prototype of all classes, or of the explained one (eq. 9).
+
+    Args:
+        stack: Composite of the codebook's depth.
+        book: The prototypes.
+        target: Explained class of each image (N,), for a restriction.
+        options: How to assign.
+
+    Raises:
+        ValueError: Unknown restriction, or one to a class in a class-agnostic codebook.
+
+    Reference:
+        Boubekki & Clemmensen (2026), eq. 9.
+    """
+    check_choice("restrict", options.restrict, (None, "predicted"))
+    if options.restrict is None:
+        nearest, distances = stack.nearest(book.centroids.to(stack.blocks[0]))
+    elif book.membership.ndim == 1:
+        nearest, distances = _nearest_of_class(stack, book, target)
+    else:
+        raise ValueError("restrict needs a class-wise fit; this bank has labels=None")
+    return _segmentation(nearest, distances, len(book.centroids), options.connected)
+
+
+def _segmentation(nearest: Tensor, distances: Tensor, count: int, connected: bool) -> Segmentation:
+    if not connected:
+        everyone = torch.arange(count, device=nearest.device).expand(len(nearest), -1)
+        return Segmentation(nearest, count, everyone, nearest, distances)
+    labels, owners = connected_segments(nearest)
+    prototypes = pad_sequence(owners, batch_first=True, padding_value=-1).to(nearest.device)
+    return Segmentation(labels, prototypes.shape[1], prototypes, nearest, distances)
+
+
+def _nearest_of_class(
+    stack: StackedBlocks, book: Codebook, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Assign each image's pixels among the prototypes of its own class."""
+    nearest = target.new_zeros((len(target), *stack.grid))
+    distances = stack.squared_norms.new_zeros(nearest.shape)
+    for c in target.unique().tolist():
+        images = (target == c).nonzero().squeeze(1)
+        own = book.of_class(c).to(target.device)
+        part = StackedBlocks(tuple(block[images] for block in stack.blocks), stack.weights)
+        index, distances[images] = part.nearest(book.centroids.to(part.blocks[0])[own.cpu()])
+        nearest[images] = own[index]
+    return nearest, distances

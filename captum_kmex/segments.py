@@ -1,0 +1,122 @@
+"""Segments, their means and sums, and the class scores they vote for (eqs. 9-11)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+__all__ = [
+    "class_scores",
+    "connected_segments",
+    "predicted_class",
+    "segment_means",
+    "segment_sums",
+    "to_classes",
+]
+
+
+def segment_sums(maps: Tensor, segments: Tensor, n_segments: int) -> Tensor:
+    """Return the sum of each map over each segment (N, S).
+
+    Args:
+        maps: Float tensor (N, 1, H, W) or (N, H, W).
+        segments: Index tensor (N, H, W) in [0, S).
+        n_segments: S, the same for every image.
+    """
+    sums = maps.new_zeros(len(segments), n_segments)
+    return sums.scatter_add_(1, segments.flatten(1), maps.flatten(1))
+
+
+def segment_means(maps: Tensor, segments: Tensor, n_segments: int) -> Tensor:
+    """Replace each value by its segment's mean (N, 1, H, W); every segment keeps its sum.
+
+    Args:
+        maps: Float tensor (N, 1, H, W).
+        segments: Index tensor (N, H, W) in [0, S).
+        n_segments: S, the same for every image.
+    """
+    sums = segment_sums(maps, segments, n_segments)
+    areas = segment_sums(torch.ones_like(maps), segments, n_segments)
+    means = sums / areas.clamp_min(1)
+    return means.gather(1, segments.flatten(1)).view_as(maps)
+
+
+def to_classes(values: Tensor, membership: Tensor, n_classes: int) -> Tensor:
+    """Add up what belongs to each class: (N, K) -> (N, C).
+
+    Args:
+        values: Float tensor (N, K), one value a prototype.
+        membership: Index tensor (K,), the class of each prototype; or float tensor (K, C),
+            its distribution over classes.
+        n_classes: C.
+    """
+    if membership.ndim == 2:
+        return values @ membership.to(values)
+    sums = values.new_zeros(len(values), n_classes)
+    return sums.index_add_(1, membership.to(values.device), values)
+
+
+def class_scores(segments: Tensor, membership: Tensor, n_classes: int) -> Tensor:
+    """Return the share of pixels won by each class's prototypes (N, C) (eq. 10).
+
+    Args:
+        segments: Index tensor (N, H, W) of nearest prototypes.
+        membership: Class of each prototype, as in ``to_classes``.
+        n_classes: C.
+
+    Reference:
+        Boubekki & Clemmensen (2026), eq. 10.
+    """
+    ones = torch.ones_like(segments, dtype=torch.float32)
+    areas = segment_sums(ones, segments, len(membership))
+    return to_classes(areas, membership, n_classes) / segments[0].numel()
+
+
+def predicted_class(
+    segments: Tensor, distances: Tensor, membership: Tensor, n_classes: int
+) -> Tensor:
+    """Return the class with the most pixels (N,); of tied ones, that of the nearest pixels.
+
+    Args:
+        segments: Index tensor (N, H, W) of nearest prototypes.
+        distances: Float tensor (N, H, W), squared distance of each pixel to its prototype.
+        membership: Class of each prototype, as in ``to_classes``.
+        n_classes: C.
+    """
+    scores = class_scores(segments, membership, n_classes)
+    far = segment_sums(distances, segments, len(membership))
+    far = to_classes(far, membership, n_classes) / segments[0].numel()
+    mean_distance = far / scores.clamp_min(torch.finfo(scores.dtype).tiny)
+    # rounding of the shares must not break a tie; counts differ by a whole pixel
+    slack = 0.5 / segments[0].numel() if membership.ndim == 1 else 1e-6
+    tied = scores >= scores.amax(1, keepdim=True) - slack
+    return mean_distance.masked_fill(~tied, torch.inf).argmin(1)
+
+
+def connected_segments(segments: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Split segments into 4-connected components, numbered from 0 in each image.
+
+    Args:
+        segments: Index tensor (N, H, W).
+
+    Returns:
+        Index tensor (N, H, W) of components and, an image, the original id of each component.
+    """
+    labels = segments.cpu().numpy()
+    cells = np.arange(labels.size).reshape(labels.shape)
+    right = labels[:, :, 1:] == labels[:, :, :-1]
+    below = labels[:, 1:] == labels[:, :-1]
+    starts = np.concatenate([cells[:, :, :-1][right], cells[:, :-1][below]])
+    ends = np.concatenate([cells[:, :, 1:][right], cells[:, 1:][below]])
+    graph = coo_matrix((np.ones(len(starts), bool), (starts, ends)), (labels.size, labels.size))
+    _, joined = connected_components(graph, directed=False)
+    numbered = np.empty_like(labels)
+    owners = []
+    for image, components in enumerate(joined.reshape(labels.shape)):
+        _, first, inverse = np.unique(components, return_index=True, return_inverse=True)
+        numbered[image] = inverse.reshape(components.shape)
+        owners.append(torch.from_numpy(labels[image].ravel()[first]))
+    return torch.from_numpy(numbered).to(segments.device), owners
