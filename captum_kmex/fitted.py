@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from captum.concept import Concept
 from torch import Tensor, nn
 
 from captum_kmex.bank import ModelFingerprint, PrototypeBank
 from captum_kmex.base import Inputs, Layer, PrototypeAttribution
 from captum_kmex.batches import IndexedBatches
+from captum_kmex.concepts import to_concepts
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.fitting import (
     FitOptions,
@@ -91,6 +93,30 @@ class FittedAttribution(PrototypeAttribution):
             NotFittedError: ``fit`` has not been called.
         """
         return self.classify(inputs, additional_forward_args).prediction
+
+    def to_concepts(
+        self,
+        dataset: Sequence[object],
+        prototypes: Sequence[int] | None = None,
+        *,
+        depth: int = 0,
+        **options: float,
+    ) -> list[Concept]:
+        """Return prototypes as Captum concepts, for TCAV on concepts nobody had to collect.
+
+        Args:
+            dataset: The training set of the fit.
+            prototypes: Which prototypes; all if ``None``.
+            depth: Which codebook, 0 for the whole stack.
+            options: ``context`` and ``batch_size`` of ``captum_kmex.concepts.to_concepts``.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+            ValueError: The bank has no representatives, or a prototype is out of range.
+        """
+        if prototypes is None:
+            prototypes = range(len(self.bank_.codebooks[depth].centroids))
+        return to_concepts(self.bank_, dataset, prototypes, depth=depth, **options)  # type: ignore[arg-type]
 
     def _layer_names(self) -> tuple[str, ...]:
         raise NotImplementedError

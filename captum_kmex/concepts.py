@@ -1,0 +1,123 @@
+"""Prototypes as Captum concepts: their nearest training patches, for TCAV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from captum.concept import Concept
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader
+
+from captum_kmex.bank import PrototypeBank
+
+__all__ = ["random_concept", "to_concepts"]
+
+_SHARE = 0.25  # of the image's sides: the least crop, so that a small cell keeps its context
+
+
+def to_concepts(
+    bank: PrototypeBank,
+    dataset: Sequence[object],
+    prototypes: Sequence[int],
+    *,
+    depth: int = 0,
+    context: float = _SHARE,
+    batch_size: int = 16,
+) -> list[Concept]:
+    """Return each prototype's nearest training patches as a concept.
+
+    Args:
+        bank: A fitted bank with representatives.
+        dataset: The training set of the fit: images (C, H, W), alone or first in a tuple.
+        prototypes: Which prototypes of the codebook.
+        depth: Which codebook.
+        context: Least side of a crop, as a share of the image's; crops are resized to the
+            image's size. 1 takes whole images.
+        batch_size: Patches a batch.
+
+    Raises:
+        ValueError: The bank has no representatives, or a prototype is out of range.
+        TypeError: The data set yields no image tensors.
+    """
+    book = bank.codebooks[depth]
+    found = book.representatives
+    if found is None:
+        raise ValueError("the bank has no representatives; fit with n_representatives > 0")
+    concepts = []
+    for k in prototypes:
+        if not 0 <= k < len(book.centroids):
+            raise ValueError(f"prototype {k} is out of range for {len(book.centroids)} prototypes")
+        pairs = zip(found.indices[k].tolist(), found.boxes[k].tolist(), strict=True)
+        crops = [
+            _crop(image_of(dataset, index), box, context) for index, box in pairs if index >= 0
+        ]
+        owner = book.membership[k]
+        name = f"class {int(owner)} prototype {k}" if owner.ndim == 0 else f"prototype {k}"
+        concepts.append(Concept(k, name, _loader(crops, batch_size)))
+    return concepts
+
+
+def random_concept(
+    dataset: Sequence[object],
+    count: int,
+    *,
+    concept_id: int = -1,
+    context: float = _SHARE,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Concept:
+    """Return random patches of random images as a concept, TCAV's counterpart.
+
+    Args:
+        dataset: Images (C, H, W), alone or first in a tuple, with a length.
+        count: Number of patches.
+        concept_id: Captum's identifier; one for each concept of an experiment.
+        context: Side of a crop, as a share of the image's.
+        seed: Seed of the choice.
+        batch_size: Patches a batch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    crops = []
+    for index in torch.randint(len(dataset), (count,), generator=generator).tolist():
+        image = image_of(dataset, index)
+        size = torch.tensor([image.shape[2], image.shape[1]])
+        x, y = (torch.rand(2, generator=generator) * size).long().tolist()
+        crops.append(_crop(image, [x, y, x + 1, y + 1], context))
+    return Concept(concept_id, f"random {seed}", _loader(crops, batch_size))
+
+
+def _loader(crops: list[Tensor], batch_size: int) -> DataLoader[Tensor]:
+    # a list is a map-style data set for DataLoader, though not by its type
+    return DataLoader(crops, batch_size=batch_size)  # type: ignore[arg-type]
+
+
+def image_of(dataset: Sequence[object], index: int) -> Tensor:
+    """Return one image of a data set as a tensor (C, H, W).
+
+    Raises:
+        TypeError: The data set yields something else.
+    """
+    item = dataset[index]
+    image = item[0] if isinstance(item, (tuple, list)) else item
+    if not isinstance(image, Tensor) or image.ndim != 3:
+        raise TypeError(
+            "the data set must yield image tensors (C, H, W), alone or first in a tuple; got "
+            f"{type(image).__name__}. Pass the data set that the fit saw"
+        )
+    return image
+
+
+def _crop(image: Tensor, box: Sequence[int], context: float) -> Tensor:
+    """Cut a box, widened to its context and shifted inside, and resize it to the image."""
+    (height, width), (x0, y0, x1, y1) = image.shape[1:], box
+
+    def span(low: int, high: int, size: int) -> slice:
+        side = min(size, max(high - low, round(context * size)))
+        start = min(max(0, (low + high - side) // 2), size - side)
+        return slice(start, start + side)
+
+    patch = image[:, span(y0, y1, height), span(x0, x1, width)]
+    resized = interpolate(patch[None], (height, width), mode="bilinear", align_corners=False)
+    return resized[0]
