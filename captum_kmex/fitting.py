@@ -204,7 +204,7 @@ def _warn_few_rows(sample: ClassSample, classes: list[int], options: FitOptions)
             f"a prototype (class {least}: {sample.kept(least)} for {options.count(least)}); "
             "use more images, a larger memory_budget, or fewer prototypes",
             FewRowsWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -340,6 +340,7 @@ def visualize_image_attr(
     settings = {"method": "blended_heat_map", "sign": "all", "use_pyplot": False} | options
     attribution = resized[0, 0].cpu().numpy()[..., None]
     if not np.abs(attribution).max() > 0:
+        attribution = np.ones_like(attribution)  # Captum scales it even where it does not draw it
         settings |= {"method": "original_image", "title": "the map is zero everywhere"}
     figure, axes = captum_visualization.visualize_image_attr(attribution, shown, **settings)
     return figure, axes
