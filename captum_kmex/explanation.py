@@ -12,56 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from captum_kmex.bank import Codebook
-from captum_kmex.representatives import Representatives
-from captum_kmex.segments import segment_sums
+from captum_kmex.ledger import LedgerRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Explanation", "LedgerRow", "Patch", "build_ledger"]
+__all__ = ["Explanation"]
 
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A training patch near a prototype.
-
-    Attributes:
-        index: Position of the image in the training set.
-        box: x0, y0, x1, y1 in input pixels.
-        distance: Distance to the prototype, in the prototypes' space.
-    """
-
-    index: int
-    box: tuple[int, int, int, int]
-    distance: float
-
-
-@dataclass(frozen=True)
-class LedgerRow:
-    """One line of the account: a segment, what it stands for and what it adds.
-
-    Attributes:
-        segment: Id in the segment map.
-        prototype: Index in the bank, or the image's own cluster if unfitted.
-        class_index: Class of the prototype; ``None`` if unfitted; the most frequent class of
-            a class-agnostic prototype.
-        area: Share of the grid, 0 to 1.
-        evidence: Sum of the map over the segment, in logit units.
-        representatives: Nearest training patches of the prototype.
-    """
-
-    segment: int
-    prototype: int
-    class_index: int | None
-    area: float
-    evidence: float
-    representatives: tuple[Patch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,50 +172,3 @@ class Explanation:
             "arrays": "arrays.npz",
             "images": images,
         }
-
-
-def build_ledger(
-    maps: Tensor, segments: Tensor, prototypes: Tensor, book: Codebook | None
-) -> tuple[tuple[LedgerRow, ...], ...]:
-    """Return the rows of each image, largest absolute evidence first.
-
-    Args:
-        maps: Float tensor (N, 1, H, W), in logit units.
-        segments: Index tensor (N, H, W).
-        prototypes: Prototype of each segment (N, S).
-        book: The codebook, if fitted.
-    """
-    count = prototypes.shape[1]
-    sums = segment_sums(maps.double(), segments, count).cpu()
-    areas = segment_sums(torch.ones_like(maps), segments, count).cpu()
-    cells = segments[0].numel()
-    ledgers = []
-    for i in range(len(segments)):
-        present = areas[i].nonzero().squeeze(1)
-        order = present[sums[i, present].abs().argsort(descending=True, stable=True)]
-        rows = [
-            _row(s, int(prototypes[i, s]), float(areas[i, s]) / cells, float(sums[i, s]), book)
-            for s in order.tolist()
-        ]
-        ledgers.append(tuple(rows))
-    return tuple(ledgers)
-
-
-def _row(
-    segment: int, prototype: int, area: float, evidence: float, book: Codebook | None
-) -> LedgerRow:
-    if book is None:
-        return LedgerRow(segment, prototype, None, area, evidence)
-    owner = book.membership[prototype]
-    class_index = int(owner.argmax() if owner.ndim else owner)
-    patches = _patches(book.representatives, prototype) if book.representatives else ()
-    return LedgerRow(segment, prototype, class_index, area, evidence, patches)
-
-
-def _patches(found: Representatives, prototype: int) -> tuple[Patch, ...]:
-    patches = []
-    indices, boxes = found.indices[prototype].tolist(), found.boxes[prototype].tolist()
-    for index, box, far in zip(indices, boxes, found.distances[prototype].tolist(), strict=True):
-        if index >= 0:
-            patches.append(Patch(index, (box[0], box[1], box[2], box[3]), far))
-    return tuple(patches)

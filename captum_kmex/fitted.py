@@ -5,27 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from captum.concept import Concept
 from torch import Tensor, nn
 
 from captum_kmex.bank import ModelFingerprint, PrototypeBank
-from captum_kmex.base import Inputs, Layer, PrototypeAttribution
-from captum_kmex.batches import IndexedBatches
+from captum_kmex.base import Inputs, Layer, PrototypeAttribution, check_choice
+from captum_kmex.batches import Batch, IndexedBatches, Labels
 from captum_kmex.concepts import to_concepts
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.fitting import (
     FitOptions,
+    Observation,
     Observer,
     collect,
     describe,
     find_representatives,
     solve,
 )
-from captum_kmex.surrogate import Surrogate
 
 __all__ = ["Classification", "FittedAttribution"]
+
+_Fitted = TypeVar("_Fitted", bound="FittedAttribution")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Classification:
 
 class FittedAttribution(PrototypeAttribution):
     """An attribution with a ``PrototypeBank``, which ``fit`` or ``load`` gives it."""
+
+    _label_modes: tuple[Labels, ...] = ("target", "predicted", None)
 
     def __init__(
         self,
@@ -78,9 +84,113 @@ class FittedAttribution(PrototypeAttribution):
             )
         return self._bank
 
+    def fit(
+        self: _Fitted,
+        loader: Iterable[object],
+        *,
+        labels: Labels = "target",
+        classes: Sequence[int] | None = None,
+        n_init: int = 10,
+        max_iter: int = 100,
+        memory_budget: int = 2 * 2**30,
+        n_representatives: int = 5,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        show_progress: bool = False,
+    ) -> _Fitted:
+        """Cluster the features of each class in one pass of bounded memory.
+
+        ``LayerKMeansAttribution`` clusters the pixels of every depth,
+        ``KMExAttribution`` pooled embeddings. A second pass finds the training patches nearest
+        to each prototype. A shuffled ``DataLoader`` is read in data-set order; the result
+        depends on the data and the seed, not on the batch size. Switch random augmentation
+        off: both passes must see the same images.
+
+        Args:
+            loader: A ``DataLoader`` or iterable of (images, labels), or of images where no
+                labels are needed. Labels are integers (N,) or multi-hot (N, C).
+            labels: ``"target"``: the loader's labels; ``"predicted"``: the model's; ``None``:
+                one class-agnostic codebook whose clusters vote by the predictions in them
+                (not for ``KMExAttribution``, which is class-wise).
+            classes: Fit only these classes; by default every class must have images.
+            n_init: Starts of k-means.
+            max_iter: Most Lloyd steps.
+            memory_budget: Bytes for the sampled rows of all classes and depths together.
+            n_representatives: Nearest training patches kept of each prototype; 0 skips the
+                second pass.
+            additional_forward_args: Further arguments of the model.
+            attribute_to_layer_input: Read the layers at their input.
+            show_progress: Show progress bars.
+
+        Returns:
+            The object itself, fitted. An earlier fit is kept if this one fails.
+
+        Raises:
+            ValueError: No or bad labels, a class without samples, fewer rows than prototypes,
+                an empty loader, or bad layers.
+            TypeError: ``loader`` yields no batches.
+        """
+        check_choice("labels", labels, self._label_modes)
+        options = FitOptions(
+            n_prototypes=self.n_prototypes,
+            labels=labels,
+            classes=None if classes is None else tuple(classes),
+            n_init=n_init,
+            max_iter=max_iter,
+            seed=self.seed,
+            memory_budget=memory_budget,
+            n_representatives=n_representatives,
+            show_progress=show_progress,
+        )
+        observe = partial(
+            self._observe, args=additional_forward_args, at_input=attribute_to_layer_input
+        )
+        self._bank = self._fit(loader, observe, options, attribute_to_layer_input)
+        return self
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank to a safetensors file; see ``PrototypeBank.save``."""
         self.bank_.save(path)
+
+    @classmethod
+    def load(
+        cls: type[_Fitted],
+        path: str | os.PathLike[str],
+        model: nn.Module,
+        *,
+        strict: bool = True,
+        head: Layer | None = None,
+    ) -> _Fitted:
+        """Read a fitted bank for the model it was fitted on.
+
+        Args:
+            path: A file written by ``save``.
+            model: The model of the fit.
+            strict: Refuse another model's bank; otherwise accept it if the shapes fit.
+            head: As in the constructor of ``LayerKMeansAttribution``.
+
+        Raises:
+            ValueError: The file is damaged, foreign, or fitted on another model or layer.
+        """
+        bank = PrototypeBank.load(path)
+        if bank.method != cls.get_name():
+            raise ValueError(
+                f"the bank was fitted by {bank.method}, not by {cls.get_name()}; use "
+                f"{bank.method}.load"
+            )
+        attribution = cls._for_bank(model, bank, head)
+        attribution._layer_names()  # names the layer that this model lacks
+        if strict:
+            bank.check_model(attribution.model)
+        attribution._bank = bank
+        return attribution
+
+    @classmethod
+    def _for_bank(
+        cls: type[_Fitted], model: nn.Module, bank: PrototypeBank, head: Layer | None
+    ) -> _Fitted:
+        """Return an unfitted object with a bank's layers."""
+        raise NotImplementedError
 
     def classify(self, inputs: Inputs, additional_forward_args: object = None) -> Classification:
         """Return the surrogate's scores and prediction beside the model's logits."""
@@ -119,6 +229,11 @@ class FittedAttribution(PrototypeAttribution):
         return to_concepts(self.bank_, dataset, prototypes, depth=depth, **options)  # type: ignore[arg-type]
 
     def _layer_names(self) -> tuple[str, ...]:
+        """Return the names of the layers, shallow to deep; none if the tap is found by itself."""
+        raise NotImplementedError
+
+    def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
+        """Run the model on a batch of the fit."""
         raise NotImplementedError
 
     def _batches(self, loader: Iterable[object]) -> IndexedBatches:
@@ -126,24 +241,16 @@ class FittedAttribution(PrototypeAttribution):
         return IndexedBatches(loader, parameter.device)
 
     def _fit(
-        self,
-        loader: Iterable[object],
-        observe: Observer,
-        options: FitOptions,
-        at_input: bool,
-        weighting: object,
-    ) -> None:
-        """Fit and only then replace the bank, so that a failure leaves the old one."""
+        self, loader: Iterable[object], observe: Observer, options: FitOptions, at_input: bool
+    ) -> PrototypeBank:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             batches = self._batches(loader)
             result = collect(batches, observe, options)
             codebooks = solve(result, options)
             codebooks = find_representatives(batches, observe, codebooks, options)
-        surrogate: Surrogate | None = None
         names = self._layer_names()
-        if result.ridge is not None:
-            surrogate = result.ridge.solve(names[-1])
-        self._bank = PrototypeBank(
+        surrogate = None if result.ridge is None else result.ridge.solve(names[-1])
+        return PrototypeBank(
             method=self.get_name(),
             layers=names,
             at_input=at_input,
@@ -152,25 +259,9 @@ class FittedAttribution(PrototypeAttribution):
             n_classes=result.n_classes,
             input_range=(result.low, result.high),
             fingerprint=ModelFingerprint.of(self.model),
-            provenance=describe(result, options, weighting),
+            provenance=describe(result, options),
             surrogate=surrogate,
         )
-
-    def _adopt(self, bank: PrototypeBank, strict: bool) -> None:
-        """Take over a loaded bank.
-
-        Raises:
-            ValueError: The bank is of another method, model or layer.
-        """
-        if bank.method != self.get_name():
-            raise ValueError(
-                f"the bank was fitted by {bank.method}, not by {self.get_name()}; use "
-                f"{bank.method}.load"
-            )
-        self._layer_names()  # names the layer that this model lacks
-        if strict:
-            bank.check_model(self.model)
-        self._bank = bank
 
     def _check_bank(self, images: Tensor, at_input: bool) -> None:
         """Compare a call with the fit.

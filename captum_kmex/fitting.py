@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Options of a fit; documented on ``LayerKMeansAttribution.fit``."""
+    """Options of a fit; documented on ``FittedAttribution.fit``."""
 
     n_prototypes: int | Mapping[int, int]
     labels: Labels = "target"
@@ -268,7 +268,7 @@ def find_representatives(
     ]
 
 
-def describe(result: PassResult, options: FitOptions, weighting: object) -> dict[str, object]:
+def describe(result: PassResult, options: FitOptions) -> dict[str, object]:
     """Return the provenance that a bank's header records."""
     sample = result.samples[0]
     settings = asdict(options)
@@ -279,7 +279,6 @@ def describe(result: PassResult, options: FitOptions, weighting: object) -> dict
         "n_images": result.n_images,
         "rows_seen": sample.seen.tolist(),
         "rows_kept": [sample.kept(c) for c in range(len(sample.seen))],
-        "weighting": weighting,
         "options": settings,
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in packages},

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +24,7 @@ from captum_kmex.base import (
 from captum_kmex.batches import Batch, Labels, class_pairs
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.fitted import Classification, FittedAttribution
-from captum_kmex.fitting import FitOptions, Observation
+from captum_kmex.fitting import Observation
 from captum_kmex.targets import Target
 
 __all__ = ["KMExAttribution"]
@@ -93,6 +91,8 @@ class KMExAttribution(FittedAttribution):
         Gautam et al., KMEx, TMLR (2024); Boubekki & Clemmensen (2026).
     """
 
+    _label_modes: tuple[Labels, ...] = ("target", "predicted")
+
     def __init__(
         self,
         model: nn.Module,
@@ -102,49 +102,6 @@ class KMExAttribution(FittedAttribution):
         seed: int = 0,
     ) -> None:
         super().__init__(model, layer, None, n_prototypes, seed)
-
-    def fit(
-        self,
-        loader: Iterable[object],
-        *,
-        labels: Labels = "target",
-        classes: Sequence[int] | None = None,
-        n_init: int = 10,
-        max_iter: int = 100,
-        memory_budget: int = 2 * 2**30,
-        n_representatives: int = 5,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        show_progress: bool = False,
-    ) -> KMExAttribution:
-        """Cluster the pooled embeddings of each class.
-
-        Args: as ``LayerKMeansAttribution.fit``, except that labels must be ``"target"`` or
-            ``"predicted"``: the method is class-wise.
-
-        Returns:
-            The object itself, fitted.
-
-        Raises:
-            ValueError: As ``LayerKMeansAttribution.fit``.
-        """
-        check_choice("labels", labels, ("target", "predicted"))
-        options = FitOptions(
-            n_prototypes=self.n_prototypes,
-            labels=labels,
-            classes=None if classes is None else tuple(classes),
-            n_init=n_init,
-            max_iter=max_iter,
-            seed=self.seed,
-            memory_budget=memory_budget,
-            n_representatives=n_representatives,
-            show_progress=show_progress,
-        )
-        observe = partial(
-            self._observe, args=additional_forward_args, at_input=attribute_to_layer_input
-        )
-        self._fit(loader, observe, options, attribute_to_layer_input, None)
-        return self
 
     @logged
     def attribute(
@@ -327,20 +284,10 @@ class KMExAttribution(FittedAttribution):
         return self.prototypes.to(like)[chosen][..., None, None]
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], model: nn.Module, *, strict: bool = True
+    def _for_bank(
+        cls,
+        model: nn.Module,
+        bank: PrototypeBank,
+        head: Layer | None,  # noqa: ARG003
     ) -> KMExAttribution:
-        """Read a fitted bank for the model it was fitted on.
-
-        Args:
-            path: A file written by ``save``.
-            model: The model of the fit.
-            strict: Refuse another model's bank; otherwise accept it if the shapes fit.
-
-        Raises:
-            ValueError: The file is damaged, foreign, or fitted on another model.
-        """
-        bank = PrototypeBank.load(path)
-        attribution = cls(model, bank.layers[0] if bank.layers else None)
-        attribution._adopt(bank, strict)
-        return attribution
+        return cls(model, bank.layers[0] if bank.layers else None)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor, nn
 
@@ -25,13 +23,14 @@ from captum_kmex.base import (
     logged,
     plain_arithmetic,
 )
-from captum_kmex.batches import Batch, Labels
+from captum_kmex.batches import Batch
 from captum_kmex.composite import StackedBlocks, block_weights, resize_keeping_mean
 from captum_kmex.exceptions import NotFittedError
-from captum_kmex.explanation import Explanation, build_ledger
+from captum_kmex.explanation import Explanation
 from captum_kmex.fitted import Classification, FittedAttribution
-from captum_kmex.fitting import FitOptions, Observation
+from captum_kmex.fitting import Observation
 from captum_kmex.head import LinearHead
+from captum_kmex.ledger import build_ledger
 from captum_kmex.segmentation import (
     Segmentation,
     SegmentOptions,
@@ -125,68 +124,6 @@ class LayerKMeansAttribution(FittedAttribution):
         self.n_clusters = n_clusters
         self.weighting = weighting
         self.average_top = average_top
-
-    def fit(
-        self,
-        loader: Iterable[object],
-        *,
-        labels: Labels = "target",
-        classes: Sequence[int] | None = None,
-        n_init: int = 10,
-        max_iter: int = 100,
-        memory_budget: int = 2 * 2**30,
-        n_representatives: int = 5,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        show_progress: bool = False,
-    ) -> LayerKMeansAttribution:
-        """Cluster the pixels of each class, at every depth, in one pass of bounded memory.
-
-        A second pass finds the training patches nearest to each prototype. A shuffled
-        ``DataLoader`` is read in data-set order; the result depends on the data and the
-        seed, not on the batch size. Switch random augmentation off: both passes must see the
-        same images.
-
-        Args:
-            loader: A ``DataLoader`` or iterable of (images, labels), or of images where no
-                labels are needed. Labels are integers (N,) or multi-hot (N, C).
-            labels: ``"target"``: the loader's labels; ``"predicted"``: the model's; ``None``:
-                one class-agnostic codebook whose clusters vote by the predictions in them.
-            classes: Fit only these classes; by default every class must have images.
-            n_init: Starts of k-means.
-            max_iter: Most Lloyd steps.
-            memory_budget: Bytes for the sampled rows of all classes and depths together.
-            n_representatives: Nearest training patches kept of each prototype; 0 skips the
-                second pass.
-            additional_forward_args: Further arguments of the model.
-            attribute_to_layer_input: Read the layers at their input.
-            show_progress: Show progress bars.
-
-        Returns:
-            The object itself, fitted. An earlier fit is kept if this one fails.
-
-        Raises:
-            ValueError: No or bad labels, a class without samples, fewer rows than prototypes,
-                an empty loader, or bad layers.
-            TypeError: ``loader`` yields no batches.
-        """
-        check_choice("labels", labels, ("target", "predicted", None))
-        options = FitOptions(
-            n_prototypes=self.n_prototypes,
-            labels=labels,
-            classes=None if classes is None else tuple(classes),
-            n_init=n_init,
-            max_iter=max_iter,
-            seed=self.seed,
-            memory_budget=memory_budget,
-            n_representatives=n_representatives,
-            show_progress=show_progress,
-        )
-        observe = partial(
-            self._observe, args=additional_forward_args, at_input=attribute_to_layer_input
-        )
-        self._fit(loader, observe, options, attribute_to_layer_input, self.weighting)
-        return self
 
     @logged
     def attribute(
@@ -373,29 +310,10 @@ class LayerKMeansAttribution(FittedAttribution):
         return self.classify(inputs, additional_forward_args, depth=depth).prediction
 
     @classmethod
-    def load(
-        cls,
-        path: str | os.PathLike[str],
-        model: nn.Module,
-        *,
-        strict: bool = True,
-        head: Layer | None = None,
+    def _for_bank(
+        cls, model: nn.Module, bank: PrototypeBank, head: Layer | None
     ) -> LayerKMeansAttribution:
-        """Read a fitted bank for the model it was fitted on.
-
-        Args:
-            path: A file written by ``save``.
-            model: The model of the fit.
-            strict: Refuse another model's bank; otherwise accept it if the shapes fit.
-            head: As in the constructor.
-
-        Raises:
-            ValueError: The file is damaged, foreign, or fitted on another model.
-        """
-        bank = PrototypeBank.load(path)
-        attribution = cls(model, list(bank.layers), weighting=bank.weights, head=head)
-        attribution._adopt(bank, strict)
-        return attribution
+        return cls(model, list(bank.layers), weighting=bank.weights, head=head)
 
     def _layer_names(self) -> tuple[str, ...]:
         layers = self.layers

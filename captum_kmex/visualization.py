@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from captum_kmex.concepts import image_of
-from captum_kmex.explanation import Explanation, LedgerRow, Patch
+from captum_kmex.ledger import LedgerRow, Patch
+
+if TYPE_CHECKING:
+    from captum_kmex.explanation import Explanation
 
 __all__ = [
     "draw_ledger",

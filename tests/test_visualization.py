@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.concepts import image_of
-from captum_kmex.explanation import LedgerRow
+from captum_kmex.ledger import LedgerRow
 from captum_kmex.visualization import (
     draw_ledger,
     draw_segments,
