@@ -97,11 +97,14 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
         return str(names[0])
     if not isinstance(layer, str):
         raise TypeError(f"a layer is a name or a module; got {type(layer).__name__}")
-    known = [name for name, _ in model.named_modules() if name]
     plain = layer.removeprefix("module.").removeprefix("_orig_mod.")
-    for name in (layer, plain):
-        if name in known:
-            return name
+    for name in filter(None, (layer, plain)):
+        try:
+            model.get_submodule(name)
+        except AttributeError:
+            continue
+        return name
+    known = [name for name, _ in model.named_modules() if name]
     near = difflib.get_close_matches(plain, known, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     top = [name for name, _ in model.named_children()]

@@ -44,6 +44,7 @@ class Forward:
         tap: Feature map that the head reads (N, D, H, W), if there is a head.
         head: The linear head, verified on this very pass, or given by the user.
         refusal: Why there is no head.
+        layers: Names of the layers asked for, shallow to deep.
         order: Names of the layers as they ran.
         dtype: The model's own output dtype.
     """
@@ -53,6 +54,7 @@ class Forward:
     tap: Tensor | None
     head: LinearHead | None
     refusal: str
+    layers: tuple[str, ...]
     order: tuple[str, ...]
     dtype: torch.dtype
 
@@ -124,7 +126,16 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         recorded = passed.entering if at_input else passed.features
         refusal = site if isinstance(site, str) else ""
         features = {name: recorded[name] for name in layers}
-        return Forward(passed.logits, features, tap, head, refusal, passed.order, passed.dtype)
+        return Forward(
+            passed.logits,
+            features,
+            tap,
+            head,
+            refusal,
+            tuple(layers),
+            passed.order,
+            passed.dtype,
+        )
 
     def _has_own_head(self) -> bool:
         """Whether the user gave a linear layer that is no part of the model."""

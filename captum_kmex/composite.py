@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["StackedBlocks", "block_weights", "resize", "resize_keeping_mean"]
 
+_FEW_PROTOTYPES = 256  # up to here all images' scores are computed at once
+_STRIP_SCORES = 2**18  # scores of one strip: 1 MiB, a core's cache
 _SCORES_BYTES = 64 * 2**20  # scores of one chunk of prototypes
 
 
@@ -141,6 +144,14 @@ class StackedBlocks:
             Index tensor (N, H, W), lowest index at ties, and float tensor (N, H, W). Memory
             does not grow with K.
         """
+        if self.blocks[0].device.type == "cpu" and prototypes.shape[-2] > _FEW_PROTOTYPES:
+            best, index = nearest_by_strips(self, prototypes)
+        else:
+            best, index = self._nearest_by_chunks(prototypes)
+        return index, (self.squared_norms - 2 * best).clamp_min(0)
+
+    def _nearest_by_chunks(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return best scores and indices, some prototypes of all images at a time."""
         images = len(self.blocks[0])
         chunk = max(1, _SCORES_BYTES // (4 * images * self.grid[0] * self.grid[1]))
         best, index = self.scores(prototypes[..., :chunk, :]).max(1)
@@ -149,7 +160,7 @@ class StackedBlocks:
             better = values > best
             best = torch.where(better, values, best)
             index = torch.where(better, found + start, index)
-        return index, (self.squared_norms - 2 * best).clamp_min(0)
+        return best, index
 
     def rows(self, images: Tensor, pixels: Tensor) -> Tensor:
         """Return composite rows (M, D) of chosen pixels; only these are interpolated.
@@ -163,8 +174,8 @@ class StackedBlocks:
         parts = []
         for block, weight in zip(self.blocks, self.weights, strict=True):
             cells = block.permute(0, 2, 3, 1)
-            y0, y1, v = _corners(self.grid[0], block.shape[2], block)
-            x0, x1, u = _corners(self.grid[1], block.shape[3], block)
+            y0, y1, v = _corners(self.grid[0], block.shape[2], block.dtype, block.device)
+            x0, x1, u = _corners(self.grid[1], block.shape[3], block.dtype, block.device)
             v, u = v[y, None], u[x, None]
             top = cells[images, y0[y], x0[x]] * (1 - u) + cells[images, y0[y], x1[x]] * u
             low = cells[images, y1[y], x0[x]] * (1 - u) + cells[images, y1[y], x1[x]] * u
@@ -186,27 +197,106 @@ class StackedBlocks:
         return torch.cat(parts, 2)
 
 
+def nearest_by_strips(stack: StackedBlocks, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return best scores and indices (N, H, W), a few grid rows of one image at a time.
+
+    On a CPU the scores of a strip stay in cache, the resizing of a deeper block's products is
+    one small matrix product added in place, and NumPy's argmax over contiguous scores is
+    several times faster than torch's.
+
+    Args:
+        stack: The batch's composite.
+        prototypes: Float tensor (K, D), or (N, K, D).
+    """
+    height, width = stack.grid
+    images, clusters = len(stack.blocks[0]), prototypes.shape[-2]
+    step = min(height, max(1, _STRIP_SCORES // (width * clusters)))
+    strips = [_strip(stack, top, min(top + step, height)) for top in range(0, height, step)]
+    index = np.empty((images, height * width), dtype=np.int64)
+    best = np.empty((images, height * width), dtype=str(prototypes.dtype).removeprefix("torch."))
+    widths = [block.shape[1] for block in stack.blocks]
+    for n in range(images):
+        own = prototypes if prototypes.ndim == 2 else prototypes[n]
+        parts = [part.T for part in own.split(widths, 1)]
+        offset = -0.5 * own.square().sum(1)
+        finest = stack.blocks[0][n].flatten(1) * stack.scales[0][n].flatten(1)
+        deeper = [
+            block[n].flatten(1).T @ part
+            for block, part in zip(stack.blocks[1:], parts[1:], strict=True)
+        ]
+        scales = [scale[n].flatten() for scale in stack.scales[1:]]
+        for strip in strips:
+            scores = torch.addmm(offset, finest[:, strip.pixels].T, parts[0])
+            for products, scale, weights, cells in zip(
+                deeper, scales, strip.weights, strip.cells, strict=True
+            ):
+                scores.addmm_(weights * scale[strip.pixels, None], products[cells])
+            values = scores.numpy()
+            found = values.argmax(1)
+            index[n, strip.pixels] = found
+            best[n, strip.pixels] = np.take_along_axis(values, found[:, None], 1)[:, 0]
+    shape = (images, height, width)
+    return torch.from_numpy(best).view(shape), torch.from_numpy(index).view(shape)
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Some rows of the grid and how each deeper block's cells are resized onto them."""
+
+    pixels: slice
+    cells: tuple[slice, ...]
+    weights: tuple[Tensor, ...]
+
+
+def _strip(stack: StackedBlocks, top: int, bottom: int) -> _Strip:
+    height, width = stack.grid
+    cells, weights = [], []
+    for block in stack.blocks[1:]:
+        rows, columns = block.shape[2:]
+        down = _resize_matrix(height, rows, block)[top:bottom]
+        used = down.any(0).nonzero()
+        first, last = int(used[0]), int(used[-1]) + 1
+        across = _resize_matrix(width, columns, block)
+        weights.append(torch.kron(down[:, first:last].contiguous(), across))
+        cells.append(slice(first * columns, last * columns))
+    return _Strip(slice(top * width, bottom * width), tuple(cells), tuple(weights))
+
+
+def _resize_matrix(size: int, cells: int, like: Tensor) -> Tensor:
+    """Return the matrix (size, cells) of bilinear resizing along one dimension."""
+    lower, upper, weight = _corners(size, cells, like.dtype, like.device)
+    matrix = like.new_zeros(size, cells)
+    positions = torch.arange(size, device=like.device)
+    matrix[positions, lower] += 1 - weight
+    matrix[positions, upper] += weight
+    return matrix
+
+
 def interpolated_norm(block: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the norms (N, 1, H, W) of the bilinearly resized vectors, without resizing them.
 
     A resized vector is a sum of four neighbours, so its squared norm needs only their inner
     products: with itself, to the right, below, and along both diagonals.
     """
+    same = _inner(block, block)  # (N, h, w)
     if block.shape[-2:] == size:
-        norms: Tensor = block.norm(dim=1, keepdim=True)
-        return norms
-    y0, y1, v = _corners(size[0], block.shape[2], block)
-    x0, x1, u = _corners(size[1], block.shape[3], block)
-    right, below = _shifted(block, 3), _shifted(block, 2)
-    across = _shifted(below, 3)
+        return same.sqrt().unsqueeze(1)
+    y0, y1, v = _corners(size[0], block.shape[2], block.dtype, block.device)
+    x0, x1, u = _corners(size[1], block.shape[3], block.dtype, block.device)
 
     def along(pairs: Tensor, crossed: Tensor) -> Tensor:
         """Interpolate inner products along the columns: (N, h, w) -> (N, h, W)."""
-        left, next_ = (1 - u) ** 2 * pairs[..., x0], u**2 * pairs[..., x1]
-        return left + next_ + u * (1 - u) * crossed[..., x0]
+        left, right = (1 - u) ** 2 * pairs[..., x0], u**2 * pairs[..., x1]
+        return left + right + u * (1 - u) * crossed[..., x0]
 
-    row = along(_inner(block, block), 2 * _inner(block, right))
-    between = along(_inner(block, below), _inner(block, across) + _inner(right, below))
+    # beyond the border a cell is its own neighbour
+    beside = torch.cat([_inner(block[..., :-1], block[..., 1:]), same[..., -1:]], 2)
+    upper, lower = block[:, :, :-1], block[:, :, 1:]
+    below = _inner(upper, lower)
+    diagonals = _inner(upper[..., :-1], lower[..., 1:]) + _inner(upper[..., 1:], lower[..., :-1])
+    diagonals = torch.cat([diagonals, 2 * below[..., -1:]], 2)
+    row = along(same, 2 * beside)
+    between = torch.cat([along(below, diagonals), row[:, -1:]], 1)
     v = v[:, None]
     squares = (1 - v) ** 2 * row[:, y0] + v**2 * row[:, y1] + 2 * v * (1 - v) * between[:, y0]
     return squares.clamp_min(0).sqrt().unsqueeze(1)
@@ -216,16 +306,12 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(1)
 
 
-def _shifted(block: Tensor, dim: int) -> Tensor:
-    """Return each cell's next neighbour along a dimension, the border repeated."""
-    size = block.shape[dim]
-    following = torch.arange(1, size + 1, device=block.device).clamp_max(size - 1)
-    return block.index_select(dim, following)
-
-
-def _corners(size: int, cells: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+@lru_cache(maxsize=256)
+def _corners(
+    size: int, cells: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return lower cell, upper cell and the upper's weight for each of ``size`` positions."""
-    positions = torch.arange(size, device=like.device, dtype=like.dtype)
+    positions = torch.arange(size, device=device, dtype=dtype)
     source = ((positions + 0.5) * (cells / size) - 0.5).clamp_min(0)
     lower = source.floor().long().clamp_max(cells - 1)
     return lower, (lower + 1).clamp_max(cells - 1), source - lower

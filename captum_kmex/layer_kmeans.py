@@ -220,7 +220,7 @@ class LayerKMeansAttribution(FittedAttribution):
         images = check_inputs(inputs)
         passed = self._pass(images, additional_forward_args, attribute_to_layer_input)
         options = SegmentOptions(depth, restrict, connected)
-        start = self._start(depth)
+        start = _start(passed, depth)
         with plain_arithmetic(images[0]):
             evidence = self._explain(passed, target, contrast, "logit", options)
             maps = finish_map(evidence.density, images[0], None, sums=True)
@@ -237,7 +237,7 @@ class LayerKMeansAttribution(FittedAttribution):
         book = self.bank_.codebooks[start] if self.is_fitted else None
         return Explanation(
             inputs=images[0].detach(),
-            layers=self._layer_names()[start:],
+            layers=passed.layers[start:],
             target=evidence.target,
             contrast=evidence.contrast,
             logits=passed.logits,
@@ -272,7 +272,8 @@ class LayerKMeansAttribution(FittedAttribution):
         explained, _ = contrast_targets(target, None, passed.logits, "logit")
         options = SegmentOptions(depth, restrict, connected)
         with plain_arithmetic(images[0]):
-            return self._segment(self._stack(passed), self._start(depth), explained, options).labels
+            start = _start(passed, depth)
+            return self._segment(self._stack(passed), start, explained, options).labels
 
     def classify(
         self,
@@ -288,7 +289,7 @@ class LayerKMeansAttribution(FittedAttribution):
         """
         images = check_inputs(inputs)
         passed = self._pass(images, additional_forward_args, self.bank_.at_input, False)
-        start = self._start(depth)
+        start = _start(passed, depth)
         with plain_arithmetic(images[0]):
             stack = self._stack(passed)
             everyone = passed.logits.argmax(1)
@@ -324,18 +325,6 @@ class LayerKMeansAttribution(FittedAttribution):
             raise ValueError(f"layers must be distinct and at least one; got {list(names)}")
         return names
 
-    def _start(self, depth: int | str) -> int:
-        """Return the position of the shallowest layer of a depth."""
-        names = self._layer_names()
-        if isinstance(depth, str) and depth in names:
-            return names.index(depth)
-        if isinstance(depth, int) and -len(names) <= depth < len(names):
-            return depth % len(names)
-        raise ValueError(
-            f"depth={depth!r} is not one of the {len(names)} layers {list(names)}; pass a name "
-            "or a position"
-        )
-
     def _pass(
         self, images: tuple[Tensor, ...], args: object, at_input: bool, needs_head: bool = True
     ) -> Forward:
@@ -364,7 +353,7 @@ class LayerKMeansAttribution(FittedAttribution):
         return Observation(passed.logits, depths, stack.weights, pooled)
 
     def _stack(self, passed: Forward, fitted: bool | None = None) -> StackedBlocks:
-        blocks = tuple(passed.features[name] for name in self._layer_names())
+        blocks = tuple(passed.features[name] for name in passed.layers)
         widths = [block.shape[1] for block in blocks]
         if not (self.is_fitted if fitted is None else fitted):
             return StackedBlocks(blocks, block_weights(self.weighting, widths))
@@ -378,7 +367,7 @@ class LayerKMeansAttribution(FittedAttribution):
 
     def _head_and_tap(self, passed: Forward) -> tuple[LinearHead, Tensor]:
         """Return the head, or its surrogate, and the map that it reads."""
-        deepest = passed.features[self._layer_names()[-1]]
+        deepest = passed.features[passed.layers[-1]]
         if self._has_own_head():
             return self._own_head(deepest), deepest
         if passed.head is not None and passed.tap is not None:
@@ -402,7 +391,7 @@ class LayerKMeansAttribution(FittedAttribution):
         check_choice("units", units, ("logit", "alignment"))
         head, tap = self._head_and_tap(passed)
         explained, against = contrast_targets(target, contrast, passed.logits, units)
-        stack, start = self._stack(passed), self._start(options.depth)
+        stack, start = self._stack(passed), _start(passed, options.depth)
         density = head_evidence(head, tap, explained, against, units)
         segments: Segmentation | None = None
         top = len(stack.blocks) - 1
@@ -433,3 +422,16 @@ class LayerKMeansAttribution(FittedAttribution):
         scores = class_scores(segments.nearest, membership, n_classes)
         found = predicted_class(segments.nearest, segments.distances, membership, n_classes)
         return Classification(scores, found, logits)
+
+
+def _start(passed: Forward, depth: int | str) -> int:
+    """Return the position of the shallowest layer of a depth."""
+    names = passed.layers
+    if isinstance(depth, str) and depth in names:
+        return names.index(depth)
+    if isinstance(depth, int) and -len(names) <= depth < len(names):
+        return depth % len(names)
+    raise ValueError(
+        f"depth={depth!r} is not one of the {len(names)} layers {list(names)}; pass a name "
+        "or a position"
+    )
