@@ -14,6 +14,7 @@ __all__ = ["KMeansResult", "cluster_image_rows", "kmeans"]
 
 _SEED_ROWS = 2048  # restarts compete on at most this many rows, the best see them all
 _FINALISTS = 3  # best starts that are finished on all rows
+_IMAGE_STARTS = 8  # starts of an image's own clusters
 _SEED_GRID = 9  # cells along each side of the subgrid that seeds an image's own clusters
 
 
@@ -151,10 +152,16 @@ def _assign(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 def _means(rows: Tensor, labels: Tensor, distances: Tensor, centroids: Tensor) -> Tensor:
     n_clusters = centroids.shape[1]
-    members = torch.nn.functional.one_hot(labels, n_clusters).to(rows).transpose(1, 2)
+    members = _members(labels, n_clusters, rows)
     counts = members.sum(2, keepdim=True)
     means = members @ rows / counts.clamp_min(1)
     return _revive(means, counts.squeeze(2) == 0, rows, distances)
+
+
+def _members(labels: Tensor, n_clusters: int, like: Tensor) -> Tensor:
+    """Return the indicator of each cluster (B, K, M) from labels (B, M)."""
+    clusters = torch.arange(n_clusters, device=labels.device)
+    return (labels.unsqueeze(1) == clusters[:, None]).to(like)
 
 
 def _revive(means: Tensor, empty: Tensor, rows: Tensor, distances: Tensor) -> Tensor:
@@ -202,18 +209,45 @@ def cluster_image_rows(
     images = torch.arange(len(stack.blocks[0]), device=pixels.device)
     rows = stack.rows(images.repeat_interleave(len(pixels)), pixels.repeat(len(images)))
     rows = rows.unflatten(0, (len(images), len(pixels)))
-    shape = (n_clusters, 1, _trials(n_clusters))
-    uniforms = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(rows)
-    centroids = plus_plus(rows, uniforms.expand(-1, len(images), -1))
-    # a fixed number of steps: stopping together would tie an image to its batch
-    centroids, _ = lloyd(rows, centroids, 2 * max_iter, -1.0)
+    centroids = _best_start(rows, n_clusters, 2 * max_iter, seed)
     for _ in range(max_iter):
         labels, _ = stack.nearest(centroids)
-        members = torch.nn.functional.one_hot(labels, n_clusters).permute(0, 3, 1, 2).to(rows)
+        members = _members(labels.flatten(1), n_clusters, rows).unflatten(2, stack.grid)
         counts = members.sum((2, 3)).unsqueeze(2)
         means = stack.sums(members) / counts.clamp_min(1)
         centroids = torch.where(counts > 0, means, centroids)
     return centroids
+
+
+def _best_start(rows: Tensor, n_clusters: int, max_iter: int, seed: int) -> Tensor:
+    """Return the best of several starts in each problem (N, M, D) -> (N, K, D)."""
+    problems, count, _ = rows.shape
+    shape = (n_clusters, _IMAGE_STARTS, _trials(n_clusters))
+    uniforms = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(rows)
+    every = _coordinates(rows).repeat_interleave(_IMAGE_STARTS, 0)
+    centroids = plus_plus(every, uniforms.repeat(1, problems, 1))
+    # a fixed number of steps: stopping together would tie an image to its batch
+    centroids, _ = lloyd(every, centroids, max_iter, -1.0)
+    labels, distances = _assign(every, centroids)
+    best = distances.sum(1).view(problems, _IMAGE_STARTS).argmin(1)
+    labels = labels.view(problems, _IMAGE_STARTS, count)[torch.arange(problems), best]
+    members = _members(labels, n_clusters, rows)
+    return members @ rows / members.sum(2, keepdim=True).clamp_min(1)
+
+
+def _coordinates(rows: Tensor) -> Tensor:
+    """Return rows (N, M, M) with the distances of the rows (N, M, D), D > M.
+
+    The Cholesky factor of the Gram matrix has the rows' inner products. Its jitter, a part in
+    10^4, keeps it positive definite and is far below what tells two starts apart.
+    """
+    if rows.shape[2] <= rows.shape[1]:
+        return rows
+    gram = rows @ rows.transpose(1, 2)
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    diagonal += 1e-4 * diagonal.mean(1, keepdim=True) + torch.finfo(rows.dtype).tiny
+    factor: Tensor = torch.linalg.cholesky(gram)
+    return factor
 
 
 def _subgrid(height: int, width: int, n_clusters: int) -> Tensor:
