@@ -19,7 +19,9 @@ from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
 __all__ = ["Call", "Trace", "feature_grid", "layer_name", "trace", "unwrap"]
 
 _MAX_PREFIX_TOKENS = 8  # class and register tokens before the patch tokens of a transformer
-_training_flags = threading.RLock()
+# models being explained: how many threads are at it, and the modules to set back to training
+_evaluated: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def trace(
     layers: Sequence[str] = (),
     *,
     entering: Sequence[str] = (),
+    tap: str | None = None,
     additional_forward_args: tuple[object, ...] = (),
     tail: int = 0,
 ) -> Trace:
@@ -174,6 +177,7 @@ def trace(
         inputs: Positional tensors, the image batch (N, C, H, W) first.
         layers: Modules whose output is recorded.
         entering: Modules whose input is recorded.
+        tap: One more module whose output is recorded, not of the user's choosing.
         additional_forward_args: Further positional arguments.
         tail: Number of last module calls to record, for the search of the head.
 
@@ -182,14 +186,18 @@ def trace(
             not (N, J) logits.
     """
     size = (inputs[0].shape[-2], inputs[0].shape[-1])
-    recorder = _Recorder(layers, entering, tail)
+    outputs = layers if tap is None or tap in layers else [*layers, tap]
+    recorder = _Recorder(outputs, entering, tail)
     with _evaluation(model), recorder.attached(model), torch.no_grad():
         # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
         output = model._call_impl(*inputs, *additional_forward_args)
+    features = {name: _grid(recorder, recorder.outputs, name, size) for name in outputs}
+    entered = {name: _grid(recorder, recorder.inputs, name, size) for name in entering}
+    _warn_repeated([*layers, *entering], recorder.counts)
     return Trace(
         logits=_logits(output, inputs[0]),
-        features={name: _grid(recorder, recorder.outputs, name, size) for name in layers},
-        entering={name: _grid(recorder, recorder.inputs, name, size) for name in entering},
+        features=features,
+        entering=entered,
         order=tuple(recorder.order),
         calls=tuple(recorder.calls),
         dtype=output.dtype,
@@ -253,25 +261,31 @@ def _copy(value: object) -> Tensor | None:
 
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the duration; a model already there is not touched at all."""
-    if not any(module.training for module in model.modules()):
+    """Evaluation mode for the duration; the last of several threads gives the flags back."""
+    with _lock:
+        users, flags = _evaluated.get(model, (0, []))
+        if not users:
+            flags = [module for module in model.modules() if module.training]
+            if model.training:
+                warnings.warn(
+                    "the model is in training mode; it is explained in evaluation mode "
+                    "(call model.eval() to silence this)",
+                    TrainModeWarning,
+                    stacklevel=7,
+                )
+            for module in flags:
+                module.training = False
+        _evaluated[model] = (users + 1, flags)
+    try:
         yield
-        return
-    with _training_flags:  # threads must not restore each other's flags
-        flags = [(module, module.training) for module in model.modules()]
-        if model.training:
-            warnings.warn(
-                "the model is in training mode; it is explained in evaluation mode "
-                "(call model.eval() to silence this)",
-                TrainModeWarning,
-                stacklevel=6,
-            )
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, training in flags:
-                module.training = training
+    finally:
+        with _lock:
+            users, flags = _evaluated.pop(model)
+            if users > 1:
+                _evaluated[model] = (users - 1, flags)
+            else:
+                for module in flags:
+                    module.training = True
 
 
 def _grid(
@@ -282,13 +296,6 @@ def _grid(
             f"layer {name!r} did not run in the forward pass; choose a layer that the model "
             "calls as a module"
         )
-    if recorder.counts[name] > 1:
-        warnings.warn(
-            f"layer {name!r} ran {recorder.counts[name]} times in one forward pass; its last "
-            "call is used (give the module before or after it to choose another)",
-            LayerCallWarning,
-            stacklevel=6,
-        )
     record = records[name]
     if record is None:
         raise ValueError(f"layer {name!r} returned no tensor; choose a layer that returns one")
@@ -298,6 +305,17 @@ def _grid(
             "run in a wider dtype"
         )
     return feature_grid(record, size, name).contiguous()
+
+
+def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
+    for name in layers:
+        if counts[name] > 1:
+            warnings.warn(
+                f"layer {name!r} ran {counts[name]} times in one forward pass; its last call "
+                "is used (give the module before or after it to choose another)",
+                LayerCallWarning,
+                stacklevel=6,
+            )
 
 
 def _logits(output: object, images: Tensor) -> Tensor:

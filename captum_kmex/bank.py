@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -117,15 +118,15 @@ class PrototypeBank:
         """
         path = Path(path)
         content = save(_tensors(self), {_HEADER: json.dumps(_header(self))})
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            with os.fdopen(handle, "wb") as file:
+            with beside.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, path)
+            os.replace(beside, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            beside.unlink(missing_ok=True)
             raise
 
     @classmethod
@@ -149,7 +150,11 @@ class PrototypeBank:
             ) from error
         if text is None:
             raise ValueError(f"{path} is a safetensors file, but no prototype bank")
-        return _bank(json.loads(text), tensors, path)
+        try:
+            header = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} has a damaged header ({error}); save it again") from error
+        return _bank(header, tensors, path)
 
     def check_model(self, model: nn.Module) -> None:
         """Compare the model with the one of the fit.
@@ -210,8 +215,9 @@ def _bank(header: dict[str, object], tensors: Mapping[str, Tensor], path: Path) 
         raise ValueError(
             f"{path} lacks {error}; the file is damaged, fit and save again"
         ) from error
-    for depth, book in enumerate(bank.codebooks):
-        _check_shapes(depth, book, path)
+    fault = _inconsistency(bank)
+    if fault:
+        raise ValueError(f"{path}: {fault}; the file is damaged, fit and save again")
     return bank
 
 
@@ -263,15 +269,28 @@ def _codebook(tensors: Mapping[str, Tensor], depth: int) -> Codebook:
     )
 
 
-def _check_shapes(depth: int, book: Codebook, path: Path) -> None:
-    count = len(book.centroids)
-    fields = [book.membership, book.counts, book.spread]
-    if book.representatives is not None:
-        fields += [book.representatives.indices, book.representatives.boxes]
-        fields.append(book.representatives.distances)
-    lengths = {len(field) for field in fields}
-    if book.centroids.ndim != 2 or lengths != {count}:
-        raise ValueError(
-            f"{path}, depth {depth}: centroids of shape {tuple(book.centroids.shape)} beside "
-            f"fields of length {sorted(lengths)}; the file is damaged, fit and save again"
+def _inconsistency(bank: PrototypeBank) -> str:
+    """Return what does not fit together, or nothing."""
+    depths, layers = len(bank.codebooks), max(1, len(bank.layers))
+    if not depths == layers == len(bank.weights) or len(bank.input_range) != 2:
+        return (
+            f"{depths} codebooks and {len(bank.weights)} weights for {layers} layers, input "
+            f"range {bank.input_range}"
         )
+    for depth, book in enumerate(bank.codebooks):
+        count, fields = len(book.centroids), [book.membership, book.counts, book.spread]
+        if book.representatives is not None:
+            found = book.representatives
+            fields += [found.indices, found.boxes, found.distances]
+        lengths = sorted({len(field) for field in fields})
+        if book.centroids.ndim != 2 or lengths != [count]:
+            shape = tuple(book.centroids.shape)
+            return f"depth {depth}: centroids {shape} beside fields of length {lengths}"
+        agnostic = book.membership.ndim == 2
+        classes = book.membership.shape[1] if agnostic else int(book.membership.max()) + 1
+        if classes > bank.n_classes:
+            return f"depth {depth}: prototypes of {classes} classes for {bank.n_classes} logits"
+    widths = [book.centroids.shape[1] for book in bank.codebooks]
+    if any(below <= above for below, above in pairwise(widths)):
+        return f"centroids {widths} wide, which must shrink with depth"
+    return ""

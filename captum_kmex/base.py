@@ -105,12 +105,13 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         args = args if isinstance(args, tuple) else () if args is None else (args,)
         site = self._site
         looks_for_head = needs_head and site is None and not self._has_own_head()
-        taps = [site.tap] if isinstance(site, HeadSite) and needs_head else []
+        known_tap = site.tap if isinstance(site, HeadSite) and needs_head else None
         passed = trace(
             model,
             inputs,
-            list(dict.fromkeys([*([] if at_input else layers), *taps])),
+            () if at_input else layers,
             entering=layers if at_input else (),
+            tap=known_tap,
             additional_forward_args=args,
             tail=_TAIL if looks_for_head else 0,
         )

@@ -62,7 +62,7 @@ class IndexedBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         start = 0
-        for batch in self._loader:
+        for batch in _drawing_apart(self._loader):
             inputs, targets = _split(batch)
             count = len(inputs[0])
             if self._order is None:
@@ -73,6 +73,19 @@ class IndexedBatches:
             moved = tuple(tensor.to(self._device, non_blocking=True) for tensor in inputs)
             targets = targets if targets is None else targets.to(self._device)
             yield Batch(moved, targets, indices.to(self._device))
+
+
+def _drawing_apart(loader: Iterable[object]) -> Iterator[object]:
+    """Iterate a loader without touching torch's global random state."""
+    with torch.random.fork_rng(devices=[]):
+        batches = iter(loader)
+    done = object()
+    while True:
+        with torch.random.fork_rng(devices=[]):
+            batch = next(batches, done)
+        if batch is done:
+            return
+        yield batch
 
 
 def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None]:
@@ -86,7 +99,8 @@ def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None
     if loader.batch_size is not None and _is_permutation(loader.sampler, size):
         order, batch_size = list(range(size)), loader.batch_size
     else:
-        drawn = [list(batch) for batch in loader.batch_sampler]
+        with torch.random.fork_rng(devices=[]):
+            drawn = [list(batch) for batch in loader.batch_sampler]
         order = list(chain.from_iterable(drawn))
         batch_size = loader.batch_size or max(map(len, drawn), default=1)
     ordered = DataLoader(

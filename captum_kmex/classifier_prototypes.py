@@ -134,11 +134,18 @@ class ClassifierPrototypes(PrototypeAttribution):
         inputs: Inputs,
         target: Target = None,
         additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
         contrast: Target = None,
     ) -> Tensor:
-        """Return sum of the maps plus bias minus logit (N,), for maps in logit units."""
+        """Return sum of the maps plus bias minus logit (N,), for maps in logit units.
+
+        ``attribute_to_layer_input`` matters only with a head of your own on ``layer``.
+        """
         images = check_inputs(inputs)
-        passed, _, head = self._read(images, additional_forward_args, False)
+        passed, _, head = self._read(
+            images, additional_forward_args, attribute_to_layer_input, reads_layer=False
+        )
         explained, against = contrast_targets(target, contrast, passed.logits, "logit")
         output = explained_output(passed.logits, explained, against)
         return attributions.flatten(1).sum(1) + explained_bias(head, explained, against) - output
@@ -192,7 +199,11 @@ class ClassifierPrototypes(PrototypeAttribution):
         return sums.result()
 
     def _read(
-        self, images: tuple[Tensor, ...], additional_forward_args: object, at_input: bool
+        self,
+        images: tuple[Tensor, ...],
+        additional_forward_args: object,
+        at_input: bool,
+        reads_layer: bool = True,
     ) -> tuple[Forward, Tensor, LinearHead]:
         """Run the model; return the pass, the map that the head reads, and the head."""
         if at_input and self.layer is None:
@@ -200,7 +211,11 @@ class ClassifierPrototypes(PrototypeAttribution):
         own = self._has_own_head()
         if own and self.layer is None:
             raise ValueError("a head of your own needs layer=, the map that it reads")
-        layers = [] if self.layer is None else [layer_name(self.model, self.layer)]
+        layers = (
+            []
+            if self.layer is None or not (own or reads_layer)
+            else [layer_name(self.model, self.layer)]
+        )
         passed = self._run(images, layers, additional_forward_args, at_input, needs_head=not own)
         if own:
             features = passed.features[layers[0]]

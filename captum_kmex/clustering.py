@@ -13,6 +13,7 @@ from captum_kmex.composite import StackedBlocks
 __all__ = ["KMeansResult", "cluster_image_rows", "kmeans"]
 
 _SEED_ROWS = 2048  # restarts compete on at most this many rows, the best see them all
+_TIE = 1e-4  # relative difference of inertia below which two solutions are the same
 _FINALISTS = 3  # best starts that are finished on all rows
 _IMAGE_STARTS = 8  # starts of an image's own clusters
 _SEED_GRID = 9  # cells along each side of the subgrid that seeds an image's own clusters
@@ -48,7 +49,8 @@ def kmeans(
 
     The starts run together on a subsample, are scored on all rows, and the best few
     are finished on all rows: restarts matter more than rows, and a start costs little this way.
-    A cluster that loses all its rows takes the row farthest from its centroid.
+    A cluster that loses all its rows takes the row farthest from its centroid. Clusters come
+    largest first, so that two runs that differ by rounding number them alike.
 
     Args:
         rows: Float tensor (M, D).
@@ -78,13 +80,27 @@ def kmeans(
     starts = plus_plus(sample, uniforms)
     starts, _ = lloyd(sample, starts, max_iter, limit)
     inertias = torch.stack([_assign(rows, start)[1].sum() for start in starts])
-    finalists = starts[inertias.topk(min(_FINALISTS, n_init), largest=False).indices]
+    finalists = starts[inertias.argsort(stable=True)[:_FINALISTS].sort().values]
     rows_each = rows.expand(len(finalists), -1, -1)
     finalists, n_iter = lloyd(rows_each, finalists, max_iter, limit)
     solved = [_assign(rows, centroids) for centroids in finalists]
-    best = min(range(len(solved)), key=lambda i: float(solved[i][1].sum()))
+    inertias = torch.stack([distances.sum() for _, distances in solved])
+    # equal solutions differ by rounding; the first one must win on every run
+    best = int((inertias <= inertias.min() * (1 + _TIE)).nonzero()[0])
     labels, distances = solved[best]
-    return KMeansResult(finalists[best] + mean, labels, float(distances.sum()), n_iter)
+    order = _largest_first(labels, n_clusters)
+    centroids = (finalists[best] + mean)[order]
+    return KMeansResult(centroids, order.argsort()[labels], float(distances.sum()), n_iter)
+
+
+def _largest_first(labels: Tensor, n_clusters: int) -> Tensor:
+    """Return the clusters by falling size; of equal ones, first that of the earliest row."""
+    sizes = torch.bincount(labels, minlength=n_clusters)
+    positions = torch.arange(len(labels), device=labels.device)
+    earliest = torch.full_like(sizes, len(labels))
+    earliest = earliest.scatter_reduce(0, labels, positions, "amin")
+    by_row = earliest.argsort(stable=True)
+    return by_row[sizes[by_row].argsort(descending=True, stable=True)]
 
 
 def plus_plus(rows: Tensor, uniforms: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,13 +114,13 @@ class Explanation:
         if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
             raise FileExistsError(f"{folder} holds other files; choose a new or empty folder")
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+        work = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        work.mkdir()
         try:
             self._write(work, dataset, class_names)
             if folder.exists():
                 shutil.rmtree(folder)
             work.rename(folder)
-            folder.chmod(0o755)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise

@@ -243,7 +243,7 @@ class FittedAttribution(PrototypeAttribution):
     def _fit(
         self, loader: Iterable[object], observe: Observer, options: FitOptions, at_input: bool
     ) -> PrototypeBank:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.no_grad():
             batches = self._batches(loader)
             result = collect(batches, observe, options)
             codebooks = solve(result, options)

@@ -167,11 +167,11 @@ def find_head(trace: Trace, input_size: tuple[int, int], linear: str | None = No
         raise HeadNotFoundError(f"the head {head.name!r} got or returned no tensor; {_OVERRIDE}")
     before = trace.calls[:index]
     rectified = _pooled_after(head, trace.logits, dtype)
-    if rectified is not None and head.input[0, 0].numel() > 1:
+    if rectified or (rectified is not None and head.input[0, 0].numel() > 1):
         found = _search(before, input_size, head.input, "convolution", dtype)
         if found is not None:
             name, relu, shape = found
-            return HeadSite(name, relu, head.name, "convolution", rectified, shape)
+            return HeadSite(name, relu, head.name, "convolution", bool(rectified), shape)
     embedding = head.input.flatten(1)
     kinds: tuple[Kind, ...] = ("pooled", "flatten")
     for kind in kinds:
@@ -201,10 +201,10 @@ def _head_index(trace: Trace, linear: str | None) -> int:
         output = trace.calls[i].output
         if output is None or output.shape[1] != trace.logits.shape[1]:
             continue
-        if output.numel() == trace.logits.numel():
-            if is_close(output.flatten(1), trace.logits, dtype):
-                return i
-        elif _pooled_after(trace.calls[i], trace.logits, dtype) is not None:
+        is_output = output.numel() == trace.logits.numel()
+        if is_output and is_close(output.flatten(1), trace.logits, dtype):
+            return i
+        if _pooled_after(trace.calls[i], trace.logits, dtype) is not None:
             return i
     last = repr(trace.calls[candidates[-1]].name) if candidates else "none"
     raise HeadNotFoundError(
@@ -246,7 +246,7 @@ def _search(
 
 def _map(call: Call, earlier: Sequence[Call], size: tuple[int, int]) -> Tensor | None:
     """Return a call's output as a map, unless it is pooled or comes after the pooling."""
-    if call.output is None or _is_pooling(call):
+    if call.output is None or (_is_pooling(call) and not _is_spatial(call)):
         return None
     try:
         grid = feature_grid(call.output, size, call.name)

@@ -165,6 +165,7 @@ class KMExAttribution(FittedAttribution):
             inputs,
             target,
             additional_forward_args,
+            self.bank_.at_input,
             contrast=contrast,
             units=units,
             return_convergence_delta=True,
@@ -272,7 +273,13 @@ class KMExAttribution(FittedAttribution):
             offset = (pooled - a.flatten(1))[..., None, None]
             return ((features - a) * offset).sum(1, keepdim=True), own
         if contrast is None:
-            contrast = least.scatter(1, target.unsqueeze(1), torch.inf).argmin(1)
+            rivals = least.scatter(1, target.unsqueeze(1), torch.inf)
+            if not torch.isfinite(rivals).any(1).all():
+                raise ValueError(
+                    f"a margin needs prototypes of a second class, the bank has only class "
+                    f"{int(target[0])}; fit more classes, or use units='distance'"
+                )
+            contrast = rivals.argmin(1)
         self._check_classes(contrast)
         b = self._chosen(index, contrast, features)
         other = least.gather(1, contrast.unsqueeze(1)).squeeze(1)

@@ -273,6 +273,7 @@ class LayerKMeansAttribution(FittedAttribution):
         options = SegmentOptions(depth, restrict, connected)
         with plain_arithmetic(images[0]):
             start = _start(passed, depth)
+            self._check_restriction(options, explained)
             return self._segment(self._stack(passed), start, explained, options).labels
 
     def classify(
@@ -330,6 +331,11 @@ class LayerKMeansAttribution(FittedAttribution):
     ) -> Forward:
         if self.is_fitted:
             self._check_bank(images[0], at_input)
+        return self._run_layers(images, args, at_input, needs_head)
+
+    def _run_layers(
+        self, images: tuple[Tensor, ...], args: object, at_input: bool, needs_head: bool = True
+    ) -> Forward:
         names = self._layer_names()
         wants = needs_head and not self._has_own_head()
         passed = self._run(images, names, args, at_input, wants)
@@ -342,14 +348,12 @@ class LayerKMeansAttribution(FittedAttribution):
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         images = check_inputs(batch.inputs)
-        names = self._layer_names()
-        own = self._has_own_head()
-        passed = self._run(images, names, args, at_input, needs_head=not own)
+        passed = self._run_layers(images, args, at_input)
         with plain_arithmetic(images[0]):
             stack = self._stack(passed, fitted=False)
-            needs_surrogate = passed.head is None and not own
-            pooled = passed.features[names[-1]].mean((2, 3)) if needs_surrogate else None
-        depths = [stack.suffix(start) for start in range(len(names))]
+            needs_surrogate = passed.head is None and not self._has_own_head()
+            pooled = stack.blocks[-1].mean((2, 3)) if needs_surrogate else None
+        depths = [stack.suffix(start) for start in range(len(stack.blocks))]
         return Observation(passed.logits, depths, stack.weights, pooled)
 
     def _stack(self, passed: Forward, fitted: bool | None = None) -> StackedBlocks:
@@ -391,6 +395,7 @@ class LayerKMeansAttribution(FittedAttribution):
         check_choice("units", units, ("logit", "alignment"))
         head, tap = self._head_and_tap(passed)
         explained, against = contrast_targets(target, contrast, passed.logits, units)
+        self._check_restriction(options, explained)
         stack, start = self._stack(passed), _start(passed, options.depth)
         density = head_evidence(head, tap, explained, against, units)
         segments: Segmentation | None = None
@@ -404,6 +409,13 @@ class LayerKMeansAttribution(FittedAttribution):
         output = explained_output(passed.logits, explained, against)
         return Evidence(explained, against, density, segments, bias, output)
 
+    def _check_restriction(self, options: SegmentOptions, target: Tensor) -> None:
+        if options.restrict is None:
+            return
+        if not self.is_fitted:
+            raise NotFittedError("restrict needs prototypes; call fit(loader) first")
+        self._check_classes(target)
+
     def _segment(
         self, stack: StackedBlocks, start: int, target: Tensor, options: SegmentOptions
     ) -> Segmentation:
@@ -411,8 +423,6 @@ class LayerKMeansAttribution(FittedAttribution):
         stack = stack.suffix(start)
         if not self.is_fitted:
             return segment_by_image(stack, self.n_clusters, options, self.seed)
-        if options.restrict is not None:
-            self._check_classes(target)
         return segment_by_prototypes(stack, self.bank_.codebooks[start], target, options)
 
     def _vote(self, segments: Segmentation, start: int, logits: Tensor) -> Classification:

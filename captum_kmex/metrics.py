@@ -10,7 +10,6 @@ from captum.metrics import sensitivity_max as captum_sensitivity_max
 from torch import Tensor
 
 from captum_kmex.base import Inputs, PrototypeAttribution, check_inputs
-from captum_kmex.batches import IndexedBatches
 from captum_kmex.fitted import FittedAttribution
 
 __all__ = ["SurrogateScores", "sensitivity_max", "surrogate_scores"]
@@ -53,7 +52,7 @@ def surrogate_scores(
         Boubekki & Clemmensen (2026), Table 2.
     """
     labels, ours, theirs = [], [], []
-    for batch in IndexedBatches(loader, next(attribution.model.parameters()).device):
+    for batch in attribution._batches(loader):
         if batch.targets is None:
             raise ValueError("the loader yields no labels; yield (images, labels)")
         found = attribution.classify(batch.inputs, **options)

@@ -12,7 +12,6 @@ from captum_kmex.bank import Codebook
 from captum_kmex.base import check_choice
 from captum_kmex.clustering import cluster_image_rows
 from captum_kmex.composite import StackedBlocks
-from captum_kmex.exceptions import NotFittedError
 from captum_kmex.segments import connected_segments
 
 __all__ = ["SegmentOptions", "Segmentation", "segment_by_image", "segment_by_prototypes"]
@@ -25,6 +24,9 @@ class SegmentOptions:
     depth: int | str = 0
     restrict: str | None = None
     connected: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("restrict", self.restrict, (None, "predicted"))
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,7 @@ class Segmentation:
 def segment_by_image(
     stack: StackedBlocks, n_clusters: int, options: SegmentOptions, seed: int
 ) -> Segmentation:
-    """Cluster each image's own pixels and assign them; no more clusters than pixels.
-
-    Raises:
-        NotFittedError: A restriction to a class, which needs prototypes.
-    """
-    if options.restrict is not None:
-        raise NotFittedError("restrict needs prototypes; call fit(loader) first")
+    """Cluster each image's own pixels and assign them; no more clusters than pixels."""
     count = min(n_clusters, stack.grid[0] * stack.grid[1])
     nearest, distances = stack.nearest(cluster_image_rows(stack, count, seed=seed))
     return _segmentation(nearest, distances, count, options.connected)
@@ -73,12 +69,11 @@ def segment_by_prototypes(
         options: How to assign.
 
     Raises:
-        ValueError: Unknown restriction, or one to a class in a class-agnostic codebook.
+        ValueError: A restriction to a class in a class-agnostic codebook.
 
     Reference:
         Boubekki & Clemmensen (2026), eq. 9.
     """
-    check_choice("restrict", options.restrict, (None, "predicted"))
     if options.restrict is None:
         nearest, distances = stack.nearest(book.centroids.to(stack.blocks[0]))
     elif book.membership.ndim == 1:

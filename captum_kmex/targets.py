@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from captum_kmex.exceptions import TargetError
 
 __all__ = ["Target", "resolve_target"]
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 Target = int | Tensor | list[int] | tuple[int, ...] | None
 
@@ -50,21 +53,34 @@ def resolve_target(target: Target, logits: Tensor, name: str = "target") -> Tens
 
 
 def _as_tensor(target: object, name: str) -> Tensor:
-    if isinstance(target, (list, tuple, np.ndarray, np.generic)):
-        array = np.asarray([int(t) if _is_integer(t) else t for t in np.atleast_1d(target)])
-        target = torch.from_numpy(array) if array.dtype.kind in "iu" else array
-    elif _is_integer(target):
-        target = torch.tensor(target)
-    if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype == torch.bool:
+    if isinstance(target, np.ndarray) and target.dtype.kind in "iu":
+        target = torch.from_numpy(target.astype(np.int64))
+    elif not isinstance(target, (Tensor, np.ndarray)):
+        found = _integers(target if isinstance(target, (list, tuple)) else [target])
+        target = target if found is None else found
+    if not isinstance(target, Tensor) or target.dtype not in _INTEGERS:
         raise TargetError(
             f"{name} must be an integer, a list of integers or an integer tensor; got "
-            f"{target if isinstance(target, str) else type(target).__name__}"
-            f"{f' of {target.dtype}' if isinstance(target, (Tensor, np.ndarray)) else ''}"
+            f"{_described(target)}"
         )
     return target
 
 
+def _integers(values: Sequence[object]) -> Tensor | None:
+    """Return the values as a tensor, if each is an integer of 64 bits."""
+    found = [int(value) for value in values if _is_integer(value)]  # type: ignore[call-overload]
+    if len(found) < len(values) or any(abs(value) >= 2**63 for value in found):
+        return None
+    return torch.tensor(found, dtype=torch.int64)
+
+
 def _is_integer(value: object) -> bool:
     if isinstance(value, Tensor):
-        return value.ndim == 0 and not value.is_floating_point() and value.dtype != torch.bool
-    return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
+        return value.ndim == 0 and value.dtype in _INTEGERS
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _described(target: object) -> str:
+    if isinstance(target, (Tensor, np.ndarray)):
+        return f"{type(target).__name__} of {target.dtype}"
+    return f"{type(target).__name__} {target!r}"
