@@ -94,6 +94,7 @@ class PrototypeBank:
         provenance: What was fitted on what: images, rows seen and kept by class, seed,
             labels, options, library versions.
         surrogate: Ridge surrogate of the logits, where the model has no linear head.
+        settings: Arguments of the constructor that fitted it, for ``load``.
     """
 
     method: str
@@ -106,6 +107,7 @@ class PrototypeBank:
     fingerprint: ModelFingerprint
     provenance: Mapping[str, object]
     surrogate: Surrogate | None = None
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with a JSON header; an existing file survives a failure.
@@ -194,6 +196,7 @@ def _header(bank: PrototypeBank) -> dict[str, object]:
         "n_depths": len(bank.codebooks),
         "fingerprint": dataclasses.asdict(bank.fingerprint),
         "provenance": dict(bank.provenance),
+        "settings": dict(bank.settings),
     }
     for name in ("method", "layers", "at_input", "weights", "n_classes", "input_range"):
         header[name] = getattr(bank, name)
@@ -240,6 +243,7 @@ def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Pr
         fingerprint=ModelFingerprint(**read["fingerprint"]),  # type: ignore[arg-type]
         provenance=read["provenance"],  # type: ignore[arg-type]
         surrogate=surrogate,
+        settings=read["settings"],  # type: ignore[arg-type]
     )
 
 

@@ -98,13 +98,18 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         additional_forward_args: object,
         at_input: bool,
         needs_head: bool = True,
+        keeps_refusal: bool = False,
     ) -> Forward:
-        """Run the model once; twice where the head, found before, no longer fits."""
+        """Run the model once; twice where the head, found before, no longer fits.
+
+        A model without a head is searched again on every pass, unless ``keeps_refusal``.
+        """
         model = self.model
         args = additional_forward_args
         args = args if isinstance(args, tuple) else () if args is None else (args,)
         site = self._site
-        looks_for_head = needs_head and site is None and not self._has_own_head()
+        is_known = isinstance(site, HeadSite) or (keeps_refusal and site is not None)
+        looks_for_head = needs_head and not is_known and not self._has_own_head()
         known_tap = site.tap if isinstance(site, HeadSite) and needs_head else None
         passed = trace(
             model,

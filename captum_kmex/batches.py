@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -89,12 +89,10 @@ def _drawing_apart(loader: Iterable[object]) -> Iterator[object]:
 
 
 def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None]:
-    if (
-        not isinstance(loader, DataLoader)
-        or isinstance(loader.dataset, IterableDataset)
-        or loader.batch_sampler is None
-    ):
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return loader, None
+    if loader.batch_sampler is None:  # the data set yields whole batches
+        return _rebuilt(loader, range(len(loader.dataset)), None), None  # type: ignore[arg-type]
     size = len(loader.dataset)  # type: ignore[arg-type]  # map-style data sets have a length
     if loader.batch_size is not None and _is_permutation(loader.sampler, size):
         order, batch_size = list(range(size)), loader.batch_size
@@ -103,7 +101,13 @@ def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None
             drawn = [list(batch) for batch in loader.batch_sampler]
         order = list(chain.from_iterable(drawn))
         batch_size = loader.batch_size or max(map(len, drawn), default=1)
-    ordered = DataLoader(
+    return _rebuilt(loader, order, batch_size), torch.tensor(order, dtype=torch.int64)
+
+
+def _rebuilt(
+    loader: DataLoader[object], order: Sequence[int], batch_size: int | None
+) -> DataLoader[object]:
+    return DataLoader(
         loader.dataset,
         batch_size=batch_size,
         sampler=order,
@@ -115,7 +119,6 @@ def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None
         multiprocessing_context=loader.multiprocessing_context,
         prefetch_factor=loader.prefetch_factor,
     )
-    return ordered, torch.tensor(order, dtype=torch.int64)
 
 
 def _is_permutation(sampler: object, size: int) -> bool:

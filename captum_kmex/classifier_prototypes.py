@@ -108,6 +108,8 @@ class ClassifierPrototypes(PrototypeAttribution):
             TargetError: Malformed target.
         """
         check_choice("units", units, ("logit", "alignment"))
+        if per_channel and upsample is not None:
+            raise ValueError("per_channel=True keeps the layer's grid; leave upsample= out")
         images = check_inputs(inputs)
         passed, features, head = self._read(
             images, additional_forward_args, attribute_to_layer_input

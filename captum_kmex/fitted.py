@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from captum.concept import Concept
@@ -30,6 +30,12 @@ from captum_kmex.fitting import (
 __all__ = ["Classification", "FittedAttribution"]
 
 _Fitted = TypeVar("_Fitted", bound="FittedAttribution")
+
+
+def restored(settings: Mapping[str, object]) -> dict[str, Any]:
+    """Return a bank's settings as arguments of the constructor."""
+    k = settings.get("n_prototypes", 5)
+    return {**settings, "n_prototypes": k if isinstance(k, int) else dict(k)}  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
@@ -232,6 +238,11 @@ class FittedAttribution(PrototypeAttribution):
         """Return the names of the layers, shallow to deep; none if the tap is found by itself."""
         raise NotImplementedError
 
+    def _settings(self) -> dict[str, object]:
+        """Return the constructor's options, fit for JSON; ``_for_bank`` reads them."""
+        k = self.n_prototypes
+        return {"n_prototypes": k if isinstance(k, int) else sorted(k.items()), "seed": self.seed}
+
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         """Run the model on a batch of the fit."""
         raise NotImplementedError
@@ -243,6 +254,8 @@ class FittedAttribution(PrototypeAttribution):
     def _fit(
         self, loader: Iterable[object], observe: Observer, options: FitOptions, at_input: bool
     ) -> PrototypeBank:
+        if isinstance(self._site, str):
+            self._site = None
         with torch.no_grad():
             batches = self._batches(loader)
             result = collect(batches, observe, options)
@@ -261,6 +274,7 @@ class FittedAttribution(PrototypeAttribution):
             fingerprint=ModelFingerprint.of(self.model),
             provenance=describe(result, options),
             surrogate=surrogate,
+            settings=self._settings(),
         )
 
     def _check_bank(self, images: Tensor, at_input: bool) -> None:
@@ -288,6 +302,14 @@ class FittedAttribution(PrototypeAttribution):
             raise ValueError(
                 f"inputs range from {least:.4g} to {most:.4g}, the fit saw {low:.4g} to "
                 f"{high:.4g}; preprocess them as the fit's images were"
+            )
+
+    def _check_logits(self, logits: Tensor) -> None:
+        """Raise ``ValueError`` for a model with another number of classes than the fit's."""
+        if logits.shape[1] != self.bank_.n_classes:
+            raise ValueError(
+                f"the bank was fitted on {self.bank_.n_classes} logits, the model returns "
+                f"{logits.shape[1]}; load the model it was fitted on, or fit again"
             )
 
     def _check_classes(self, classes: Tensor) -> None:

@@ -232,7 +232,9 @@ def _codebook(
         spread.append(total / size.clamp_min(1))
         if options.labels is None:
             votes = torch.bincount(found.labels * n_classes + tags, minlength=k * n_classes)
-            membership.append(votes.view(k, n_classes) / size.clamp_min(1).unsqueeze(1))
+            votes = votes.view(k, n_classes).float()
+            votes[size == 0] = votes.sum(0)  # an empty cluster votes as all rows do
+            membership.append(votes / votes.sum(1, keepdim=True))
         else:
             membership.append(torch.full_like(size, c))
     joined = [torch.cat(parts) for parts in (centroids, membership, counts, spread)]

@@ -23,7 +23,7 @@ from captum_kmex.base import (
 )
 from captum_kmex.batches import Batch, Labels, class_pairs
 from captum_kmex.exceptions import HeadNotFoundError
-from captum_kmex.fitted import Classification, FittedAttribution
+from captum_kmex.fitted import Classification, FittedAttribution, restored
 from captum_kmex.fitting import Observation
 from captum_kmex.targets import Target
 
@@ -140,9 +140,10 @@ class KMExAttribution(FittedAttribution):
             TargetError: Malformed target.
         """
         check_choice("units", units, ("margin", "distance"))
+        if contrast is not None and units == "distance":
+            raise ValueError("contrast needs units='margin'; a distance has no second class")
         images = check_inputs(inputs)
-        self._check_bank(images[0], attribute_to_layer_input)
-        logits, features = self._features(images, additional_forward_args, attribute_to_layer_input)
+        logits, features = self._inspect(images, additional_forward_args, attribute_to_layer_input)
         explained, against = contrast_targets(target, contrast, logits, units)
         with plain_arithmetic(images[0]):
             density, total = self._evidence(features, explained, against, units)
@@ -178,8 +179,7 @@ class KMExAttribution(FittedAttribution):
         Far embeddings underflow to 0; ``predict`` compares distances and does not.
         """
         images = check_inputs(inputs)
-        self._check_bank(images[0], self.bank_.at_input)
-        _, features = self._features(images, additional_forward_args, self.bank_.at_input)
+        _, features = self._inspect(images, additional_forward_args, self.bank_.at_input)
         with plain_arithmetic(images[0]):
             return (-self._distances(features.mean((2, 3))).sqrt()).exp()
 
@@ -189,8 +189,7 @@ class KMExAttribution(FittedAttribution):
         The scores (N, C) are minus the distance to each class's nearest prototype.
         """
         images = check_inputs(inputs)
-        self._check_bank(images[0], self.bank_.at_input)
-        logits, features = self._features(images, additional_forward_args, self.bank_.at_input)
+        logits, features = self._inspect(images, additional_forward_args, self.bank_.at_input)
         with plain_arithmetic(images[0]):
             distances = self._distances(features.mean((2, 3)))
         nearest, _ = self._class_nearest(distances)
@@ -201,7 +200,7 @@ class KMExAttribution(FittedAttribution):
         book = self._book
         sums = AlignmentSums(book.centroids, book.membership, self.bank_.n_classes)
         for batch in self._batches(loader):
-            logits, features = self._features(batch.inputs, None, self.bank_.at_input)
+            logits, features = self._inspect(batch.inputs, None, self.bank_.at_input)
             rows, classes = class_pairs("target", batch.targets, logits)
             sums.add(features.mean((2, 3))[rows], classes)
         return sums.result()
@@ -223,6 +222,21 @@ class KMExAttribution(FittedAttribution):
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         logits, features = self._features(check_inputs(batch.inputs), args, at_input)
         return Observation(logits, [PooledRows(features.mean((2, 3)))])
+
+    def _inspect(
+        self, images: tuple[Tensor, ...], args: object, at_input: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits and map, once they are known to be those that the bank is for."""
+        self._check_bank(images[0], at_input)
+        logits, features = self._features(images, args, at_input)
+        self._check_logits(logits)
+        width = self.prototypes.shape[1]
+        if features.shape[1] != width:
+            raise ValueError(
+                f"the bank's prototypes have {width} channels, the map {features.shape[1]}; it "
+                "was fitted on another model: fit again"
+            )
+        return logits, features
 
     def _features(
         self, images: tuple[Tensor, ...], args: object, at_input: bool
@@ -297,4 +311,5 @@ class KMExAttribution(FittedAttribution):
         bank: PrototypeBank,
         head: Layer | None,  # noqa: ARG003
     ) -> KMExAttribution:
-        return cls(model, bank.layers[0] if bank.layers else None)
+        layer = bank.layers[0] if bank.layers else None
+        return cls(model, layer, **restored(bank.settings))

@@ -27,7 +27,7 @@ from captum_kmex.batches import Batch
 from captum_kmex.composite import StackedBlocks, block_weights, resize_keeping_mean
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.explanation import Explanation
-from captum_kmex.fitted import Classification, FittedAttribution
+from captum_kmex.fitted import Classification, FittedAttribution, restored
 from captum_kmex.fitting import Observation
 from captum_kmex.head import LinearHead
 from captum_kmex.ledger import build_ledger
@@ -315,7 +315,15 @@ class LayerKMeansAttribution(FittedAttribution):
     def _for_bank(
         cls, model: nn.Module, bank: PrototypeBank, head: Layer | None
     ) -> LayerKMeansAttribution:
-        return cls(model, list(bank.layers), weighting=bank.weights, head=head)
+        return cls(model, list(bank.layers), head=head, **restored(bank.settings))
+
+    def _settings(self) -> dict[str, object]:
+        weighting = self.weighting if isinstance(self.weighting, str) else list(self.weighting)
+        return super()._settings() | {
+            "n_clusters": self.n_clusters,
+            "weighting": weighting,
+            "average_top": self.average_top,
+        }
 
     def _layer_names(self) -> tuple[str, ...]:
         layers = self.layers
@@ -331,14 +339,23 @@ class LayerKMeansAttribution(FittedAttribution):
     ) -> Forward:
         if self.is_fitted:
             self._check_bank(images[0], at_input)
-        return self._run_layers(images, args, at_input, needs_head)
+        has_surrogate = self.is_fitted and self.bank_.surrogate is not None
+        passed = self._run_layers(images, args, at_input, needs_head and not has_surrogate)
+        if self.is_fitted:
+            self._check_logits(passed.logits)
+        return passed
 
     def _run_layers(
-        self, images: tuple[Tensor, ...], args: object, at_input: bool, needs_head: bool = True
+        self,
+        images: tuple[Tensor, ...],
+        args: object,
+        at_input: bool,
+        needs_head: bool = True,
+        keeps_refusal: bool = False,
     ) -> Forward:
         names = self._layer_names()
         wants = needs_head and not self._has_own_head()
-        passed = self._run(images, names, args, at_input, wants)
+        passed = self._run(images, names, args, at_input, wants, keeps_refusal)
         ran = [name for name in passed.order if name in names]
         if ran != list(names):
             raise ValueError(
@@ -348,7 +365,7 @@ class LayerKMeansAttribution(FittedAttribution):
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         images = check_inputs(batch.inputs)
-        passed = self._run_layers(images, args, at_input)
+        passed = self._run_layers(images, args, at_input, keeps_refusal=True)
         with plain_arithmetic(images[0]):
             stack = self._stack(passed, fitted=False)
             needs_surrogate = passed.head is None and not self._has_own_head()

@@ -123,6 +123,8 @@ class NearestPatches:
         boxes = cell_boxes(cells, source.grid, size)
         merged = torch.cat([self._distances[own], nearest.clamp_min(0).sqrt().T], 1)
         names = torch.cat([self._indices[own], indices[images].expand(len(own), -1)], 1)
+        merged = merged.masked_fill(_repeated(names), torch.inf)
+        names = names.masked_fill(merged.isinf(), -1)
         places = torch.cat([self._boxes[own], boxes.transpose(0, 1)], 1)
         kept = merged.argsort(dim=1, stable=True)[:, : self._distances.shape[1]]
         self._distances[own] = merged.gather(1, kept)
@@ -132,3 +134,11 @@ class NearestPatches:
     def result(self) -> Representatives:
         """Return what was collected, on the CPU."""
         return Representatives(self._indices.cpu(), self._boxes.cpu(), self._distances.cpu())
+
+
+def _repeated(names: Tensor) -> Tensor:
+    """Return where a name (K, M) stands again in its row: a sampler may repeat an image."""
+    ordered, order = names.sort(dim=1, stable=True)
+    again = torch.zeros_like(names, dtype=torch.bool)
+    again[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    return torch.zeros_like(again).scatter(1, order, again)

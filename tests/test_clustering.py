@@ -1,0 +1,218 @@
+"""k-means against scikit-learn, by hand, and in degenerate cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits, make_blobs
+
+from captum_kmex.clustering import cluster_image_rows, kmeans, lloyd, plus_plus
+from captum_kmex.composite import StackedBlocks
+
+# three well-separated triples: the centroids are their middles, the inertia 3 * (1 + 0 + 1)
+NINE = torch.tensor([[x, y] for y in (0.0, 100.0, 200.0) for x in (-1.0, 0.0, 1.0)])
+
+
+def sklearn_inertia(rows: np.ndarray, k: int, seed: int = 0) -> float:
+    return float(KMeans(k, n_init=10, random_state=seed).fit(rows).inertia_)
+
+
+def inertia(rows: torch.Tensor, centroids: torch.Tensor) -> float:
+    return float(torch.cdist(rows.double(), centroids.double()).amin(1).square().sum())
+
+
+@pytest.mark.parametrize("k", [3, 5, 10, 20])
+def test_kmeans_inertia_is_within_one_percent_of_sklearn_on_digits(k):
+    rows = load_digits().data.astype(np.float32)
+    # medians: at k=20 scikit-learn's own results for different seeds are 1.5 % apart
+    ours = [kmeans(torch.from_numpy(rows), k, generator=seed).inertia for seed in range(3)]
+    theirs = [sklearn_inertia(rows, k, seed) for seed in range(3)]
+    assert np.median(ours) <= 1.01 * np.median(theirs)
+
+
+def test_kmeans_inertia_is_within_one_percent_of_sklearn_on_blobs():
+    rows, _ = make_blobs(3000, 6, centers=12, random_state=3)
+    found = kmeans(torch.from_numpy(rows), 12, generator=0)
+    assert found.inertia <= 1.01 * sklearn_inertia(rows, 12)
+
+
+def test_kmeans_solves_nine_points():
+    found = kmeans(NINE, 3)
+    assert sorted(found.centroids.tolist()) == [[0.0, 0.0], [0.0, 100.0], [0.0, 200.0]]
+    assert found.inertia == pytest.approx(6, abs=1e-3)  # rows of size 100: eps * 1e4 each
+
+
+def test_kmeans_labels_name_nearest_centroid():
+    rows = torch.from_numpy(load_digits().data[:300])
+    found = kmeans(rows, 7, generator=1)
+    assert torch.equal(found.labels, torch.cdist(rows, found.centroids).argmin(1))
+
+
+def test_kmeans_inertia_is_sum_of_squared_distances():
+    rows = torch.from_numpy(load_digits().data[:300])
+    found = kmeans(rows, 7, generator=1)
+    assert found.inertia == pytest.approx(inertia(rows, found.centroids), rel=1e-10)
+
+
+def test_kmeans_centroids_are_means_of_their_rows():
+    rows = torch.from_numpy(load_digits().data[:300])
+    found = kmeans(rows, 4, tol=0, max_iter=300)
+    for k in range(4):
+        mean = rows[found.labels == k].mean(0)
+        assert torch.allclose(found.centroids[k], mean, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_kmeans_with_one_cluster_is_the_mean(dtype):
+    rows = torch.from_numpy(load_digits().data).to(dtype)
+    found = kmeans(rows, 1)
+    assert found.centroids.dtype == dtype
+    assert torch.allclose(found.centroids[0], rows.mean(0), atol=1e-4)
+    assert found.labels.unique().tolist() == [0]
+
+
+def test_kmeans_with_as_many_clusters_as_rows_has_no_inertia():
+    found = kmeans(NINE, 9)
+    assert sorted(found.labels.tolist()) == list(range(9))
+    assert found.inertia == pytest.approx(0, abs=1e-2)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_kmeans_of_identical_rows_is_that_row(k):
+    found = kmeans(torch.full((20, 4), 2.5), k)
+    assert torch.equal(found.centroids, torch.full((k, 4), 2.5))
+    assert found.inertia == 0
+
+
+def test_kmeans_with_fewer_distinct_rows_than_clusters_stays_finite():
+    rows = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).repeat(8, 1)
+    found = kmeans(rows, 5)
+    assert torch.isfinite(found.centroids).all()
+    assert found.inertia == pytest.approx(0, abs=1e-6)
+
+
+def test_lloyd_revives_empty_cluster_with_farthest_row():
+    rows = torch.tensor([[0.0], [1.0], [10.0]])
+    centroids, _ = lloyd(rows[None], torch.tensor([[[0.5], [100.0]]]), 1, 0.0)
+    assert centroids.squeeze().tolist() == [pytest.approx(11 / 3), 10.0]
+
+
+def test_lloyd_gives_two_empty_clusters_different_rows():
+    rows = torch.tensor([[0.0], [1.0], [10.0], [8.0]])
+    starts = torch.tensor([[[0.5], [100.0], [200.0]]])
+    centroids, _ = lloyd(rows[None], starts, 1, 0.0)
+    assert centroids[0, 1:].flatten().tolist() == [10.0, 8.0]
+
+
+def test_lloyd_solves_each_problem_alone():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(3, 50, 2, generator=generator, dtype=torch.float64)
+    starts = rows[:, :4]
+    together, _ = lloyd(rows, starts, 6, -1.0)
+    for i in range(3):
+        alone, _ = lloyd(rows[i : i + 1], starts[i : i + 1], 6, -1.0)
+        assert torch.allclose(together[i], alone[0], atol=1e-12)
+
+
+def test_plus_plus_starts_from_rows_of_separate_blobs():
+    rows = NINE[None]
+    uniforms = torch.rand(3, 1, 3, generator=torch.Generator().manual_seed(0))
+    chosen = plus_plus(rows, uniforms)[0]
+    assert sorted(chosen[:, 1].tolist()) == [0.0, 100.0, 200.0]
+
+
+def test_kmeans_repeats_itself_for_a_seed():
+    rows = torch.from_numpy(load_digits().data[:400]).float()
+    first, second = kmeans(rows, 8, generator=7), kmeans(rows, 8, generator=7)
+    assert torch.equal(first.centroids, second.centroids)
+    assert torch.equal(first.labels, second.labels)
+
+
+def test_kmeans_takes_a_generator_as_its_seed():
+    rows = torch.from_numpy(load_digits().data[:400]).float()
+    given = kmeans(rows, 8, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(given.centroids, kmeans(rows, 8, generator=7).centroids)
+
+
+def test_kmeans_leaves_global_rng_untouched():
+    before = torch.get_rng_state()
+    kmeans(NINE, 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_kmeans_keeps_digits_far_from_origin():
+    rows, _ = make_blobs(300, 2, centers=3, cluster_std=0.1, random_state=0)
+    far = torch.from_numpy(rows).float() + 1e4
+    found = kmeans(far, 3)
+    # the offset itself costs eps * 1e4 = 1e-3 a coordinate, the blobs are 0.1 wide
+    assert found.inertia == pytest.approx(sklearn_inertia(rows, 3), rel=0.02)
+
+
+@pytest.mark.parametrize("k", [0, -1, 10], ids=["zero", "negative", "more_than_rows"])
+def test_kmeans_raises_when_clusters_do_not_fit_rows(k):
+    with pytest.raises(ValueError, match=f"n_samples=9 should be >= n_clusters={k} >= 1"):
+        kmeans(NINE, k)
+
+
+def smooth_stack(seed: int, images: int = 1) -> StackedBlocks:
+    """Feature maps as CNNs make them: smooth, non-negative, coarser with depth."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def block(width: int, size: int) -> torch.Tensor:
+        coarse = torch.randn(images, width, 5, 5, generator=generator)
+        return F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False).relu()
+
+    return StackedBlocks((block(16, 28), block(24, 14), block(32, 7)), (1.0, 1.0, 1.0))
+
+
+def dense_rows(stack: StackedBlocks) -> torch.Tensor:
+    pixels = torch.arange(stack.grid[0] * stack.grid[1])
+    return stack.rows(torch.zeros_like(pixels), pixels)
+
+
+def test_image_clusters_have_median_inertia_within_one_percent_of_sklearn():
+    ratios = []
+    for seed in range(15):
+        stack = smooth_stack(seed)
+        rows = dense_rows(stack)
+        found = inertia(rows, cluster_image_rows(stack, 5)[0])
+        ratios.append(found / sklearn_inertia(rows.numpy(), 5))
+    assert np.median(ratios) <= 1.01, sorted(ratios)
+
+
+def test_image_clusters_do_not_depend_on_batch():
+    together = smooth_stack(0, images=4)
+    everyone = cluster_image_rows(together, 5)
+    for i in range(4):
+        alone = StackedBlocks(tuple(b[i : i + 1] for b in together.blocks), together.weights)
+        # batched and single products may round apart in the last digits
+        assert torch.allclose(cluster_image_rows(alone, 5)[0], everyone[i], atol=1e-5)
+
+
+def test_image_clusters_follow_a_permuted_batch():
+    stack = smooth_stack(1, images=4)
+    order = torch.tensor([2, 0, 3, 1])
+    shuffled = StackedBlocks(tuple(b[order] for b in stack.blocks), stack.weights)
+    expected = cluster_image_rows(stack, 5)[order]
+    assert torch.allclose(cluster_image_rows(shuffled, 5), expected, atol=1e-5)
+
+
+def test_image_clusters_of_one_are_the_mean():
+    stack = smooth_stack(2)
+    centroid = cluster_image_rows(stack, 1)[0, 0]
+    assert torch.allclose(centroid, dense_rows(stack).mean(0), atol=1e-5)
+
+
+def test_image_clusters_of_flat_image_stay_finite():
+    stack = StackedBlocks((torch.ones(2, 3, 6, 6),), (1.0,))
+    assert torch.isfinite(cluster_image_rows(stack, 4)).all()
+
+
+@pytest.mark.parametrize("k", [0, 13], ids=["zero", "more_than_pixels"])
+def test_image_clusters_raise_when_they_do_not_fit_pixels(k):
+    stack = StackedBlocks((torch.rand(1, 3, 3, 4),), (1.0,))
+    with pytest.raises(ValueError, match=f"n_clusters={k} should be between 1 and the 3x4"):
+        cluster_image_rows(stack, k)

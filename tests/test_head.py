@@ -1,0 +1,423 @@
+"""The head is found, verified and read exactly; what is not affine is refused with its reason."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_net
+from torch import Tensor, nn
+
+from captum_kmex import ClassifierPrototypes, HeadNotFoundError, LayerKMeansAttribution
+from captum_kmex.activations import trace
+from captum_kmex.head import LinearHead, find_head
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(3, 1, 9, 13)
+
+
+def conv_relu(inputs: int = 1, outputs: int = 5, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.ReLU())
+
+
+class Functional(nn.Module):
+    """A body, then whatever the test wants, then a linear layer."""
+
+    def __init__(self, body: nn.Module, between, width: int = 5, after=None) -> None:
+        super().__init__()
+        self.body, self.head = body, nn.Linear(width, 4)
+        self._between, self._after = between, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.head(self._between(self.body(x)))
+        return out if self._after is None else self._after(out)
+
+
+def pooled() -> nn.Module:
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(5, 4)]
+    return nn.Sequential(conv_relu(), *pool)
+
+
+def functional_pooling() -> nn.Module:
+    return Functional(conv_relu(), lambda h: h.mean((2, 3)))
+
+
+def functional_relu() -> nn.Module:
+    """Return a net with a ReLU that is no module after its last module, as DenseNet has."""
+    body = nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.BatchNorm2d(5))
+    return Functional(body, lambda h: F.adaptive_avg_pool2d(F.relu(h, inplace=True), 1).flatten(1))
+
+
+def inplace_relu() -> nn.Module:
+    body = nn.Sequential(nn.Conv2d(1, 5, 3, padding=1))
+    relu = nn.ReLU(inplace=True)
+    return nn.Sequential(body, relu, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
+
+
+def flattened() -> nn.Module:
+    return nn.Sequential(conv_relu(), nn.Flatten(), nn.Linear(5 * 9 * 13, 4))
+
+
+def convolution() -> nn.Module:
+    return nn.Sequential(conv_relu(), nn.Conv2d(5, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def rectified() -> nn.Module:
+    """Return a head that is convolution, ReLU, pooling, as SqueezeNet's."""
+    tail = [nn.Conv2d(5, 4, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(conv_relu(), nn.Dropout(), *tail)
+
+
+def pool_then_convolution() -> nn.Module:
+    return nn.Sequential(conv_relu(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(5, 4, 1), nn.Flatten())
+
+
+def no_bias() -> nn.Module:
+    tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4, bias=False)]
+    return nn.Sequential(conv_relu(), *tail)
+
+
+AFFINE = {
+    "pooled": (pooled, "0", "pooled"),
+    "functional_pooling": (functional_pooling, "body", "pooled"),
+    "functional_relu": (functional_relu, "body", "pooled"),
+    "inplace_relu": (inplace_relu, "1", "pooled"),
+    "flattened": (flattened, "0", "flatten"),
+    "convolution": (convolution, "0", "convolution"),
+    "rectified": (rectified, "0", "convolution"),
+    "pool_then_convolution": (pool_then_convolution, "0", "pooled"),
+    "no_bias": (no_bias, "0", "pooled"),
+}
+affine = pytest.mark.parametrize("case", AFFINE.values(), ids=AFFINE)
+
+
+@affine
+def test_head_is_found_where_it_stands(case, x):
+    make, tap, kind = case
+    found = find_head(trace(make().eval(), (x,), tail=48), (9, 13))
+    assert found.kind == kind
+    # a ReLU, a dropout or their container may name the same map
+    assert found.tap.split(".")[0] in {tap, "1"}
+
+
+@affine
+def test_head_gives_logits_of_the_model(case, x):
+    model = case[0]().eval()
+    found = find_head(trace(model, (x,), tail=48), (9, 13))
+    features = found.features(trace(model, (x,), [found.tap]).features[found.tap])
+    with torch.no_grad():
+        # sums of some hundred terms of order 1
+        assert torch.allclose(found.read(model, features).logits(features), model(x), atol=1e-5)
+
+
+@affine
+@pytest.mark.parametrize("target", range(4))
+def test_map_sums_to_logit_minus_bias(case, x, target):
+    model = case[0]().eval()
+    maps, delta = ClassifierPrototypes(model).attribute(
+        x, target=target, return_convergence_delta=True
+    )
+    assert maps.shape == (3, 1, 9, 13)
+    with torch.no_grad():
+        scale = model(x).abs().max()
+    assert delta.abs().max() < 1e-5 * max(1.0, float(scale))
+
+
+@affine
+def test_second_call_reads_the_same_head(case, x):
+    attr = ClassifierPrototypes(case[0]().eval())
+    assert torch.equal(attr.attribute(x, target=2), attr.attribute(x, target=2))
+
+
+@affine
+def test_fine_tuned_model_stays_exact(case, x):
+    model = case[0]().eval()
+    attr = ClassifierPrototypes(model)
+    before = attr.attribute(x, target=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+        scale = float(model(x).abs().max())
+    after, delta = attr.attribute(x, target=1, return_convergence_delta=True)
+    assert not torch.allclose(after, before)
+    assert delta.abs().max() < 1e-5 * max(1.0, scale)
+
+
+@affine
+def test_map_by_channel_adds_up_to_map(case, x):
+    attr = ClassifierPrototypes(case[0]().eval())
+    parts = attr.attribute(x, target=1, per_channel=True)
+    delta = parts.sum(1, keepdim=True) - attr.attribute(x, target=1)
+    if case[2] == "convolution" and "rectified" in case[0].__name__:
+        delta = delta[attr.attribute(x, target=1) == 0]  # an open gate passes the bias too
+    assert delta.abs().max() < 1e-5
+
+
+def test_rectified_head_counts_its_bias_inside_the_map(x):
+    model = rectified().eval()
+    with torch.no_grad():
+        model[2].bias.copy_(torch.tensor([-5.0, 0.5, 0.5, 0.5]))  # one gate is shut
+        expected = model(x)[:, 3]
+    maps = ClassifierPrototypes(model).attribute(x, target=3)
+    assert torch.allclose(maps.sum((1, 2, 3)), expected, atol=1e-5)
+
+
+def test_rectified_head_stays_exact_on_a_one_cell_map():
+    model = nn.Sequential(conv_relu(1, 5, 4), nn.Conv2d(5, 4, 1), nn.ReLU()).eval()
+    model.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([-5.0, 5.0, -5.0, 5.0]))  # two gates are shut
+    x = torch.rand(3, 1, 4, 4)
+    _, delta = ClassifierPrototypes(model).attribute(x, target=0, return_convergence_delta=True)
+    assert delta.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("tail", "grid"),
+    [
+        ([nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)], (4, 6)),
+        ([nn.MaxPool2d(2), nn.Flatten(), nn.Linear(5 * 24, 4)], (4, 6)),
+        ([nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(5 * 6, 4)], (2, 3)),
+    ],
+    ids=["max_then_global", "max_then_flatten", "adaptive_then_flatten"],
+)
+def test_tap_may_be_the_output_of_a_spatial_pooling(x, tail, grid):
+    model = nn.Sequential(nn.Conv2d(1, 5, 3, padding=1), nn.ReLU(), *tail).eval()
+    maps, delta = ClassifierPrototypes(model).attribute(x, return_convergence_delta=True)
+    assert maps.shape == (3, 1, *grid)
+    assert delta.abs().max() < 1e-5
+
+
+def test_flattened_head_has_a_column_for_each_position(x):
+    model = flattened().eval()
+    attr = ClassifierPrototypes(model)
+    attr.attribute(x)
+    weight = model[2].weight.detach()
+    assert torch.equal(attr.prototypes, weight.view(4, 5, 9, 13) * (9 * 13))
+
+
+def test_flattened_map_is_position_wise_product(x):
+    model = flattened().eval()
+    maps = ClassifierPrototypes(model).attribute(x, target=2)
+    with torch.no_grad():
+        products = (model[0](x) * model[2].weight[2].view(5, 9, 13)).sum(1, keepdim=True)
+    assert torch.allclose(maps, products, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case", [AFFINE["pooled"], AFFINE["convolution"]], ids=["linear", "convolution"]
+)
+def test_prototypes_are_columns_of_the_head(case, x):
+    model = case[0]().eval()
+    attr = ClassifierPrototypes(model)
+    attr.attribute(x)
+    head = next(m for m in reversed(list(model.modules())) if hasattr(m, "weight"))
+    assert torch.equal(attr.prototypes, head.weight.detach().flatten(1))
+
+
+def mlp() -> nn.Module:
+    tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4)]
+    return nn.Sequential(conv_relu(), *tail)
+
+
+def norm_between() -> nn.Module:
+    tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(5), nn.Linear(5, 4)]
+    return nn.Sequential(conv_relu(), *tail)
+
+
+class ClassToken(nn.Module):
+    """Tokens with a class token in front, of which the head reads only that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.mix, self.head = conv_relu(), nn.Linear(5, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens.square().mean(1, keepdim=True), tokens], 1)
+        return self.head(self.mix(tokens)[:, 0])
+
+
+def softmax() -> nn.Module:
+    return nn.Sequential(pooled(), nn.Softmax(1))
+
+
+def max_pooled() -> nn.Module:
+    return nn.Sequential(conv_relu(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(5, 4))
+
+
+def headless() -> nn.Module:
+    return nn.Sequential(conv_relu(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (mlp, "an MLP stands between pooling and logits .*Linear '3'"),
+        (norm_between, "a normalisation stands between .*LayerNorm '3'"),
+        (ClassToken, "it reads a class token, not a pooled map"),
+        (softmax, "output is not the output of a linear layer .*'0.4'.*without softmax"),
+        (max_pooled, "no module's map has its input as spatial mean .*AdaptiveMaxPool2d '1'"),
+        (headless, "output is not the output of a linear layer .*: none"),
+    ],
+    ids=["mlp", "norm", "class_token", "softmax", "max_pooling", "no_linear_layer"],
+)
+def test_head_that_is_not_affine_is_refused_with_its_reason(make, reason, x):
+    with pytest.raises(HeadNotFoundError, match=reason):
+        ClassifierPrototypes(make().eval()).attribute(x)
+
+
+def test_refusal_names_the_way_out(x):
+    with pytest.raises(HeadNotFoundError, match=r"LayerKMeansAttribution with fit\(\), or pass he"):
+        ClassifierPrototypes(mlp().eval()).attribute(x)
+
+
+def test_prototypes_of_refused_head_raise_its_reason(x):
+    attr = ClassifierPrototypes(mlp().eval())
+    with pytest.raises(HeadNotFoundError, match="MLP"):
+        attr.attribute(x)
+    with pytest.raises(HeadNotFoundError, match="MLP"):
+        _ = attr.prototypes
+
+
+@pytest.fixture
+def strided() -> nn.Module:
+    """Eight times smaller at the tap, as a ResNet is thirty-two times."""
+    tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)]
+    stages = [conv_relu(1, 5, 2), conv_relu(5, 5, 2), conv_relu(5, 6, 2)]
+    return nn.Sequential(*stages, *tail).eval()
+
+
+def test_tap_of_one_cell_is_the_module_before_pooling(strided):
+    found = find_head(trace(strided, (torch.rand(2, 1, 8, 8),), tail=48), (8, 8))
+    assert (found.tap, found.shape) == ("2", (6, 1, 1))
+
+
+def test_tap_found_on_small_inputs_serves_large_ones(strided):
+    attr = ClassifierPrototypes(strided)
+    assert attr.attribute(torch.rand(2, 1, 8, 8)).shape == (2, 1, 1, 1)
+    maps, delta = attr.attribute(torch.rand(2, 1, 33, 47), return_convergence_delta=True)
+    assert maps.shape == (2, 1, 5, 6)
+    assert delta.abs().max() < 1e-5
+
+
+def test_tap_is_found_again_when_it_no_longer_fits(x):
+    model = functional_relu().eval()
+    with torch.no_grad():
+        model.body[1].bias.fill_(50.0)  # all positive: the functional ReLU cannot be seen
+    attr = ClassifierPrototypes(model)
+    attr.attribute(x)
+    with torch.no_grad():
+        model.body[1].bias.fill_(0.0)
+    _, delta = attr.attribute(x, return_convergence_delta=True)
+    assert delta.abs().max() < 1e-5
+
+
+def test_external_head_reads_the_given_layer(x):
+    model, probe = mlp().eval(), nn.Linear(5, 4)
+    maps, delta = ClassifierPrototypes(model, "0", head=probe).attribute(
+        x, target=1, return_convergence_delta=True
+    )
+    with torch.no_grad():
+        features = model[0](x)
+        ours = probe(features.mean((2, 3)))[:, 1]
+        theirs = model(x)[:, 1]
+    assert torch.allclose(maps.sum((1, 2, 3)) + probe.bias[1].detach(), ours, atol=1e-5)
+    assert torch.allclose(delta, ours - theirs, atol=1e-5)
+
+
+def test_external_head_needs_a_layer(x):
+    with pytest.raises(ValueError, match="a head of your own needs layer="):
+        ClassifierPrototypes(mlp().eval(), head=nn.Linear(5, 4)).attribute(x)
+
+
+def test_external_head_of_other_width_raises(x):
+    attr = ClassifierPrototypes(mlp().eval(), "0", head=nn.Linear(7, 4))
+    with pytest.raises(ValueError, match="reads 7 features, the map before it has 5 channels"):
+        attr.attribute(x)
+
+
+def test_external_head_of_other_kind_raises(x):
+    attr = ClassifierPrototypes(mlp().eval(), "0", head=nn.Flatten())
+    with pytest.raises(TypeError, match="a head is a Linear or 1x1 Conv2d; got Flatten"):
+        attr.attribute(x)
+
+
+def test_external_head_serves_layer_kmeans(x):
+    model, probe = mlp().eval(), nn.Linear(5, 4)
+    attr = LayerKMeansAttribution(model, ["0.0", "0"], head=probe, n_clusters=2)
+    maps = attr.attribute(x, target=1)
+    with torch.no_grad():
+        expected = probe(model[0](x).mean((2, 3)))[:, 1] - probe.bias[1]
+    assert torch.allclose(maps.sum((1, 2, 3)), expected, atol=1e-5)
+
+
+def test_head_named_by_user_is_taken(x):
+    net = make_net()
+    by_name = ClassifierPrototypes(net, head="head").attribute(x, target=0)
+    by_module = ClassifierPrototypes(net, head=net.head).attribute(x, target=0)
+    found = ClassifierPrototypes(net).attribute(x, target=0)
+    assert torch.equal(by_name, found)
+    assert torch.equal(by_module, found)
+
+
+def test_head_named_by_user_survives_scaled_logits(x):
+    net = Functional(conv_relu(), lambda h: h.mean((2, 3)), after=lambda out: 2 * out).eval()
+    maps, delta = ClassifierPrototypes(net, head="head").attribute(
+        x, target=0, return_convergence_delta=True
+    )
+    with torch.no_grad():
+        logit = net(x)[:, 0]
+    # map and bias make half the scaled logit, and the delta says so
+    assert torch.allclose(delta, -logit / 2, atol=1e-5)
+    assert torch.allclose(maps.sum((1, 2, 3)), logit / 2 - net.head.bias[0].detach(), atol=1e-5)
+
+
+def test_head_that_is_no_linear_layer_is_refused(x):
+    with pytest.raises(HeadNotFoundError, match="head 'pool' is not a Linear or 1x1 Conv2d"):
+        ClassifierPrototypes(make_net(), head="pool").attribute(x)
+
+
+def test_layer_that_head_does_not_read_is_refused(x):
+    with pytest.raises(ValueError, match="the head does not read layer 'stage2' but 'stage3'"):
+        ClassifierPrototypes(make_net(), "stage2").attribute(x)
+
+
+def test_attribution_with_found_head_can_be_copied(x):
+    attr = ClassifierPrototypes(make_net())
+    maps = attr.attribute(x, target=0)
+    assert torch.equal(copy.deepcopy(attr).attribute(x, target=0), maps)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3, 2)], ids=["pooled", "position_wise"])
+def test_evidence_has_logit_minus_bias_as_mean(shape):
+    head = LinearHead(torch.randn(shape, dtype=torch.float64), torch.randn(4).double())
+    features = torch.randn(2, 5, 3, 2, dtype=torch.float64)
+    target = torch.tensor([3, 1])
+    expected = (head.logits(features) - head.bias).gather(1, target[:, None]).squeeze(1)
+    assert torch.allclose(head.evidence(features, target).mean((1, 2, 3)), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3, 2)], ids=["pooled", "position_wise"])
+def test_evidence_equals_loop_over_positions(shape):
+    head = LinearHead(torch.randn(shape, dtype=torch.float64), torch.zeros(4).double())
+    features = torch.randn(2, 5, 3, 2, dtype=torch.float64)
+    found = head.evidence(features, torch.tensor([3, 1]))
+    for i, j in enumerate([3, 1]):
+        for y in range(3):
+            for z in range(2):
+                column = head.columns[j] if len(shape) == 2 else head.columns[j, :, y, z]
+                assert found[i, 0, y, z].item() == pytest.approx(
+                    float(features[i, :, y, z] @ column)
+                )

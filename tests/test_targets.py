@@ -1,0 +1,114 @@
+"""Every form of a target that Captum takes, and every one that nobody should take."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from captum_kmex.exceptions import TargetError
+from captum_kmex.targets import resolve_target
+
+LOGITS = torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (None, [1, 0]),
+        (2, [2, 2]),
+        (-1, [2, 2]),
+        (-3, [0, 0]),
+        (torch.tensor(1), [1, 1]),
+        (torch.tensor([1]), [1, 1]),
+        (torch.tensor([2, 0]), [2, 0]),
+        (torch.tensor([2, -1], dtype=torch.int32), [2, 2]),
+        (torch.tensor([2, 0], dtype=torch.uint8), [2, 0]),
+        ([2, 0], [2, 0]),
+        ((2, 0), [2, 0]),
+        ([1], [1, 1]),
+        ([torch.tensor(2), torch.tensor(0)], [2, 0]),
+        (np.int64(2), [2, 2]),
+        (np.array([2, 0]), [2, 0]),
+        (np.array(2, dtype=np.uint8), [2, 2]),
+    ],
+    ids=[
+        "none",
+        "int",
+        "negative",
+        "least",
+        "tensor_0d",
+        "tensor_one",
+        "tensor",
+        "tensor_int32",
+        "tensor_uint8",
+        "list",
+        "tuple",
+        "list_one",
+        "list_of_tensors",
+        "numpy_int",
+        "numpy_array",
+        "numpy_0d",
+    ],
+)
+def test_target_resolves_to_one_class_an_image(target, expected):
+    found = resolve_target(target, LOGITS)
+    assert found.dtype == torch.int64
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (3, "target 3 is out of range for 3 logits"),
+        (-4, "target -4 is out of range for 3 logits"),
+        ([0, 9], "target 9 is out of range"),
+        ([0, 1, 2], r"one for each of 2 images; got shape \(3,\)"),
+        (torch.zeros(2, 1, dtype=torch.int64), r"one for each of 2 images; got shape \(2, 1\)"),
+        ([(0, 1), (1, 2)], "target must be .*got"),
+        (torch.tensor([], dtype=torch.int64), r"one for each of 2 images; got shape \(0,\)"),
+        (1.0, "must be an integer.*got .*float"),
+        (True, "must be an integer.*got .*bool"),
+        ("cat", "must be an integer.*got .*cat"),
+        (torch.tensor([0.0, 1.0]), "got Tensor of torch.float32"),
+        (torch.tensor([True, False]), "got Tensor of torch.bool"),
+        ([0.5, 1.5], "must be an integer.*got"),
+        ([True, False], "must be an integer.*got"),
+        ([], "target must be .*got"),
+        (np.array([0.5, 1.5]), "got ndarray of float64"),
+        (2**70, "must be an integer.*got"),
+    ],
+    ids=[
+        "too_large",
+        "too_small",
+        "one_too_large",
+        "too_many",
+        "column",
+        "pairs",
+        "empty_tensor",
+        "float",
+        "bool",
+        "text",
+        "float_tensor",
+        "bool_tensor",
+        "float_list",
+        "bool_list",
+        "empty_list",
+        "float_array",
+        "too_long",
+    ],
+)
+@pytest.mark.parametrize("kind", [AssertionError, ValueError], ids=["assertion", "value"])
+def test_target_raises_when_malformed(target, message, kind):
+    with pytest.raises(kind, match=message):
+        resolve_target(target, LOGITS)
+
+
+def test_target_that_is_ragged_raises_target_error():
+    with pytest.raises(TargetError, match="target must be an integer"):
+        resolve_target([[0], [1, 2]], LOGITS)
+
+
+def test_target_error_names_the_argument():
+    with pytest.raises(TargetError, match="contrast 3 is out of range"):
+        resolve_target(3, LOGITS, "contrast")
