@@ -281,24 +281,18 @@ def interpolated_norm(block: Tensor, size: tuple[int, int]) -> Tensor:
     same = _inner(block, block)  # (N, h, w)
     if block.shape[-2:] == size:
         return same.sqrt().unsqueeze(1)
-    y0, y1, v = _corners(size[0], block.shape[2], block.dtype, block.device)
-    x0, x1, u = _corners(size[1], block.shape[3], block.dtype, block.device)
-
-    def along(pairs: Tensor, crossed: Tensor) -> Tensor:
-        """Interpolate inner products along the columns: (N, h, w) -> (N, h, W)."""
-        left, right = (1 - u) ** 2 * pairs[..., x0], u**2 * pairs[..., x1]
-        return left + right + u * (1 - u) * crossed[..., x0]
-
     # beyond the border a cell is its own neighbour
     beside = torch.cat([_inner(block[..., :-1], block[..., 1:]), same[..., -1:]], 2)
     upper, lower = block[:, :, :-1], block[:, :, 1:]
     below = _inner(upper, lower)
     diagonals = _inner(upper[..., :-1], lower[..., 1:]) + _inner(upper[..., 1:], lower[..., :-1])
     diagonals = torch.cat([diagonals, 2 * below[..., -1:]], 2)
-    row = along(same, 2 * beside)
-    between = torch.cat([along(below, diagonals), row[:, -1:]], 1)
-    v = v[:, None]
-    squares = (1 - v) ** 2 * row[:, y0] + v**2 * row[:, y1] + 2 * v * (1 - v) * between[:, y0]
+    across, across_pairs = _square_matrices(size[1], block.shape[3], block.dtype, block.device)
+    down, down_pairs = _square_matrices(size[0], block.shape[2], block.dtype, block.device)
+    row = same @ across.T + 2 * (beside @ across_pairs.T)  # (N, h, W)
+    between = below @ across.T + diagonals @ across_pairs.T
+    between = torch.cat([between, row[:, -1:]], 1)
+    squares = down @ row + 2 * (down_pairs @ between)
     return squares.clamp_min(0).sqrt().unsqueeze(1)
 
 
@@ -315,6 +309,21 @@ def _corners(
     source = ((positions + 0.5) * (cells / size) - 0.5).clamp_min(0)
     lower = source.floor().long().clamp_max(cells - 1)
     return lower, (lower + 1).clamp_max(cells - 1), source - lower
+
+
+@lru_cache(maxsize=256)
+def _square_matrices(
+    size: int, cells: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return what takes a cell's square, and its product with the next, to each position."""
+    lower, upper, weight = _corners(size, cells, dtype, device)
+    positions = torch.arange(size, device=device)
+    squares = torch.zeros(size, cells, dtype=dtype, device=device)
+    pairs = torch.zeros_like(squares)
+    squares[positions, lower] += (1 - weight) ** 2
+    squares[positions, upper] += weight**2
+    pairs[positions, lower] += weight * (1 - weight)
+    return squares, pairs
 
 
 def _transposed_resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
