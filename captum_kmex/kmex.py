@@ -25,6 +25,7 @@ from captum_kmex.batches import Batch, Labels, class_pairs
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.fitted import Classification, FittedAttribution, restored
 from captum_kmex.fitting import Observation
+from captum_kmex.representatives import Representatives
 from captum_kmex.targets import Target
 
 __all__ = ["KMExAttribution"]
@@ -214,6 +215,11 @@ class KMExAttribution(FittedAttribution):
     def prototype_classes(self) -> Tensor:
         """The class of each prototype, integer tensor (C*K,)."""
         return self._book.membership
+
+    @property
+    def representatives(self) -> Representatives | None:
+        """Nearest training images of each prototype; ``None`` if they were not collected."""
+        return self._book.representatives
 
     @property
     def _book(self) -> Codebook:

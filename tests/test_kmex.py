@@ -216,7 +216,7 @@ def test_fit_of_some_classes_leaves_others_out(net, images, labels):
 
 
 def test_representatives_are_nearest_images_of_the_class(net, images, labels, attr):
-    found = attr.bank_.codebooks[0].representatives
+    found = attr.representatives
     far = squared_distances(attr, net, images)
     for k, c in enumerate(attr.prototype_classes.tolist()):
         own = (labels == c).nonzero().squeeze(1)
