@@ -1,22 +1,27 @@
-"""k-means: k-means++ and Lloyd with restarts, over many independent problems at once."""
+"""k-means: restarts on a part of the rows in Gram space, the best finished on all of them."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from captum_kmex.composite import StackedBlocks
+from captum_kmex.gram import gram_kmeans, start_uniforms
 
-__all__ = ["KMeansResult", "cluster_image_rows", "kmeans"]
+__all__ = ["KMeansResult", "cluster_image_rows", "kmeans", "kmeans_by_class"]
 
-_SEED_ROWS = 2048  # restarts compete on at most this many rows, the best see them all
+_START_ROWS = 512  # rows on which the starts compete, at least
+_START_ROWS_EACH = 64  # and for each cluster
+_TINY = 1e-30
 _TIE = 1e-4  # relative difference of inertia below which two solutions are the same
 _FINALISTS = 3  # best starts that are finished on all rows
 _IMAGE_STARTS = 8  # starts of an image's own clusters
 _SEED_GRID = 9  # cells along each side of the subgrid that seeds an image's own clusters
+_PROBLEM_FLOATS = 2**24  # of the problems solved together
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class KMeansResult:
     """A solved k-means problem.
 
     Attributes:
-        centroids: Float tensor (K, D).
+        centroids: Float tensor (K, D), the largest cluster first.
         labels: Index tensor (M,).
         inertia: Sum of squared distances to the nearest centroid.
         n_iter: Lloyd steps on all rows.
@@ -45,12 +50,7 @@ def kmeans(
     tol: float = 1e-4,
     generator: torch.Generator | int | None = None,
 ) -> KMeansResult:
-    """Cluster rows by k-means; the best of several k-means++ starts.
-
-    The starts run together on a subsample, are scored on all rows, and the best few
-    are finished on all rows: restarts matter more than rows, and a start costs little this way.
-    A cluster that loses all its rows takes the row farthest from its centroid. Clusters come
-    largest first, so that two runs that differ by rounding number them alike.
+    """Cluster rows by k-means; ``kmeans_by_class`` of one class.
 
     Args:
         rows: Float tensor (M, D).
@@ -63,34 +63,123 @@ def kmeans(
 
     Raises:
         ValueError: Fewer rows than clusters.
+    """
+    solved = kmeans_by_class(
+        [rows], [n_clusters], n_init=n_init, max_iter=max_iter, tol=tol, generator=generator
+    )
+    return next(solved)
+
+
+def kmeans_by_class(
+    samples: Sequence[Tensor],
+    n_clusters: Sequence[int],
+    *,
+    n_init: int = 10,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    generator: torch.Generator | int | None = None,
+) -> Iterator[KMeansResult]:
+    """Cluster the rows of each class by k-means, yielding class by class.
+
+    The starts of many classes run together in Gram space, on a part of each class's rows; they
+    are scored on all of them, and the best are finished on all of them: restarts matter more
+    than rows, and cost little this way. A cluster that loses all its rows takes the row
+    farthest from its centroid. Clusters come largest first, so that two runs that differ by
+    rounding number them alike. A class's result does not depend on the other classes.
+
+    Args:
+        samples: Float tensors (M_c, D), the rows of each class.
+        n_clusters: Number of clusters of each class.
+        n_init: Number of starts.
+        max_iter: Most Lloyd steps of a run.
+        tol: As in ``kmeans``.
+        generator: Seed or CPU generator; ``None`` is seed 0.
+
+    Raises:
+        ValueError: Fewer rows than clusters.
 
     Reference:
         Lloyd (1982); Arthur & Vassilvitskii, k-means++ (2007).
     """
-    if n_clusters < 1 or len(rows) < n_clusters:
-        raise ValueError(f"n_samples={len(rows)} should be >= n_clusters={n_clusters} >= 1")
     if not isinstance(generator, torch.Generator):
         generator = torch.Generator().manual_seed(generator or 0)
-    mean = rows.mean(0)
-    rows = rows - mean  # centred, so that the expanded distance keeps its digits
-    limit = tol * float(rows.square().mean())
-    chosen = torch.randperm(len(rows), generator=generator)[: max(_SEED_ROWS, n_clusters)]
-    sample = rows[chosen.sort().values.to(rows.device)].expand(n_init, -1, -1)
-    uniforms = torch.rand(n_clusters, n_init, _trials(n_clusters), generator=generator).to(rows)
-    starts = plus_plus(sample, uniforms)
-    starts, _ = lloyd(sample, starts, max_iter, limit)
-    inertias = torch.stack([_assign(rows, start)[1].sum() for start in starts])
-    finalists = starts[inertias.argsort(stable=True)[:_FINALISTS].sort().values]
-    rows_each = rows.expand(len(finalists), -1, -1)
-    finalists, n_iter = lloyd(rows_each, finalists, max_iter, limit)
-    solved = [_assign(rows, centroids) for centroids in finalists]
-    inertias = torch.stack([distances.sum() for _, distances in solved])
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    for start, stop in _together(samples, n_clusters, n_init):
+        k, centred = n_clusters[start], []
+        for rows in samples[start:stop]:
+            if k < 1 or len(rows) < k:
+                raise ValueError(f"n_samples={len(rows)} should be >= n_clusters={k} >= 1")
+            # centred, so that the expanded distance keeps its digits
+            centred.append(rows - rows.mean(0))
+        starts = _starts(centred, k, n_init, max_iter, seed)
+        for rows, shifted, candidates in zip(samples[start:stop], centred, starts, strict=True):
+            yield _finish(rows, shifted, candidates, max_iter, tol)
+
+
+def _together(
+    samples: Sequence[Tensor], n_clusters: Sequence[int], n_init: int
+) -> Iterator[tuple[int, int]]:
+    """Return ranges of consecutive classes with as many clusters that fit in memory together."""
+    start = 0
+    while start < len(samples):
+        k, stop, size = n_clusters[start], start, 0
+        while stop < len(samples) and n_clusters[stop] == k:
+            size = max(size, min(len(samples[stop]), max(_START_ROWS, _START_ROWS_EACH * k)))
+            each = size * (size + samples[stop].shape[1] + 3 * n_init * k)
+            if stop > start and (stop + 1 - start) * each > _PROBLEM_FLOATS:
+                break
+            stop += 1
+        yield start, stop
+        start = stop
+
+
+def _starts(
+    samples: Sequence[Tensor], n_clusters: int, n_init: int, max_iter: int, seed: int
+) -> Tensor:
+    """Return solved starts of each class (B, R, K, D), on a part of its rows."""
+    parts, masses = [], []
+    for rows in samples:
+        part, mass = _start_rows(rows, max(_START_ROWS, _START_ROWS_EACH * n_clusters), seed)
+        parts.append(part)
+        masses.append(mass)
+    padded = pad_sequence(parts, batch_first=True)
+    weights = pad_sequence(masses, batch_first=True)
+    uniforms = start_uniforms(n_clusters, n_init, torch.Generator().manual_seed(seed))
+    labels, _ = gram_kmeans(padded @ padded.transpose(1, 2), weights, uniforms, max_iter)
+    members = _members(labels, n_clusters, padded) * weights[:, None, None]
+    means: Tensor = _means(members.flatten(1, 2), padded)
+    return means.view(len(samples), n_init, n_clusters, -1)
+
+
+def _start_rows(rows: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return a weighted part of centred rows (M, D), in which rare far rows are not missed.
+
+    Reference:
+        Bachem et al., "Scalable k-Means Clustering via Lightweight Coresets" (2018).
+    """
+    if len(rows) <= count:
+        return rows, torch.ones_like(rows[:, 0])
+    far = rows.square().sum(1).cpu()
+    share = 0.5 / len(rows) + 0.5 * far / far.sum().clamp_min(torch.finfo(far.dtype).tiny)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(share, count, replacement=True, generator=generator)
+    return rows[drawn.to(rows.device)], (1 / (count * share[drawn])).to(rows)
+
+
+def _finish(
+    rows: Tensor, centred: Tensor, starts: Tensor, max_iter: int, tol: float
+) -> KMeansResult:
+    """Finish the best starts (R, K, D) of one class on all its rows and keep the best."""
+    inertias = _assign(centred, starts)[1].sum(1)
+    best = starts[inertias.argsort(stable=True)[:_FINALISTS].sort().values]
+    finalists, n_iter = lloyd(centred, best, max_iter, tol * float(centred.square().mean()))
+    labels, distances = _assign(centred, finalists)
+    inertias = distances.sum(1)
     # equal solutions differ by rounding; the first one must win on every run
-    best = int((inertias <= inertias.min() * (1 + _TIE)).nonzero()[0])
-    labels, distances = solved[best]
-    order = _largest_first(labels, n_clusters)
-    centroids = (finalists[best] + mean)[order]
-    return KMeansResult(centroids, order.argsort()[labels], float(distances.sum()), n_iter)
+    winner = int((inertias <= inertias.min() * (1 + _TIE)).nonzero()[0])
+    order = _largest_first(labels[winner], starts.shape[1])
+    centroids = (finalists[winner] + (rows[0] - centred[0]))[order]
+    return KMeansResult(centroids, order.argsort()[labels[winner]], float(inertias[winner]), n_iter)
 
 
 def _largest_first(labels: Tensor, n_clusters: int) -> Tensor:
@@ -103,54 +192,23 @@ def _largest_first(labels: Tensor, n_clusters: int) -> Tensor:
     return by_row[sizes[by_row].argsort(descending=True, stable=True)]
 
 
-def plus_plus(rows: Tensor, uniforms: Tensor) -> Tensor:
-    """Choose starting centroids (B, K, D) by greedy k-means++ in each problem (B, M, D).
-
-    Each step draws several rows with probability proportional to their squared distance
-    and keeps the one that lowers the inertia most, as scikit-learn does.
-
-    Args:
-        rows: Float tensor (B, M, D).
-        uniforms: Float tensor (K, B, T) in [0, 1): T trials for each centroid.
-    """
-    problems = torch.arange(len(rows), device=rows.device)
-    squares = rows.square().sum(2)
-    first = (uniforms[0, :, 0] * rows.shape[1]).long()
-    chosen = [rows[problems, first]]
-    nearest = (rows - chosen[0].unsqueeze(1)).square().sum(2)
-    for uniform in uniforms[1:]:
-        mass = nearest.cumsum(1)
-        drawn = torch.searchsorted(mass, uniform * mass[:, -1:], right=True)
-        drawn = drawn.clamp_max(rows.shape[1] - 1)  # (B, T)
-        trials = rows[problems.unsqueeze(1), drawn]
-        products = torch.matmul(trials, rows.transpose(1, 2))
-        distances = trials.square().sum(2, keepdim=True) + squares.unsqueeze(1) - 2 * products
-        distances = torch.minimum(nearest.unsqueeze(1), distances.clamp_min(0))
-        best = distances.sum(2).argmin(1)
-        chosen.append(trials[problems, best])
-        nearest = distances[problems, best]
-    return torch.stack(chosen, 1)
-
-
-def _trials(n_clusters: int) -> int:
-    return 2 + int(math.log(n_clusters))
-
-
 def lloyd(rows: Tensor, centroids: Tensor, max_iter: int, limit: float) -> tuple[Tensor, int]:
-    """Run Lloyd steps in each problem until none moves more than ``limit``.
+    """Run Lloyd steps from several starts until none moves more than ``limit``.
 
     Args:
-        rows: Float tensor (B, M, D).
-        centroids: Float tensor (B, K, D).
+        rows: Float tensor (M, D).
+        centroids: Float tensor (R, K, D).
         max_iter: Most steps.
-        limit: Squared movement of all centroids below which a problem is at rest.
+        limit: Squared movement of all centroids below which a start is at rest.
 
     Returns:
-        Centroids (B, K, D) and the number of steps.
+        Centroids (R, K, D) and the number of steps.
     """
     for step in range(1, max_iter + 1):
         labels, distances = _assign(rows, centroids)
-        updated = _means(rows, labels, distances, centroids)
+        members = _members(labels, centroids.shape[1], rows)
+        means = _means(members.flatten(0, 1), rows).view_as(centroids)
+        updated = _revive(means, members.sum(2) == 0, rows, distances)
         moved = (updated - centroids).square().sum((1, 2)).max()
         centroids = updated
         if moved <= limit:
@@ -159,35 +217,32 @@ def lloyd(rows: Tensor, centroids: Tensor, max_iter: int, limit: float) -> tuple
 
 
 def _assign(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return labels and squared distances, (..., M) each."""
-    products = torch.matmul(rows, centroids.transpose(-1, -2))
-    scores = products - 0.5 * centroids.square().sum(-1).unsqueeze(-2)
-    best, labels = scores.max(-1)
-    return labels, (rows.square().sum(-1) - 2 * best).clamp_min(0)
-
-
-def _means(rows: Tensor, labels: Tensor, distances: Tensor, centroids: Tensor) -> Tensor:
-    n_clusters = centroids.shape[1]
-    members = _members(labels, n_clusters, rows)
-    counts = members.sum(2, keepdim=True)
-    means = members @ rows / counts.clamp_min(1)
-    return _revive(means, counts.squeeze(2) == 0, rows, distances)
+    """Return labels and squared distances (R, M) of rows (M, D) to centroids (R, K, D)."""
+    offsets = 0.5 * centroids.square().sum(2).flatten()
+    scores = torch.addmm(-offsets, rows, centroids.flatten(0, 1).T)
+    best, labels = scores.view(len(rows), *centroids.shape[:2]).max(2)
+    return labels.T, (rows.square().sum(1) - 2 * best.T).clamp_min(0)
 
 
 def _members(labels: Tensor, n_clusters: int, like: Tensor) -> Tensor:
-    """Return the indicator of each cluster (B, K, M) from labels (B, M)."""
+    """Return the indicator of each cluster (..., K, M) from labels (..., M)."""
     clusters = torch.arange(n_clusters, device=labels.device)
-    return (labels.unsqueeze(1) == clusters[:, None]).to(like)
+    return (labels.unsqueeze(-2) == clusters[:, None]).to(like)
+
+
+def _means(members: Tensor, rows: Tensor) -> Tensor:
+    """Return the mean of each cluster's rows, 0 where it has none."""
+    return members @ rows / members.sum(-1, keepdim=True).clamp_min(_TINY)
 
 
 def _revive(means: Tensor, empty: Tensor, rows: Tensor, distances: Tensor) -> Tensor:
     """Give each empty cluster a row of its own, the farthest from its centroid first."""
     if not empty.any():
         return means
-    farthest = distances.topk(min(means.shape[1], rows.shape[1]), dim=1).indices
-    for problem, cluster in empty.nonzero().tolist():
-        rank = int(empty[problem, :cluster].sum())
-        means[problem, cluster] = rows[problem, farthest[problem, rank]]
+    farthest = distances.topk(min(means.shape[1], len(rows)), dim=1).indices
+    for start, cluster in empty.nonzero().tolist():
+        rank = int(empty[start, :cluster].sum())
+        means[start, cluster] = rows[farthest[start, rank]]
     return means
 
 
@@ -196,8 +251,8 @@ def cluster_image_rows(
 ) -> Tensor:
     """Cluster each image's own pixels; no fit, no data (NAVE).
 
-    The start is found on a subgrid and refined by exact Lloyd steps over all pixels at the
-    blocks' own resolution. Every image draws the same random numbers, so it gets the same
+    The best of several starts on a subgrid is refined by exact Lloyd steps over all pixels at
+    the blocks' own resolution. Every image draws the same random numbers, so it gets the same
     clusters in whatever batch it stands.
 
     Args:
@@ -221,49 +276,27 @@ def cluster_image_rows(
             f"n_clusters={n_clusters} should be between 1 and the {height}x{width} grid's "
             f"{height * width} pixels; ask for fewer clusters or choose a shallower layer"
         )
-    pixels = _subgrid(height, width, n_clusters).to(stack.blocks[0].device)
-    images = torch.arange(len(stack.blocks[0]), device=pixels.device)
-    rows = stack.rows(images.repeat_interleave(len(pixels)), pixels.repeat(len(images)))
-    rows = rows.unflatten(0, (len(images), len(pixels)))
-    centroids = _best_start(rows, n_clusters, 2 * max_iter, seed)
+    centroids = _image_start(stack, n_clusters, seed)
     for _ in range(max_iter):
         labels, _ = stack.nearest(centroids)
-        members = _members(labels.flatten(1), n_clusters, rows).unflatten(2, stack.grid)
+        members = _members(labels.flatten(1), n_clusters, centroids).unflatten(2, stack.grid)
         counts = members.sum((2, 3)).unsqueeze(2)
         means = stack.sums(members) / counts.clamp_min(1)
         centroids = torch.where(counts > 0, means, centroids)
     return centroids
 
 
-def _best_start(rows: Tensor, n_clusters: int, max_iter: int, seed: int) -> Tensor:
-    """Return the best of several starts in each problem (N, M, D) -> (N, K, D)."""
-    problems, count, _ = rows.shape
-    shape = (n_clusters, _IMAGE_STARTS, _trials(n_clusters))
-    uniforms = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).to(rows)
-    every = _coordinates(rows).repeat_interleave(_IMAGE_STARTS, 0)
-    centroids = plus_plus(every, uniforms.repeat(1, problems, 1))
-    # a fixed number of steps: stopping together would tie an image to its batch
-    centroids, _ = lloyd(every, centroids, max_iter, -1.0)
-    labels, distances = _assign(every, centroids)
-    best = distances.sum(1).view(problems, _IMAGE_STARTS).argmin(1)
-    labels = labels.view(problems, _IMAGE_STARTS, count)[torch.arange(problems), best]
-    members = _members(labels, n_clusters, rows)
-    return members @ rows / members.sum(2, keepdim=True).clamp_min(1)
-
-
-def _coordinates(rows: Tensor) -> Tensor:
-    """Return rows (N, M, M) with the distances of the rows (N, M, D), D > M.
-
-    The Cholesky factor of the Gram matrix has the rows' inner products. Its jitter, a part in
-    10^4, keeps it positive definite and is far below what tells two starts apart.
-    """
-    if rows.shape[2] <= rows.shape[1]:
-        return rows
-    gram = rows @ rows.transpose(1, 2)
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    diagonal += 1e-4 * diagonal.mean(1, keepdim=True) + torch.finfo(rows.dtype).tiny
-    factor: Tensor = torch.linalg.cholesky(gram)
-    return factor
+def _image_start(stack: StackedBlocks, n_clusters: int, seed: int) -> Tensor:
+    """Return the best of several starts on a subgrid (N, K, D)."""
+    pixels = _subgrid(*stack.grid, n_clusters).to(stack.blocks[0].device)
+    images = torch.arange(len(stack.blocks[0]), device=pixels.device)
+    rows = stack.rows(images.repeat_interleave(len(pixels)), pixels.repeat(len(images)))
+    rows = rows.unflatten(0, (len(images), len(pixels)))
+    uniforms = start_uniforms(n_clusters, _IMAGE_STARTS, torch.Generator().manual_seed(seed))
+    weights = torch.ones_like(rows[..., 0])
+    labels, inertias = gram_kmeans(rows @ rows.transpose(1, 2), weights, uniforms)
+    best = labels[images, inertias.argmin(1)]
+    return _means(_members(best, n_clusters, rows), rows)
 
 
 def _subgrid(height: int, width: int, n_clusters: int) -> Tensor:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from captum_kmex.bank import Codebook
 from captum_kmex.batches import Batch, IndexedBatches, Labels, class_pairs
-from captum_kmex.clustering import kmeans
+from captum_kmex.clustering import kmeans_by_class
 from captum_kmex.exceptions import FewRowsWarning, RepresentativesWarning
 from captum_kmex.representatives import NearestPatches, RowSource
 from captum_kmex.sampling import SLACK, ClassSample, row_keys
@@ -211,19 +211,30 @@ def _warn_few_rows(sample: ClassSample, classes: list[int], options: FitOptions)
 def _codebook(
     sample: ClassSample, classes: list[int], n_classes: int, options: FitOptions, depth: int
 ) -> Codebook:
-    centroids, counts, spread, membership = [], [], [], []
-    for c in tqdm(classes, desc=f"KMEx: clustering {depth}", disable=not options.show_progress):
-        rows, tags = sample.rows(c)
-        k = options.count(c)
-        if len(rows) < k:
+    samples, tags = zip(*(sample.rows(c) for c in classes), strict=True)
+    for c, rows in zip(classes, samples, strict=True):
+        if len(rows) < options.count(c):
             what = f" of class {c}" if options.labels is not None else ""
             raise ValueError(
-                f"fit saw {len(rows)} feature vectors{what}, fewer than n_prototypes={k}; pass "
-                "more images or ask for fewer prototypes"
+                f"fit saw {len(rows)} feature vectors{what}, fewer than "
+                f"n_prototypes={options.count(c)}; pass more images or ask for fewer prototypes"
             )
-        found = kmeans(
-            rows, k, n_init=options.n_init, max_iter=options.max_iter, generator=options.seed
-        )
+    solved = kmeans_by_class(
+        samples,
+        [options.count(c) for c in classes],
+        n_init=options.n_init,
+        max_iter=options.max_iter,
+        generator=options.seed,
+    )
+    bar = tqdm(
+        solved,
+        desc=f"KMEx: clustering {depth}",
+        total=len(classes),
+        disable=not options.show_progress,
+    )
+    centroids, counts, spread, membership = [], [], [], []
+    for c, rows, tag, found in zip(classes, samples, tags, bar, strict=True):
+        k = options.count(c)
         distances = (rows - found.centroids[found.labels]).square().sum(1)
         size = torch.bincount(found.labels, minlength=k)
         total = torch.zeros_like(found.centroids[:, 0]).index_add_(0, found.labels, distances)
@@ -231,7 +242,7 @@ def _codebook(
         counts.append(size)
         spread.append(total / size.clamp_min(1))
         if options.labels is None:
-            votes = torch.bincount(found.labels * n_classes + tags, minlength=k * n_classes)
+            votes = torch.bincount(found.labels * n_classes + tag, minlength=k * n_classes)
             votes = votes.view(k, n_classes).float()
             votes[size == 0] = votes.sum(0)  # an empty cluster votes as all rows do
             membership.append(votes / votes.sum(1, keepdim=True))

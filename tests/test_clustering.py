@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits, make_blobs
 
-from captum_kmex.clustering import cluster_image_rows, kmeans, lloyd, plus_plus
+from captum_kmex import clustering
+from captum_kmex.clustering import cluster_image_rows, kmeans, kmeans_by_class, lloyd
 from captum_kmex.composite import StackedBlocks
 
 # three well-separated triples: the centroids are their middles, the inertia 3 * (1 + 0 + 1)
@@ -96,32 +97,52 @@ def test_kmeans_with_fewer_distinct_rows_than_clusters_stays_finite():
 
 def test_lloyd_revives_empty_cluster_with_farthest_row():
     rows = torch.tensor([[0.0], [1.0], [10.0]])
-    centroids, _ = lloyd(rows[None], torch.tensor([[[0.5], [100.0]]]), 1, 0.0)
+    centroids, _ = lloyd(rows, torch.tensor([[[0.5], [100.0]]]), 1, 0.0)
     assert centroids.squeeze().tolist() == [pytest.approx(11 / 3), 10.0]
 
 
 def test_lloyd_gives_two_empty_clusters_different_rows():
     rows = torch.tensor([[0.0], [1.0], [10.0], [8.0]])
     starts = torch.tensor([[[0.5], [100.0], [200.0]]])
-    centroids, _ = lloyd(rows[None], starts, 1, 0.0)
+    centroids, _ = lloyd(rows, starts, 1, 0.0)
     assert centroids[0, 1:].flatten().tolist() == [10.0, 8.0]
 
 
-def test_lloyd_solves_each_problem_alone():
+def test_lloyd_runs_each_start_alone():
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(3, 50, 2, generator=generator, dtype=torch.float64)
-    starts = rows[:, :4]
+    rows = torch.randn(50, 2, generator=generator, dtype=torch.float64)
+    starts = rows[:12].view(3, 4, 2)
     together, _ = lloyd(rows, starts, 6, -1.0)
     for i in range(3):
-        alone, _ = lloyd(rows[i : i + 1], starts[i : i + 1], 6, -1.0)
+        alone, _ = lloyd(rows, starts[i : i + 1], 6, -1.0)
         assert torch.allclose(together[i], alone[0], atol=1e-12)
 
 
-def test_plus_plus_starts_from_rows_of_separate_blobs():
-    rows = NINE[None]
-    uniforms = torch.rand(3, 1, 3, generator=torch.Generator().manual_seed(0))
-    chosen = plus_plus(rows, uniforms)[0]
-    assert sorted(chosen[:, 1].tolist()) == [0.0, 100.0, 200.0]
+def test_kmeans_by_class_solves_each_class_as_if_alone():
+    generator = torch.Generator().manual_seed(3)
+    sizes, counts = [40, 700, 13, 90], [3, 3, 2, 2]
+    samples = [torch.randn(size, 6, generator=generator) for size in sizes]
+    together = list(kmeans_by_class(samples, counts, generator=5))
+    for rows, k, found in zip(samples, counts, together, strict=True):
+        alone = kmeans(rows, k, generator=5)
+        assert torch.equal(found.labels, alone.labels)
+        torch.testing.assert_close(found.centroids, alone.centroids)
+
+
+def test_kmeans_by_class_in_small_groups_changes_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(4)
+    samples = [torch.randn(30 + i, 5, generator=generator) for i in range(7)]
+    together = list(kmeans_by_class(samples, [4] * 7))
+    monkeypatch.setattr(clustering, "_PROBLEM_FLOATS", 1)
+    for found, other in zip(together, kmeans_by_class(samples, [4] * 7), strict=True):
+        assert torch.equal(found.labels, other.labels)
+
+
+def test_kmeans_does_not_miss_rare_far_rows():
+    """A uniform part of the rows would miss most of them: 1.11 of scikit-learn's inertia."""
+    rows = torch.from_numpy(np.random.default_rng(0).standard_t(2.2, (5000, 32))).float()
+    ratio = kmeans(rows, 5).inertia / sklearn_inertia(rows.numpy(), 5)
+    assert ratio <= 1.01
 
 
 def test_kmeans_repeats_itself_for_a_seed():
