@@ -386,7 +386,7 @@ def test_attribute_works_again_after_an_error_in_the_model(attribution, net, x):
 
 def test_threads_sharing_one_attribution_get_their_own_maps(make, images):
     attribution = make(make_net())
-    batches = [images[i : i + 3] * (1 + 0.01 * i) for i in range(0, 9)]
+    batches = [images[i : i + 3] * (1 + 0.01 * i) for i in range(9)]
     expected = [make(make_net()).attribute(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(attribution.attribute, batches * 3))
