@@ -1,13 +1,12 @@
 """Post-hoc self-explanation of CNNs for Captum: prototypes, concept segments, exact maps."""
 
+from captum_kmex._version import __version__
 from captum_kmex.bank import PrototypeBank
 from captum_kmex.classifier_prototypes import ClassifierPrototypes
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError, TargetError
 from captum_kmex.explanation import Explanation
 from captum_kmex.kmex import KMExAttribution
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ClassifierPrototypes",

@@ -50,7 +50,7 @@ class Trace:
         features: Layer name to its output, float tensor (N, D, H, W), detached copies.
         entering: Layer name to its input, likewise.
         order: Names of the recorded modules in the order in which they last finished.
-        dtype: The model's own output dtype.
+        dtype: The coarsest floating-point type among the records and the output.
         calls: The last module calls in order of completion (empty unless asked for).
     """
 
@@ -99,7 +99,9 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
         return str(names[0])
     if not isinstance(layer, str):
         raise TypeError(f"a layer is a name or a module; got {type(layer).__name__}")
-    plain = layer.removeprefix("module.").removeprefix("_orig_mod.")
+    plain = layer
+    while plain.startswith(("module.", "_orig_mod.")):
+        plain = plain.split(".", 1)[1]
     for name in filter(None, (layer, plain)):
         try:
             model.get_submodule(name)
@@ -115,17 +117,20 @@ def layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     )
 
 
-def feature_grid(features: Tensor, input_size: tuple[int, int], name: str) -> Tensor:
+def feature_grid(
+    features: Tensor, input_size: tuple[int, int], name: str, module: nn.Module
+) -> Tensor:
     """Bring a layer's output to (N, D, H, W), whatever its layout.
 
-    A 4-D output is channels-first, or channels-last (Swin) when that fits the input's
-    shape better. A 3-D output (N, T, D) holds tokens in row order; leading class or register
-    tokens are dropped.
+    A 4-D output is channels-first, or channels-last (Swin) where that fits the input's
+    shape better and no convolution in the layer says otherwise. A 3-D output (N, T, D) holds
+    tokens in row order; leading class or register tokens are dropped.
 
     Args:
         features: The layer's output.
         input_size: Height and width of the input, in pixels.
         name: Layer name, for the message.
+        module: The layer.
 
     Raises:
         ValueError: The output has no grid.
@@ -138,7 +143,8 @@ def feature_grid(features: Tensor, input_size: tuple[int, int], name: str) -> Te
     if features.ndim == 4:
         _, a, b, c = features.shape
         # equality keeps channels-first: (N, D, H, W) is the convention of PyTorch
-        return features.permute(0, 3, 1, 2) if misfit(a, b) < misfit(b, c) else features
+        is_last = misfit(a, b) < misfit(b, c) and not _has_channels_first(module, a)
+        return features.permute(0, 3, 1, 2) if is_last else features
     if features.ndim == 3:
         tokens = features.shape[1]
         for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 1) + 1):
@@ -151,6 +157,13 @@ def feature_grid(features: Tensor, input_size: tuple[int, int], name: str) -> Te
         f"layer {name!r} returned shape {tuple(features.shape)}, which has no grid; "
         "choose a layer with output (N, D, H, W), or tokens (N, T, D) on a grid"
     )
+
+
+def _has_channels_first(module: nn.Module, channels: int) -> bool:
+    """Whether a convolution or its normalisation in the module gives so many channels."""
+    parts = list(module.modules())
+    counts = [part.out_channels for part in parts if isinstance(part, nn.Conv2d)]
+    return channels in counts + [p.num_features for p in parts if isinstance(p, nn.BatchNorm2d)]
 
 
 def _divisors(number: int) -> list[int]:
@@ -200,7 +213,7 @@ def trace(
         entering=entered,
         order=tuple(recorder.order),
         calls=tuple(recorder.calls),
-        dtype=output.dtype,
+        dtype=coarser(recorder.dtype, output.dtype),
     )
 
 
@@ -213,50 +226,64 @@ class _Recorder:
         self.inputs: dict[str, Tensor | None] = {}
         self.counts: dict[str, int] = {}
         self.order: dict[str, None] = {}
+        self.modules: dict[str, nn.Module] = {}
+        self.dtype = torch.float64
         self.calls: deque[Call] = deque(maxlen=tail)
         self.thread = threading.get_ident()
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
         with ExitStack() as stack:
-            for name, module in model.named_modules():
-                if name in self.entering:
-                    before = module.register_forward_pre_hook(self._before(name), with_kwargs=True)
-                    stack.callback(before.remove)
-                if name in self.layers | self.entering or (self.calls.maxlen and name):
-                    stack.callback(module.register_forward_hook(self._after(name)).remove)
+            for name in self.layers | self.entering:
+                module = self.modules[name] = model.get_submodule(name)
+                before = module.register_forward_pre_hook(self._before(name), with_kwargs=True)
+                stack.callback(before.remove)
+                stack.callback(module.register_forward_hook(self._after(name)).remove)
+            for name, module in model.named_modules() if self.calls.maxlen else ():
+                if name:
+                    stack.callback(module.register_forward_hook(self._last(name)).remove)
             yield
 
     def _before(self, name: str):  # type: ignore[no-untyped-def]  # torch types hooks loosely
         def hook(_: nn.Module, args: object, kwargs: dict[str, object]) -> None:
-            if threading.get_ident() == self.thread:
-                self.inputs[name] = _copy(args) if args else _copy(tuple(kwargs.values()))
+            if name in self.entering and threading.get_ident() == self.thread:
+                self.inputs[name] = self._copy(args if args else tuple(kwargs.values()))
 
         return hook
 
     def _after(self, name: str):  # type: ignore[no-untyped-def]  # torch types hooks loosely
-        def hook(module: nn.Module, args: object, output: object) -> None:
-            if threading.get_ident() != self.thread:
-                return
-            self.counts[name] = self.counts.get(name, 0) + 1
-            self.order.pop(name, None)
-            self.order[name] = None
-            if name in self.layers:
-                self.outputs[name] = _copy(output)
-            if self.calls.maxlen:
-                self.calls.append(Call(name, module, _copy(args), _copy(output)))
+        def hook(_: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
+            if threading.get_ident() == self.thread:
+                self.counts[name] = self.counts.get(name, 0) + 1
+                self.order.pop(name, None)
+                self.order[name] = None
+                if name in self.layers:
+                    self.outputs[name] = self._copy(output)
 
         return hook
 
+    def _last(self, name: str):  # type: ignore[no-untyped-def]  # torch types hooks loosely
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            if threading.get_ident() == self.thread:
+                self.calls.append(Call(name, module, self._copy(args), self._copy(output)))
 
-def _copy(value: object) -> Tensor | None:
-    """Clone the first tensor: an in-place ReLU would overwrite the record (captum #156)."""
-    if isinstance(value, (tuple, list)):
-        value = next((item for item in value if isinstance(item, Tensor)), None)
-    if not isinstance(value, Tensor):
-        return None
-    wide = torch.float64 if value.dtype == torch.float64 else torch.float32
-    return value.detach().to(wide, copy=True)
+        return hook
+
+    def _copy(self, value: object) -> Tensor | None:
+        """Clone the first tensor: an in-place ReLU would overwrite the record (captum #156)."""
+        if isinstance(value, (tuple, list)):
+            value = next((item for item in value if isinstance(item, Tensor)), None)
+        if not isinstance(value, Tensor):
+            return None
+        if value.is_floating_point():
+            self.dtype = coarser(self.dtype, value.dtype)
+        wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+        return value.detach().to(wide, copy=True)
+
+
+def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    """Return the floating-point type with fewer digits."""
+    return max(one, other, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 @contextmanager
@@ -304,7 +331,7 @@ def _grid(
             f"layer {name!r} holds NaN or Inf; check the inputs and the model's weights, or "
             "run in a wider dtype"
         )
-    return feature_grid(record, size, name).contiguous()
+    return feature_grid(record, size, name, recorder.modules[name]).contiguous()
 
 
 def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
@@ -327,4 +354,6 @@ def _logits(output: object, images: Tensor) -> Tensor:
             f"the model must return logits (N, J) for {len(images)} images; got {got}. Wrap "
             "it in a module that returns the logits"
         )
+    if not torch.isfinite(output.sum()):
+        raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
     return output.detach().to(torch.float64 if output.dtype == torch.float64 else torch.float32)

@@ -17,7 +17,8 @@ class PrototypeAlignment:
 
     Attributes:
         class_cosine: Mean cosine of an embedding and its own class's closest prototype.
-        out_cosine: Mean cosine of an embedding and the closest prototype of each other class.
+        out_cosine: Mean cosine of an embedding and the closest prototype of each other class;
+            NaN if there is one class only.
         n_images: Number of embeddings.
     """
 
@@ -47,6 +48,8 @@ class AlignmentSums:
 
     def add(self, rows: Tensor, classes: Tensor) -> None:
         """Take in pooled embeddings (M, D) of known class (M,)."""
+        self._present = self._present.to(rows.device)
+        self._membership = self._membership.to(rows.device)
         kept = self._present[classes]
         rows, classes = rows[kept], classes[kept]
         cosines = normalize(rows, dim=1) @ self._directions.T.to(rows)
@@ -55,7 +58,7 @@ class AlignmentSums:
         own = best.gather(1, classes.unsqueeze(1)).squeeze(1)
         others = best.masked_fill(~self._present, 0).sum(1) - own
         self._own += float(own.sum())
-        self._others += float(others.sum()) / max(1, int(self._present.sum()) - 1)
+        self._others += float(others.sum())
         self._count += len(rows)
 
     def result(self) -> PrototypeAlignment:
@@ -66,5 +69,6 @@ class AlignmentSums:
         """
         if not self._count:
             raise ValueError("the loader gave no image of a class with prototypes; pass some")
-        own, others = self._own / self._count, self._others / self._count
-        return PrototypeAlignment(own, others, self._count)
+        rivals = int(self._present.sum()) - 1
+        others = self._others / (rivals * self._count) if rivals else float("nan")
+        return PrototypeAlignment(self._own / self._count, others, self._count)

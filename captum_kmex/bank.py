@@ -214,10 +214,10 @@ def _bank(header: dict[str, object], tensors: Mapping[str, Tensor], path: Path) 
         )
     try:
         bank = _assemble(header, tensors)
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} lacks {error}; the file is damaged, fit and save again"
-        ) from error
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error}; the file is damaged, save it again") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}; the file is damaged, fit and save again") from error
     fault = _inconsistency(bank)
     if fault:
         raise ValueError(f"{path}: {fault}; the file is damaged, fit and save again")

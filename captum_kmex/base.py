@@ -46,7 +46,7 @@ class Forward:
         refusal: Why there is no head.
         layers: Names of the layers asked for, shallow to deep.
         order: Names of the layers as they ran.
-        dtype: The model's own output dtype.
+        dtype: The coarsest floating-point type on the way, for tolerances.
     """
 
     logits: Tensor
@@ -168,9 +168,9 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
 def _tap_output(passed: Trace, name: str, images: Tensor) -> Tensor:
     if name in passed.features:
         return passed.features[name]
-    output = next(call.output for call in reversed(passed.calls) if call.name == name)
+    call = next(call for call in reversed(passed.calls) if call.name == name)
     size = (images.shape[-2], images.shape[-1])
-    return feature_grid(cast("Tensor", output), size, name).contiguous()
+    return feature_grid(cast("Tensor", call.output), size, name, call.module).contiguous()
 
 
 def check_inputs(inputs: Inputs) -> tuple[Tensor, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -58,7 +58,10 @@ class IndexedBatches:
         self.is_repeatable = not isinstance(loader, Iterator)
 
     def __len__(self) -> int:
-        return len(self._loader) if isinstance(self._loader, Sized) else 0
+        try:
+            return len(self._loader)  # type: ignore[arg-type]  # not every iterable has one
+        except TypeError:
+            return 0
 
     def __iter__(self) -> Iterator[Batch]:
         start = 0
@@ -76,41 +79,43 @@ class IndexedBatches:
 
 
 def _drawing_apart(loader: Iterable[object]) -> Iterator[object]:
-    """Iterate a loader without touching torch's global random state."""
-    with torch.random.fork_rng(devices=[]):
-        batches = iter(loader)
-    done = object()
-    while True:
-        with torch.random.fork_rng(devices=[]):
+    """Iterate a loader on a random state of its own, and leave torch's global one as found."""
+    state, done = torch.get_rng_state(), object()
+    batches: Iterator[object] | None = None
+    batch: object = None
+    while batch is not done:
+        outer = torch.get_rng_state()
+        torch.set_rng_state(state)
+        try:
+            batches = iter(loader) if batches is None else batches
             batch = next(batches, done)
-        if batch is done:
-            return
-        yield batch
+        finally:
+            state = torch.get_rng_state()
+            torch.set_rng_state(outer)
+        if batch is not done:
+            yield batch
 
 
 def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None]:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return loader, None
-    if loader.batch_sampler is None:  # the data set yields whole batches
-        return _rebuilt(loader, range(len(loader.dataset)), None), None  # type: ignore[arg-type]
+    if type(loader).__iter__ is not DataLoader.__iter__:  # what it adds must not be lost
+        return loader, None
     size = len(loader.dataset)  # type: ignore[arg-type]  # map-style data sets have a length
+    if loader.batch_sampler is None:  # the data set yields whole batches
+        return _rebuilt(loader, sampler=range(size), batch_size=None), None
     if loader.batch_size is not None and _is_permutation(loader.sampler, size):
-        order, batch_size = list(range(size)), loader.batch_size
-    else:
-        with torch.random.fork_rng(devices=[]):
-            drawn = [list(batch) for batch in loader.batch_sampler]
-        order = list(chain.from_iterable(drawn))
-        batch_size = loader.batch_size or max(map(len, drawn), default=1)
-    return _rebuilt(loader, order, batch_size), torch.tensor(order, dtype=torch.int64)
+        in_order = _rebuilt(loader, sampler=range(size), batch_size=loader.batch_size)
+        return in_order, torch.arange(size)
+    with torch.random.fork_rng(devices=[]):
+        drawn = [list(batch) for batch in loader.batch_sampler]
+    order = torch.tensor(list(chain.from_iterable(drawn)), dtype=torch.int64)
+    return _rebuilt(loader, batch_sampler=drawn), order
 
 
-def _rebuilt(
-    loader: DataLoader[object], order: Sequence[int], batch_size: int | None
-) -> DataLoader[object]:
+def _rebuilt(loader: DataLoader[object], **order: object) -> DataLoader[object]:
     return DataLoader(
         loader.dataset,
-        batch_size=batch_size,
-        sampler=order,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
@@ -118,6 +123,7 @@ def _rebuilt(
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
         prefetch_factor=loader.prefetch_factor,
+        **order,  # type: ignore[arg-type]
     )
 
 
@@ -133,7 +139,7 @@ def _split(batch: object) -> tuple[tuple[Tensor, ...], Tensor | None]:
     inputs, targets = batch, None
     if isinstance(batch, (tuple, list)) and batch:
         inputs = batch[0]
-        targets = torch.as_tensor(batch[1]) if len(batch) > 1 else None
+        targets = _labels(batch[1]) if len(batch) > 1 else None
     tensors = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
         raise TypeError(
@@ -141,6 +147,17 @@ def _split(batch: object) -> tuple[tuple[Tensor, ...], Tensor | None]:
             f"{type(tensors[0]).__name__ if tensors else 'nothing'}. Adapt it with collate_fn="
         )
     return tensors, targets
+
+
+def _labels(given: object) -> Tensor:
+    try:
+        labels = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"labels must be integers or multi-hot rows; got {type(given).__name__} ({error})"
+        ) from error
+    is_column = labels.ndim == 2 and labels.shape[1] == 1 and not labels.is_floating_point()
+    return labels.squeeze(1) if is_column else labels
 
 
 def class_pairs(labels: Labels, targets: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,6 +192,11 @@ def class_pairs(labels: Labels, targets: Tensor | None, logits: Tensor) -> tuple
             f"{targets.dtype} of shape {tuple(targets.shape)}"
         )
     outside = targets[(targets < 0) | (targets >= n_classes)]
+    if len(outside) and n_classes == 1:
+        raise ValueError(
+            f"label {int(outside[0])} is out of range for 1 logit; wrap a model with a single "
+            "logit z so that it returns two, (-z, z)"
+        )
     if len(outside):
         raise ValueError(
             f"label {int(outside[0])} is out of range for {n_classes} logits; labels must be "

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Explanation"]
 
 SCHEMA_VERSION = 1
+_FORMAT = "captum_kmex.explanation"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Explanation:
         class_scores: Share of pixels won by each class (N, C), if fitted.
         prediction: Class of most pixels (N,), if fitted.
         restricted: Only prototypes of the explained class competed for the pixels.
+        surrogate_r2: If the model has no linear head: the R2 of the ridge surrogate that
+            stands in for it; ``delta`` is what it misses.
     """
 
     inputs: Tensor
@@ -58,6 +61,7 @@ class Explanation:
     class_scores: Tensor | None = None
     prediction: Tensor | None = None
     restricted: bool = False
+    surrogate_r2: float | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -111,19 +115,21 @@ class Explanation:
             FileExistsError: The folder holds something else.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()) and not (folder / "manifest.json").is_file():
-            raise FileExistsError(f"{folder} holds other files; choose a new or empty folder")
+        _check_replaceable(folder)
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        work, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
         work.mkdir()
         try:
             self._write(work, dataset, class_names)
             if folder.exists():
-                shutil.rmtree(folder)
+                folder.rename(old)
             work.rename(folder)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
+            if old.exists() and not folder.exists():
+                old.rename(folder)
             raise
+        shutil.rmtree(old, ignore_errors=True)
 
     def _write(
         self,
@@ -133,7 +139,8 @@ class Explanation:
     ) -> None:
         from matplotlib import pyplot as plt
 
-        np.savez_compressed(folder / "arrays.npz", allow_pickle=False, **self._arrays())
+        arrays: dict[str, Any] = self._arrays()
+        np.savez_compressed(folder / "arrays.npz", **arrays)
         (folder / "manifest.json").write_text(json.dumps(self.manifest(), indent=1))
         for i in range(len(self)):
             figure, _ = self.plot(i, dataset=dataset, class_names=class_names)
@@ -165,10 +172,33 @@ class Explanation:
                 }
             )
         return {
+            "format": _FORMAT,
             "schema_version": SCHEMA_VERSION,
             "layers": list(self.layers),
             "restricted": self.restricted,
             "units": "logit",
+            "surrogate_r2": self.surrogate_r2,
             "arrays": "arrays.npz",
             "images": images,
         }
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise ``FileExistsError`` unless a folder is new, empty or all our own."""
+    if not folder.exists():
+        return
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    if found and found != _own_files(folder / "manifest.json"):
+        raise FileExistsError(f"{folder} holds other files; choose a new or empty folder")
+
+
+def _own_files(manifest: Path) -> set[str]:
+    """Return the files that an earlier explanation's manifest lists."""
+    try:
+        content = json.loads(manifest.read_text())
+        if content["format"] != _FORMAT:
+            return set()
+        pictures = {image["picture"] for image in content["images"]}
+        return {"manifest.json", content["arrays"], *pictures}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

@@ -260,7 +260,7 @@ class FittedAttribution(PrototypeAttribution):
             batches = self._batches(loader)
             result = collect(batches, observe, options)
             codebooks = solve(result, options)
-            codebooks = find_representatives(batches, observe, codebooks, options)
+            codebooks = find_representatives(batches, observe, codebooks, options, result.n_images)
         names = self._layer_names()
         surrogate = None if result.ridge is None else result.ridge.solve(names[-1])
         return PrototypeBank(

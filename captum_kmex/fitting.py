@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_kmex._version import __version__
 from captum_kmex.bank import Codebook
 from captum_kmex.batches import Batch, IndexedBatches, Labels, class_pairs
 from captum_kmex.clustering import kmeans_by_class
@@ -24,6 +25,7 @@ from captum_kmex.surrogate import RidgeSums
 __all__ = ["FitOptions", "Observation", "Observer", "PassResult", "collect", "solve"]
 
 _ROWS_PER_CLASS = 5000
+_ROWS_AT_ONCE = 4096
 _FEW_ROWS = 10  # a prototype
 _logger = logging.getLogger(__name__)
 
@@ -161,9 +163,11 @@ def _offer(
     n_pixels = source.grid[0] * source.grid[1]
     classes = tags if options.labels is not None else torch.zeros_like(tags)
     keys = row_keys(options.seed, indices, n_pixels)[images]
-    pair, pixel = sample.candidates(keys, classes).nonzero(as_tuple=True)
     sample.seen += n_pixels * torch.bincount(classes, minlength=len(sample.seen)).cpu()
-    if len(pair):
+    pairs_and_pixels = zip(
+        *(index.split(_ROWS_AT_ONCE) for index in sample.candidates(keys, classes)), strict=True
+    )
+    for pair, pixel in pairs_and_pixels:
         rows = source.rows(images[pair], pixel)
         sample.add(rows, keys[pair, pixel], classes[pair], tags[pair])
 
@@ -187,7 +191,14 @@ def _fitted_classes(sample: ClassSample, options: FitOptions) -> list[int]:
     wanted = options.classes if options.classes and options.labels is not None else groups
     present = [c for c in wanted if sample.seen[c]]
     missing = [c for c in wanted if not sample.seen[c]]
-    if missing and (options.labels == "target" or options.classes or not present):
+    if missing and options.labels == "predicted" and options.classes is None and present:
+        warnings.warn(
+            f"the model predicts {len(missing)} of {len(wanted)} classes for no image (the first: "
+            f"{missing[:5]}); they get no prototypes",
+            FewRowsWarning,
+            stacklevel=6,
+        )
+    elif missing:
         raise ValueError(
             f"{len(missing)} of {len(wanted)} classes without samples (the first: "
             f"{missing[:5]}); add images of them, or pass classes= to fit only the others"
@@ -253,9 +264,13 @@ def _codebook(
 
 
 def find_representatives(
-    batches: IndexedBatches, observe: Observer, codebooks: Sequence[Codebook], options: FitOptions
+    batches: IndexedBatches,
+    observe: Observer,
+    codebooks: Sequence[Codebook],
+    options: FitOptions,
+    expected: int,
 ) -> list[Codebook]:
-    """Stream the data a second time for the patches nearest to each prototype."""
+    """Stream the data, ``expected`` images, again for the patches nearest to each prototype."""
     if options.n_representatives < 1:
         return list(codebooks)
     if not batches.is_repeatable:
@@ -270,11 +285,20 @@ def find_representatives(
         NearestPatches(book.centroids, book.membership, options.n_representatives)
         for book in codebooks
     ]
+    n_images = 0
     for batch in _progress(batches, "nearest patches", options):
+        n_images += len(batch.indices)
         seen = observe(batch)
         height, width = batch.inputs[0].shape[-2:]
         for search, source in zip(searches, seen.sources, strict=True):
             search.add(source, _pairs(batch, seen, options), batch.indices, (height, width))
+    if n_images != expected:
+        warnings.warn(
+            f"the second pass over the loader gave {n_images} images, the first {expected}; the "
+            "nearest training patches are those of the second. Pass a DataLoader that repeats",
+            RepresentativesWarning,
+            stacklevel=4,
+        )
     return [
         Codebook(book.centroids, book.membership, book.counts, book.spread, search.result())
         for book, search in zip(codebooks, searches, strict=True)
@@ -287,12 +311,19 @@ def describe(result: PassResult, options: FitOptions) -> dict[str, object]:
     settings = asdict(options)
     if not isinstance(options.n_prototypes, int):
         settings["n_prototypes"] = {str(c): k for c, k in options.n_prototypes.items()}
-    packages = ("captum_kmex", "torch", "captum", "numpy", "scikit-learn", "safetensors")
+    packages = ("torch", "captum", "numpy", "scikit-learn", "safetensors")
     return {
         "n_images": result.n_images,
         "rows_seen": sample.seen.tolist(),
         "rows_kept": [sample.kept(c) for c in range(len(sample.seen))],
         "options": settings,
-        "versions": {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in packages},
+        "versions": {"python": platform.python_version(), "captum_kmex": __version__}
+        | {name: _version(name) for name in packages},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -63,8 +63,9 @@ def build_ledger(
         book: The codebook, if fitted.
     """
     count = prototypes.shape[1]
-    sums = segment_sums(maps.double(), segments, count).cpu()
-    areas = segment_sums(torch.ones_like(maps), segments, count).cpu()
+    maps, segments = maps.cpu().double(), segments.cpu()  # not every device has float64
+    sums = segment_sums(maps, segments, count)
+    areas = segment_sums(torch.ones_like(maps), segments, count)
     cells = segments[0].numel()
     ledgers = []
     for i in range(len(segments)):

@@ -55,6 +55,10 @@ def surrogate_scores(
     for batch in attribution._batches(loader):
         if batch.targets is None:
             raise ValueError("the loader yields no labels; yield (images, labels)")
+        if batch.targets.ndim != 1:
+            raise ValueError(
+                f"accuracy needs one integer label an image; got shape {tuple(batch.targets.shape)}"
+            )
         found = attribution.classify(batch.inputs, **options)
         labels.append(batch.targets)
         ours.append(found.prediction)
@@ -73,7 +77,7 @@ def surrogate_scores(
 
 
 def _share(hits: Tensor) -> float:
-    return float(hits.double().mean())
+    return float(hits.cpu().double().mean())
 
 
 def sensitivity_max(

@@ -63,14 +63,27 @@ class ClassSample:
         self._tags: list[list[Tensor]] = [[] for _ in range(n_classes)]
         self._threshold = torch.full((n_classes,), torch.iinfo(torch.int64).max)
 
-    def candidates(self, keys: Tensor, classes: Tensor) -> Tensor:
-        """Return which offered pixels (N, P) can still enter the sample of their class.
+    def candidates(self, keys: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the offered pixels that can still enter the sample of their class.
 
         Args:
             keys: Integer tensor (N, P).
             classes: Integer tensor (N,).
+
+        Returns:
+            Two index tensors (M,), into N and into P; at most ``capacity`` a class.
         """
-        return keys < self._threshold.to(keys.device)[classes].unsqueeze(1)
+        below = keys < self._threshold.to(keys.device)[classes].unsqueeze(1)
+        rows, pixels = below.nonzero(as_tuple=True)
+        if len(rows) <= self.capacity:
+            return rows, pixels
+        order = keys[rows, pixels].argsort()
+        order = order[classes[rows[order]].argsort(stable=True)]
+        owner = classes[rows[order]]
+        first = torch.searchsorted(owner, owner)  # where its class begins
+        rank = torch.arange(len(order), device=order.device) - first
+        kept = order[rank < self.capacity].sort().values
+        return rows[kept], pixels[kept]
 
     def add(self, rows: Tensor, keys: Tensor, classes: Tensor, tags: Tensor) -> None:
         """Offer candidate rows.

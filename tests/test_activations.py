@@ -305,18 +305,24 @@ def test_unwrap_reaches_module_inside_data_parallel_and_compile(net):
 
 def test_feature_grid_keeps_channels_first():
     x = torch.rand(2, 6, 4, 4)
-    assert feature_grid(x, (32, 32), "a") is x
+    assert feature_grid(x, (32, 32), "a", nn.Identity()) is x
 
 
 def test_feature_grid_keeps_channels_first_when_both_layouts_fit():
     x = torch.rand(2, 4, 4, 4)
-    assert feature_grid(x, (32, 32), "a") is x
+    assert feature_grid(x, (32, 32), "a", nn.Identity()) is x
+
+
+def test_feature_grid_keeps_channels_first_of_an_uneven_stride():
+    """Square only if read channels-last, but a convolution has no channels there."""
+    x = torch.rand(2, 32, 32, 8)
+    assert feature_grid(x, (64, 64), "a", nn.Conv2d(1, 32, 3, (2, 8))) is x
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (97, 161)], ids=str)
 def test_feature_grid_turns_channels_last(size):
     x = torch.rand(2, size[0] // 8, size[1] // 8, 24)
-    assert torch.equal(feature_grid(x, size, "a"), x.permute(0, 3, 1, 2))
+    assert torch.equal(feature_grid(x, size, "a", nn.LayerNorm(x.shape[3])), x.permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 5], ids=["patches", "class_token", "registers"])
@@ -324,10 +330,10 @@ def test_feature_grid_lays_tokens_in_rows(prefix):
     patches = torch.rand(2, 4 * 6, 10)
     tokens = torch.cat([torch.rand(2, prefix, 10), patches], 1)
     expected = patches.transpose(1, 2).reshape(2, 10, 4, 6)
-    assert torch.equal(feature_grid(tokens, (32, 48), "a"), expected)
+    assert torch.equal(feature_grid(tokens, (32, 48), "a", nn.Identity()), expected)
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 3, 4, 5, 6), (2, 43, 8)], ids=str)
 def test_feature_grid_raises_without_grid(shape):
     with pytest.raises(ValueError, match=r"layer 'a' returned shape .* which has no grid"):
-        feature_grid(torch.rand(shape), (32, 400), "a")
+        feature_grid(torch.rand(shape), (32, 400), "a", nn.Identity())

@@ -71,7 +71,7 @@ class Data:
 
     def offer(self, sample: ClassSample, images: Tensor) -> None:
         keys, classes = self.keys[images], self.classes[images]
-        image, pixel = sample.candidates(keys, classes).nonzero(as_tuple=True)
+        image, pixel = sample.candidates(keys, classes)
         chosen = keys[image, pixel]
         rows = torch.stack([chosen, images[image]], 1)
         sample.add(rows, chosen, classes[image], images[image] * PIXELS + pixel)
@@ -159,14 +159,24 @@ def test_candidates_never_exclude_a_row_of_the_final_sample(data):
         keys, classes = data.keys[batch], data.classes[batch]
         last = torch.stack([data.smallest(c)[-1] for c in range(N_CLASSES)])
         final = keys <= last[classes].unsqueeze(1)
-        assert sample.candidates(keys, classes)[final].all()
+        offered = torch.zeros_like(final)
+        offered[sample.candidates(keys, classes)] = True
+        assert offered[final].all()
         data.offer(sample, batch)
 
 
 def test_candidates_shrink_as_rows_come(data):
     sample = data.sample(*data.indices[:30].split(3))
-    offered = sample.candidates(data.keys[30:], data.classes[30:])
-    assert 0 < offered.float().mean() < 0.5
+    images, _ = sample.candidates(data.keys[30:], data.classes[30:])
+    assert 0 < len(images) < 0.5 * data.keys[30:].numel()
+
+
+def test_candidates_of_one_large_batch_are_bounded(data):
+    images, pixels = ClassSample(N_CLASSES, CAPACITY).candidates(data.keys, data.classes)
+    for c in range(N_CLASSES):
+        own = data.classes[images] == c
+        found = data.keys[images[own], pixels[own]].sort().values
+        assert torch.equal(found, data.smallest(c))
 
 
 def test_merge_raises_for_other_capacity():

@@ -269,6 +269,22 @@ def test_kmeans_map_is_complete_at_both_depths(affine):
         assert delta.abs().max() < 1e-4 * affine.scale
 
 
+@pytest.mark.parametrize("name", ["swin_t", "swin_v2_t"])
+def test_channels_last_layers_are_read_at_their_input(name):
+    """The input of a patch merging is (N, H, W, D), and none of its own weights has length D."""
+    specimen = collect(next(family for family in AFFINE if family.name == name))
+    attribution = LayerKMeansAttribution(specimen.model, ["features.4", "features.6"], n_clusters=3)
+    for depth, side in enumerate((8, 4)):
+        segments = attribution.segment(specimen.images, attribute_to_layer_input=True, depth=depth)
+        assert segments.shape == (2, side, side)
+
+
+def test_channels_last_layer_without_weights_has_its_grid():
+    specimen = collect(next(family for family in AFFINE if family.name == "swin_t"))
+    attribution = LayerKMeansAttribution(specimen.model, ["features.3.1.mlp.4"])
+    assert attribution.segment(specimen.images[:, :, :, :48]).shape == (2, 8, 6)
+
+
 def test_logits_vary_between_classes_of_a_refused_family(refused):
     assert refused.logits.std(1).mean() > 1e-3 * refused.scale
 
