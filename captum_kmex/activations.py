@@ -123,8 +123,8 @@ def feature_grid(
     """Bring a layer's output to (N, D, H, W), whatever its layout.
 
     A 4-D output is channels-first, or channels-last (Swin) where that fits the input's
-    shape better and no convolution in the layer says otherwise. A 3-D output (N, T, D) holds
-    tokens in row order; leading class or register tokens are dropped.
+    shape better; a convolution is always channels-first. A 3-D output (N, T, D) holds tokens
+    in row order; leading class or register tokens are dropped.
 
     Args:
         features: The layer's output.
@@ -143,8 +143,10 @@ def feature_grid(
     if features.ndim == 4:
         _, a, b, c = features.shape
         # equality keeps channels-first: (N, D, H, W) is the convention of PyTorch
-        is_last = misfit(a, b) < misfit(b, c) and not _has_channels_first(module, a)
-        return features.permute(0, 3, 1, 2) if is_last else features
+        rounding = 2 / b + 2 / c  # a cell or two more or less along each side
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)) or misfit(b, c) <= rounding:
+            return features
+        return features.permute(0, 3, 1, 2) if misfit(a, b) < misfit(b, c) else features
     if features.ndim == 3:
         tokens = features.shape[1]
         for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 1) + 1):
@@ -157,13 +159,6 @@ def feature_grid(
         f"layer {name!r} returned shape {tuple(features.shape)}, which has no grid; "
         "choose a layer with output (N, D, H, W), or tokens (N, T, D) on a grid"
     )
-
-
-def _has_channels_first(module: nn.Module, channels: int) -> bool:
-    """Whether a convolution or its normalisation in the module gives so many channels."""
-    parts = list(module.modules())
-    counts = [part.out_channels for part in parts if isinstance(part, nn.Conv2d)]
-    return channels in counts + [p.num_features for p in parts if isinstance(p, nn.BatchNorm2d)]
 
 
 def _divisors(number: int) -> list[int]:

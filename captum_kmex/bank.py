@@ -227,6 +227,7 @@ def _bank(header: dict[str, object], tensors: Mapping[str, Tensor], path: Path) 
 def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> PrototypeBank:
     read: dict[str, object] = dict(header)
     depths: int = read["n_depths"]  # type: ignore[assignment]
+    hashes: dict[str, str] = read["fingerprint"]  # type: ignore[assignment]
     surrogate = None
     if "surrogate" in read:
         columns, bias = tensors["surrogate.columns"], tensors["surrogate.bias"]
@@ -240,7 +241,7 @@ def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Pr
         codebooks=tuple(_codebook(tensors, depth) for depth in range(depths)),
         n_classes=int(read["n_classes"]),  # type: ignore[call-overload]
         input_range=_floats(read["input_range"]),  # type: ignore[arg-type]
-        fingerprint=ModelFingerprint(**read["fingerprint"]),  # type: ignore[arg-type]
+        fingerprint=ModelFingerprint(hashes["architecture"], hashes["weights"]),
         provenance=read["provenance"],  # type: ignore[arg-type]
         surrogate=surrogate,
         settings=read["settings"],  # type: ignore[arg-type]
