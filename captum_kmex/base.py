@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, ParamSpec, TypeVar, cast
@@ -13,6 +13,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_kmex.activations import Trace, feature_grid, layer_name, trace, unwrap
+from captum_kmex.batches import IndexedBatches
 from captum_kmex.composite import resize_keeping_mean
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.head import HeadSite, LinearHead, find_head, is_close, linear_head
@@ -143,6 +144,10 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             passed.dtype,
         )
 
+    def _batches(self, loader: Iterable[object]) -> IndexedBatches:
+        parameter = next(self.model.parameters(), torch.empty(0))
+        return IndexedBatches(loader, parameter.device)
+
     def _has_own_head(self) -> bool:
         """Whether the user gave a linear layer that is no part of the model."""
         if not isinstance(self.head, nn.Module):
@@ -161,8 +166,14 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             return True
         return is_close(head.logits(tap), passed.logits, passed.dtype)
 
-    def _own_head(self, features: Tensor) -> LinearHead:
-        return linear_head(cast("nn.Module", self.head), features)
+    def _own_head(self, features: Tensor, logits: Tensor) -> LinearHead:
+        head = linear_head(cast("nn.Module", self.head), features)
+        if len(head.columns) != logits.shape[1]:
+            raise ValueError(
+                f"the head gives {len(head.columns)} logits, the model {logits.shape[1]}; pass a "
+                "head with one output a logit"
+            )
+        return head
 
 
 def _tap_output(passed: Trace, name: str, images: Tensor) -> Tensor:

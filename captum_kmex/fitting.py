@@ -44,6 +44,14 @@ class FitOptions:
     n_representatives: int = 5
     show_progress: bool = False
 
+    def __post_init__(self) -> None:
+        if self.n_init < 1 or self.max_iter < 1:
+            raise ValueError(
+                f"n_init and max_iter must be at least 1; got {self.n_init} and {self.max_iter}"
+            )
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes must be distinct; got {list(self.classes)}")
+
     def count(self, c: int) -> int:
         """Return the number of prototypes of a class."""
         if isinstance(self.n_prototypes, int):
@@ -100,8 +108,8 @@ def collect(batches: IndexedBatches, observe: Observer, options: FitOptions) -> 
         if result is None:
             result = _empty_result(seen, options)
         result.n_images += len(batch.indices)
-        result.low = min(result.low, float(batch.inputs[0].min()))
-        result.high = max(result.high, float(batch.inputs[0].max()))
+        low, high = batch.inputs[0].aminmax()
+        result.low, result.high = min(result.low, float(low)), max(result.high, float(high))
         pairs = _pairs(batch, seen, options)
         for sample, source in zip(result.samples, seen.sources, strict=True):
             _offer(sample, source, pairs, batch.indices, options)

@@ -16,8 +16,6 @@ __all__ = ["HeadSite", "LinearHead", "find_head"]
 
 Kind = Literal["pooled", "flatten", "convolution"]
 
-_OVERRIDE = "pass head= (a linear layer) and layer= (the feature map it reads) to choose yourself"
-
 
 @dataclass(frozen=True)
 class LinearHead:
@@ -166,7 +164,7 @@ def find_head(trace: Trace, input_size: tuple[int, int], linear: str | None = No
     index = _head_index(trace, linear)
     head = trace.calls[index]
     if head.input is None or head.output is None:
-        raise HeadNotFoundError(f"the head {head.name!r} got or returned no tensor; {_OVERRIDE}")
+        raise HeadNotFoundError(f"the head {head.name!r} got or returned no tensor")
     before = trace.calls[:index]
     rectified = _pooled_after(head, trace.logits, dtype)
     if rectified or (rectified is not None and head.input[0, 0].numel() > 1):
@@ -211,7 +209,7 @@ def _head_index(trace: Trace, linear: str | None) -> int:
     last = repr(trace.calls[candidates[-1]].name) if candidates else "none"
     raise HeadNotFoundError(
         "the model's output is not the output of a linear layer (the last one that ran: "
-        f"{last}); return logits, without softmax or scaling, or {_OVERRIDE}"
+        f"{last}); return logits, without softmax or scaling"
     )
 
 
@@ -288,7 +286,7 @@ def _refusal(head: Call, before: Sequence[Call], embedding: Tensor, dtype: torch
         reason = f"no module's map has its input as spatial mean (modules in between: {between})"
     return (
         f"the logits are not affine in a feature map: the head {head.name!r} was found, but "
-        f"{reason}. Use KMExAttribution or LayerKMeansAttribution with fit(), or {_OVERRIDE}"
+        f"{reason}"
     )
 
 

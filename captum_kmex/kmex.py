@@ -159,6 +159,8 @@ class KMExAttribution(FittedAttribution):
         inputs: Inputs,
         target: Target = None,
         additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
         contrast: Target = None,
         units: str = "margin",
     ) -> Tensor:
@@ -167,7 +169,7 @@ class KMExAttribution(FittedAttribution):
             inputs,
             target,
             additional_forward_args,
-            self.bank_.at_input,
+            attribute_to_layer_input or self.bank_.at_input,
             contrast=contrast,
             units=units,
             return_convergence_delta=True,
@@ -315,7 +317,10 @@ class KMExAttribution(FittedAttribution):
         cls,
         model: nn.Module,
         bank: PrototypeBank,
-        head: Layer | None,  # noqa: ARG003
+        head: Layer | None,
     ) -> KMExAttribution:
         layer = bank.layers[0] if bank.layers else None
-        return cls(model, layer, **restored(bank.settings))
+        options = restored(bank.settings, None)
+        if options.pop("head") is not None or head is not None:
+            raise ValueError("KMExAttribution has no head; leave head= out")
+        return cls(model, layer, **options)

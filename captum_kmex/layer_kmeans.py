@@ -185,11 +185,13 @@ class LayerKMeansAttribution(FittedAttribution):
         inputs: Inputs,
         target: Target = None,
         additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
         contrast: Target = None,
     ) -> Tensor:
         """Return sum of the maps plus bias minus logit (N,), for maps in logit units."""
         images = check_inputs(inputs)
-        at_input = self.is_fitted and self.bank_.at_input
+        at_input = attribute_to_layer_input or (self.is_fitted and self.bank_.at_input)
         passed = self._pass(images, additional_forward_args, at_input)
         explained, against = contrast_targets(target, contrast, passed.logits, "logit")
         head, _ = self._head_and_tap(passed)
@@ -249,6 +251,7 @@ class LayerKMeansAttribution(FittedAttribution):
             class_scores=None if verdict is None else verdict.scores,
             prediction=None if verdict is None else verdict.prediction,
             restricted=restrict == "predicted",
+            surrogate_r2=self._surrogate_r2(),
         )
 
     def segment(
@@ -315,7 +318,7 @@ class LayerKMeansAttribution(FittedAttribution):
     def _for_bank(
         cls, model: nn.Module, bank: PrototypeBank, head: Layer | None
     ) -> LayerKMeansAttribution:
-        return cls(model, list(bank.layers), head=head, **restored(bank.settings))
+        return cls(model, list(bank.layers), **restored(bank.settings, head))
 
     def _settings(self) -> dict[str, object]:
         weighting = self.weighting if isinstance(self.weighting, str) else list(self.weighting)
@@ -390,7 +393,7 @@ class LayerKMeansAttribution(FittedAttribution):
         """Return the head, or its surrogate, and the map that it reads."""
         deepest = passed.features[passed.layers[-1]]
         if self._has_own_head():
-            return self._own_head(deepest), deepest
+            return self._own_head(deepest, passed.logits), deepest
         if passed.head is not None and passed.tap is not None:
             return passed.head, passed.tap
         if self.is_fitted and self.bank_.surrogate is not None:
@@ -425,6 +428,11 @@ class LayerKMeansAttribution(FittedAttribution):
         bias = explained_bias(head, explained, against)
         output = explained_output(passed.logits, explained, against)
         return Evidence(explained, against, density, segments, bias, output)
+
+    def _surrogate_r2(self) -> float | None:
+        if not self.is_fitted or self._has_own_head() or self.bank_.surrogate is None:
+            return None
+        return self.bank_.surrogate.r2
 
     def _check_restriction(self, options: SegmentOptions, target: Tensor) -> None:
         if options.restrict is None:

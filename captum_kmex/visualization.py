@@ -135,6 +135,7 @@ def draw_ledger(
     output: float,
     ax: Axes,
     class_names: Sequence[str] | None = None,
+    total: str = "logit",
 ) -> None:
     """Draw the account: from the bias, segment by segment, to the logit.
 
@@ -144,6 +145,7 @@ def draw_ledger(
         output: The logit, where they end.
         ax: Where to draw.
         class_names: Names of the prototypes' classes.
+        total: What the bars end at.
     """
     shown = list(rows[:_LEDGER_ROWS]) if len(rows) > _LEDGER_ROWS + 1 else list(rows)
     lines = [(_row_label(i, row, class_names), row.evidence) for i, row in enumerate(shown)]
@@ -159,7 +161,7 @@ def draw_ledger(
         ax.plot([level, level], [y - 1.35, y + 0.35], color="#999999", lw=0.6)
         level += evidence
     ax.barh(len(lines) + 1, output, color=_TOTAL, height=0.7)
-    labels = ["bias", *(label for label, _ in lines), "logit"]
+    labels = ["bias", *(label for label, _ in lines), total]
     values = [bias, *(evidence for _, evidence in lines), output]
     ax.set_yticks(range(len(labels)), labels, fontsize=7)
     for tick, i in zip(ax.get_yticklabels()[1:], range(len(shown)), strict=False):
@@ -228,8 +230,11 @@ def plot_explanation(
     draw_map(values, shown, axes[2], max(float(np.abs(values).max()), 1e-12))
     axes[2].set_title("evidence: red for, blue against", fontsize=9)
     bias, output = float(explanation.bias[index]), float(explanation.output[index])
-    draw_ledger(rows, bias, output, axes[3], class_names)
-    axes[3].set_title("ledger: bias + segments = logit", fontsize=9)
+    total = "logit" if explanation.contrast is None else "difference"
+    draw_ledger(rows, bias, output, axes[3], class_names, total)
+    r2 = explanation.surrogate_r2
+    surrogate = "" if r2 is None else f" (of a surrogate, R² = {r2:.2f})"
+    axes[3].set_title(f"ledger: bias + segments = {total}{surrogate}", fontsize=9)
     if patches and dataset is not None:
         axes += _patch_row(figure, grid[1], patches, rows, dataset)
     return figure, np.array(axes, dtype=object)
@@ -357,6 +362,8 @@ def _headline(explanation: Explanation, index: int, class_names: Sequence[str] |
         against = int(explanation.contrast[index])
         other = class_names[against] if class_names is not None else f"class {against}"
         return f"{name}, not {other}: {float(explanation.output[index]):+.2f}"
+    if explanation.logits.shape[1] == 1:
+        return f"{name}: {float(explanation.output[index]):+.2f}"
     share = float(explanation.logits[index].softmax(0)[target])
     return f"{name} (p = {share:.2f})"
 

@@ -308,3 +308,19 @@ def test_fingerprint_takes_scalar_bool_and_bfloat16_tensors():
     module = torch.nn.BatchNorm2d(2).bfloat16()
     module.register_buffer("flag", torch.tensor([True, False]))
     assert len(ModelFingerprint.of(module).weights) == 64
+
+
+def test_round_trip_keeps_the_name_of_the_head(images, labels, tmp_path):
+    attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, head="head")
+    attr.fit([(images, labels)], n_init=1).save(tmp_path / "b")
+    assert LayerKMeansAttribution.load(tmp_path / "b", make_net()).head == "head"
+
+
+def test_load_asks_again_for_a_head_of_ones_own(images, labels, tmp_path):
+    own = torch.nn.Linear(8, 3)
+    attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, head=own)
+    attr.fit([(images, labels)], n_init=1).save(tmp_path / "b")
+    with pytest.raises(ValueError, match="fitted with a head of your own; pass it again"):
+        LayerKMeansAttribution.load(tmp_path / "b", make_net())
+    loaded = LayerKMeansAttribution.load(tmp_path / "b", make_net(), head=own)
+    assert torch.equal(loaded.attribute(images), attr.attribute(images))

@@ -8,6 +8,7 @@ from conftest import make_net
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
+    Dataset,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -234,3 +235,41 @@ def test_pairs_of_multi_hot_targets_count_an_image_for_each_class(dtype):
 def test_pairs_raise_for_malformed_targets(targets, message):
     with pytest.raises(ValueError, match=message):
         class_pairs("target", targets, LOGITS)
+
+
+def test_batches_that_draw_random_numbers_differ_and_leave_the_state():
+    class Drawing(Dataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            return torch.rand(1, 4, 4)
+
+    before = torch.get_rng_state()
+    first, second, third = IndexedBatches(DataLoader(Drawing(), 2), torch.device("cpu"))
+    assert not torch.equal(first.inputs[0], second.inputs[0])
+    assert not torch.equal(second.inputs[0], third.inputs[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batch_sampler_keeps_its_batches_of_different_sizes():
+    images = [torch.rand(1, 8, 8)] * 3 + [torch.rand(1, 6, 10)] + [torch.rand(1, 8, 8)] * 2
+    loader = DataLoader(images, batch_sampler=[[0, 1, 2], [3], [4, 5]])
+    batches = list(IndexedBatches(loader, torch.device("cpu")))
+    assert [tuple(batch.inputs[0].shape) for batch in batches] == [
+        (3, 1, 8, 8),
+        (1, 1, 6, 10),
+        (2, 1, 8, 8),
+    ]
+    assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(6))
+
+
+def test_loader_with_its_own_iteration_is_read_as_it_comes():
+    class Halving(DataLoader):
+        def __iter__(self):
+            for (x,) in super().__iter__():
+                yield x / 2
+
+    loader = Halving(TensorDataset(torch.ones(4, 1, 2, 2)), 2)
+    for batch in IndexedBatches(loader, torch.device("cpu")):
+        assert torch.equal(batch.inputs[0], torch.full((2, 1, 2, 2), 0.5))

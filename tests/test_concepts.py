@@ -22,8 +22,10 @@ def _patches(concept):
 def test_concepts_hold_the_representatives_at_the_size_of_the_images(fitted, images):
     concepts = fitted.to_concepts(images, [0, 3], depth=2)
     assert all(isinstance(concept, Concept) for concept in concepts)
-    assert [concept.id for concept in concepts] == [0, 3]
-    assert [concept.name for concept in concepts] == ["class 0 prototype 0", "class 1 prototype 3"]
+    names = [f"class {c} prototype {k} of stage3" for c, k in ((0, 0), (1, 3))]
+    assert [concept.name for concept in concepts] == names
+    # two codebooks of six prototypes stand before this one
+    assert [concept.id for concept in concepts] == [12, 15]
     assert _patches(concepts[0]).shape == (4, 1, 16, 16)
 
 

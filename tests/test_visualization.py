@@ -164,3 +164,23 @@ def test_save_that_fails_leaves_the_earlier_explanation(fitted, images, tmp_path
         result.save(tmp_path / "explained")
     assert (tmp_path / "explained" / "manifest.json").read_text() == before
     assert [path.name for path in tmp_path.iterdir()] == ["explained"]
+
+
+def test_save_refuses_a_folder_with_a_strangers_manifest(fitted, images, tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web app"}')
+    with pytest.raises(FileExistsError, match="holds other files"):
+        fitted.explain(images[:1]).save(tmp_path)
+
+
+def test_save_refuses_a_folder_where_something_was_added(fitted, images, tmp_path):
+    result = fitted.explain(images[:1])
+    result.save(tmp_path / "explained")
+    (tmp_path / "explained" / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds other files"):
+        result.save(tmp_path / "explained")
+    assert (tmp_path / "explained" / "notes.txt").read_text() == "mine"
+
+
+def test_ledger_of_a_contrast_ends_at_the_difference(fitted, images):
+    _, axes = fitted.explain(images, 0, contrast=1).plot(0)
+    assert axes[3].get_yticklabels()[-1].get_text() == "difference"
