@@ -33,7 +33,7 @@ def test_photographs_are_recognised_by_the_packaged_network():
         predicted = load_efficientnet_lite0()(inputs).argmax(1)
     found = dict(zip(names, predicted.tolist(), strict=True))
     info = ImageNetInfo()
-    # from ../data: what this network says with its package's own code
+    # what this network says with its package's own code
     assert info.index_to_description(found["coffee"]).startswith("espresso")
     assert info.index_to_description(found["chelsea"]).startswith("tiger cat")
     assert info.index_to_description(found["cameraman"]).startswith("tripod")
