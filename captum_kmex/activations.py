@@ -231,8 +231,9 @@ class _Recorder:
         with ExitStack() as stack:
             for name in self.layers | self.entering:
                 module = self.modules[name] = model.get_submodule(name)
-                before = module.register_forward_pre_hook(self._before(name), with_kwargs=True)
-                stack.callback(before.remove)
+                if name in self.entering:
+                    before = module.register_forward_pre_hook(self._before(name), with_kwargs=True)
+                    stack.callback(before.remove)
                 stack.callback(module.register_forward_hook(self._after(name)).remove)
             for name, module in model.named_modules() if self.calls.maxlen else ():
                 if name:
@@ -241,7 +242,7 @@ class _Recorder:
 
     def _before(self, name: str):  # type: ignore[no-untyped-def]  # torch types hooks loosely
         def hook(_: nn.Module, args: object, kwargs: dict[str, object]) -> None:
-            if name in self.entering and threading.get_ident() == self.thread:
+            if threading.get_ident() == self.thread:
                 self.inputs[name] = self._copy(args if args else tuple(kwargs.values()))
 
         return hook

@@ -41,8 +41,8 @@ class AlignmentSums:
 
     def __init__(self, prototypes: Tensor, membership: Tensor, n_classes: int) -> None:
         self._directions = normalize(prototypes, dim=1)
-        self._membership = membership.to(prototypes.device)
-        self._present = torch.bincount(self._membership, minlength=n_classes) > 0
+        self._membership = membership
+        self._present = torch.bincount(membership, minlength=n_classes) > 0
         self._own = self._others = 0.0
         self._count = 0
 

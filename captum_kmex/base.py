@@ -249,8 +249,8 @@ def explained_output(logits: Tensor, target: Tensor, contrast: Tensor | None) ->
 
 def explained_bias(head: LinearHead, target: Tensor, contrast: Tensor | None) -> Tensor:
     """Return the bias (N,) that the map leaves out, less that of the contrast."""
-    bias = head.spread_bias(target)
-    return bias if contrast is None else bias - head.spread_bias(contrast)
+    bias = head.left_out_bias(target)
+    return bias if contrast is None else bias - head.left_out_bias(contrast)
 
 
 def finish_map(density: Tensor, images: Tensor, upsample: str | None, *, sums: bool) -> Tensor:

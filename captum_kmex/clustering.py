@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from captum_kmex.composite import StackedBlocks
-from captum_kmex.gram import gram_kmeans, start_uniforms
+from captum_kmex.gram import TINY, gram_kmeans, start_uniforms
 
 __all__ = ["KMeansResult", "cluster_image_rows", "kmeans", "kmeans_by_class"]
 
 _START_ROWS = 512  # rows on which the starts compete, at least
 _START_ROWS_EACH = 64  # and for each cluster
-_TINY = 1e-30
 _TIE = 1e-4  # relative difference of inertia below which two solutions are the same
 _FINALISTS = 3  # best starts that are finished on all rows
 _IMAGE_STARTS = 8  # starts of an image's own clusters
@@ -232,7 +231,7 @@ def _members(labels: Tensor, n_clusters: int, like: Tensor) -> Tensor:
 
 def _means(members: Tensor, rows: Tensor) -> Tensor:
     """Return the mean of each cluster's rows, 0 where it has none."""
-    return members @ rows / members.sum(-1, keepdim=True).clamp_min(_TINY)
+    return members @ rows / members.sum(-1, keepdim=True).clamp_min(TINY)
 
 
 def _revive(means: Tensor, empty: Tensor, rows: Tensor, distances: Tensor) -> Tensor:

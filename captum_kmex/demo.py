@@ -255,17 +255,10 @@ def _figures(
     """Draw Figure 1 for B4 and B234, one test digit of each class, and save one in full."""
     images, labels = test.tensors
     first = torch.stack([(labels == c).nonzero()[0, 0] for c in range(10)])
-    pictures = _Items(train)
+    pictures = list(train.tensors[0])
     for name in ("B4", "B234"):
         result: Explanation = layers.explain(images[first], depth=_DEPTHS[name])
         figure, _ = plot_comparison([result], [name], range(10), dataset=pictures)
         figure.savefig(folder / f"figure1-{name}.png", dpi=130)
         plt.close(figure)
     layers.explain(images[first[:3]]).save(folder / "explained", dataset=pictures)
-
-
-class _Items(list[Tensor]):
-    """The images of a ``TensorDataset`` as a sequence."""
-
-    def __init__(self, data: TensorDataset) -> None:
-        super().__init__(data.tensors[0])

@@ -32,8 +32,6 @@ from captum_kmex.fitting import (
 __all__ = ["Classification", "FittedAttribution"]
 
 _Fitted = TypeVar("_Fitted", bound="FittedAttribution")
-
-
 _OWN_HEAD = "<own>"  # no name of a module has such brackets
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["gram_kmeans", "start_uniforms"]
 
-_TINY = 1e-30
+TINY = 1e-30  # a cluster without weight has no mean; this keeps its division quiet
 
 
 def start_uniforms(n_clusters: int, n_init: int, generator: torch.Generator) -> Tensor:
@@ -47,7 +47,7 @@ def gram_kmeans(
     for step in range(max_iter + 1):
         members = (labels.unsqueeze(2) == clusters) * weights[:, None, None]  # (B, R, K, M)
         sizes = members.sum(3)
-        means = members / sizes.clamp_min(_TINY).unsqueeze(3)
+        means = members / sizes.clamp_min(TINY).unsqueeze(3)
         products = (means.flatten(1, 2) @ gram).view(means.shape)
         norms = (means * products).sum(3)
         scores = products - 0.5 * norms.unsqueeze(3)

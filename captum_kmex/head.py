@@ -55,7 +55,7 @@ class LinearHead:
         tiny = torch.finfo(norms.dtype).tiny
         return self._products(features, target) / norms.clamp_min(tiny)
 
-    def spread_bias(self, target: Tensor) -> Tensor:
+    def left_out_bias(self, target: Tensor) -> Tensor:
         """Return the bias (N,) that the evidence leaves out."""
         return torch.zeros_like(self.bias[target]) if self.rectified else self.bias[target]
 

@@ -321,10 +321,10 @@ class LayerKMeansAttribution(FittedAttribution):
         return cls(model, list(bank.layers), **restored(bank.settings, head))
 
     def _settings(self) -> dict[str, object]:
-        weighting = self.weighting if isinstance(self.weighting, str) else list(self.weighting)
+        weights = self.weighting
         return super()._settings() | {
-            "n_clusters": self.n_clusters,
-            "weighting": weighting,
+            "n_clusters": int(self.n_clusters),
+            "weighting": weights if isinstance(weights, str) else [float(w) for w in weights],
             "average_top": self.average_top,
         }
 
