@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from captum_kmex.composite import StackedBlocks
 from captum_kmex.gram import TINY, gram_kmeans, start_uniforms
 
-__all__ = ["KMeansResult", "cluster_image_rows", "kmeans", "kmeans_by_class"]
+__all__ = ["KMeansResult", "cluster_means", "kmeans", "kmeans_by_class", "memberships"]
 
 _START_ROWS = 512  # rows on which the starts compete, at least
 _START_ROWS_EACH = 64  # and for each cluster
 _TIE = 1e-4  # relative difference of inertia below which two solutions are the same
 _FINALISTS = 3  # best starts that are finished on all rows
-_IMAGE_STARTS = 8  # starts of an image's own clusters
-_SEED_GRID = 9  # cells along each side of the subgrid that seeds an image's own clusters
 _PROBLEM_FLOATS = 2**24  # of the problems solved together
 
 
@@ -145,8 +142,8 @@ def _starts(
     weights = pad_sequence(masses, batch_first=True)
     uniforms = start_uniforms(n_clusters, n_init, torch.Generator().manual_seed(seed))
     labels, _ = gram_kmeans(padded @ padded.transpose(1, 2), weights, uniforms, max_iter)
-    members = _members(labels, n_clusters, padded) * weights[:, None, None]
-    means: Tensor = _means(members.flatten(1, 2), padded)
+    members = memberships(labels, n_clusters, padded) * weights[:, None, None]
+    means: Tensor = cluster_means(members.flatten(1, 2), padded)
     return means.view(len(samples), n_init, n_clusters, -1)
 
 
@@ -205,8 +202,8 @@ def lloyd(rows: Tensor, centroids: Tensor, max_iter: int, limit: float) -> tuple
     """
     for step in range(1, max_iter + 1):
         labels, distances = _assign(rows, centroids)
-        members = _members(labels, centroids.shape[1], rows)
-        means = _means(members.flatten(0, 1), rows).view_as(centroids)
+        members = memberships(labels, centroids.shape[1], rows)
+        means = cluster_means(members.flatten(0, 1), rows).view_as(centroids)
         updated = _revive(means, members.sum(2) == 0, rows, distances)
         moved = (updated - centroids).square().sum((1, 2)).max()
         centroids = updated
@@ -223,13 +220,13 @@ def _assign(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     return labels.T, (rows.square().sum(1) - 2 * best.T).clamp_min(0)
 
 
-def _members(labels: Tensor, n_clusters: int, like: Tensor) -> Tensor:
+def memberships(labels: Tensor, n_clusters: int, like: Tensor) -> Tensor:
     """Return the indicator of each cluster (..., K, M) from labels (..., M)."""
     clusters = torch.arange(n_clusters, device=labels.device)
     return (labels.unsqueeze(-2) == clusters[:, None]).to(like)
 
 
-def _means(members: Tensor, rows: Tensor) -> Tensor:
+def cluster_means(members: Tensor, rows: Tensor) -> Tensor:
     """Return the mean of each cluster's rows, 0 where it has none."""
     return members @ rows / members.sum(-1, keepdim=True).clamp_min(TINY)
 
@@ -243,66 +240,3 @@ def _revive(means: Tensor, empty: Tensor, rows: Tensor, distances: Tensor) -> Te
         rank = int(empty[start, :cluster].sum())
         means[start, cluster] = rows[farthest[start, rank]]
     return means
-
-
-def cluster_image_rows(
-    stack: StackedBlocks, n_clusters: int, *, max_iter: int = 8, seed: int = 0
-) -> Tensor:
-    """Cluster each image's own pixels; no fit, no data (NAVE).
-
-    The best of several starts on a subgrid is refined by exact Lloyd steps over all pixels at
-    the blocks' own resolution. Every image draws the same random numbers, so it gets the same
-    clusters in whatever batch it stands.
-
-    Args:
-        stack: The batch's composite.
-        n_clusters: Clusters an image, at most the number of its pixels.
-        max_iter: Lloyd steps over all pixels.
-        seed: Seed of k-means++.
-
-    Returns:
-        Float tensor (N, K, D), centroids of each image.
-
-    Raises:
-        ValueError: More clusters than pixels.
-
-    Reference:
-        Boubekki et al., NAVE (2024).
-    """
-    height, width = stack.grid
-    if not 1 <= n_clusters <= height * width:
-        raise ValueError(
-            f"n_clusters={n_clusters} should be between 1 and the {height}x{width} grid's "
-            f"{height * width} pixels; ask for fewer clusters or choose a shallower layer"
-        )
-    centroids = _image_start(stack, n_clusters, seed)
-    for _ in range(max_iter):
-        labels, _ = stack.nearest(centroids)
-        members = _members(labels.flatten(1), n_clusters, centroids).unflatten(2, stack.grid)
-        counts = members.sum((2, 3)).unsqueeze(2)
-        means = stack.sums(members) / counts.clamp_min(1)
-        centroids = torch.where(counts > 0, means, centroids)
-    return centroids
-
-
-def _image_start(stack: StackedBlocks, n_clusters: int, seed: int) -> Tensor:
-    """Return the best of several starts on a subgrid (N, K, D)."""
-    pixels = _subgrid(*stack.grid, n_clusters).to(stack.blocks[0].device)
-    images = torch.arange(len(stack.blocks[0]), device=pixels.device)
-    rows = stack.rows(images.repeat_interleave(len(pixels)), pixels.repeat(len(images)))
-    rows = rows.unflatten(0, (len(images), len(pixels)))
-    uniforms = start_uniforms(n_clusters, _IMAGE_STARTS, torch.Generator().manual_seed(seed))
-    weights = torch.ones_like(rows[..., 0])
-    labels, inertias = gram_kmeans(rows @ rows.transpose(1, 2), weights, uniforms)
-    best = labels[images, inertias.argmin(1)]
-    return _means(_members(best, n_clusters, rows), rows)
-
-
-def _subgrid(height: int, width: int, n_clusters: int) -> Tensor:
-    """Return flat indices of an even subgrid, the whole grid where it has few pixels."""
-    if height * width <= max(_SEED_GRID**2, 4 * n_clusters):
-        return torch.arange(height * width)
-    side = max(_SEED_GRID, round((4 * n_clusters) ** 0.5))
-    rows = torch.linspace(0, height - 1, min(side, height)).round().long()
-    columns = torch.linspace(0, width - 1, min(side, width)).round().long()
-    return (rows[:, None] * width + columns).flatten()

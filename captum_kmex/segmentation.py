@@ -10,8 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from captum_kmex.bank import Codebook
 from captum_kmex.base import check_choice
-from captum_kmex.clustering import cluster_image_rows
 from captum_kmex.composite import StackedBlocks
+from captum_kmex.image_clusters import cluster_image_rows
 from captum_kmex.segments import connected_segments
 
 __all__ = ["SegmentOptions", "Segmentation", "segment_by_image", "segment_by_prototypes"]

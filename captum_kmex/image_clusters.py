@@ -1,0 +1,78 @@
+"""Each image's own clusters, for explanations that need no fit (NAVE)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from captum_kmex.clustering import cluster_means, memberships
+from captum_kmex.composite import StackedBlocks
+from captum_kmex.gram import gram_kmeans, start_uniforms
+
+__all__ = ["cluster_image_rows"]
+
+_STARTS = 8
+_SEED_GRID = 9  # cells along each side of the subgrid that seeds the clusters
+
+
+def cluster_image_rows(
+    stack: StackedBlocks, n_clusters: int, *, max_iter: int = 8, seed: int = 0
+) -> Tensor:
+    """Cluster each image's own pixels; no fit, no data (NAVE).
+
+    The best of several starts on a subgrid is refined by exact Lloyd steps over all pixels at
+    the blocks' own resolution. Every image draws the same random numbers, so it gets the same
+    clusters in whatever batch it stands.
+
+    Args:
+        stack: The batch's composite.
+        n_clusters: Clusters an image, at most the number of its pixels.
+        max_iter: Lloyd steps over all pixels.
+        seed: Seed of k-means++.
+
+    Returns:
+        Float tensor (N, K, D), centroids of each image.
+
+    Raises:
+        ValueError: More clusters than pixels.
+
+    Reference:
+        Boubekki et al., NAVE (2024).
+    """
+    height, width = stack.grid
+    if not 1 <= n_clusters <= height * width:
+        raise ValueError(
+            f"n_clusters={n_clusters} should be between 1 and the {height}x{width} grid's "
+            f"{height * width} pixels; ask for fewer clusters or choose a shallower layer"
+        )
+    centroids = _image_start(stack, n_clusters, seed)
+    for _ in range(max_iter):
+        labels, _ = stack.nearest(centroids)
+        members = memberships(labels.flatten(1), n_clusters, centroids).unflatten(2, stack.grid)
+        counts = members.sum((2, 3)).unsqueeze(2)
+        means = stack.sums(members) / counts.clamp_min(1)
+        centroids = torch.where(counts > 0, means, centroids)
+    return centroids
+
+
+def _image_start(stack: StackedBlocks, n_clusters: int, seed: int) -> Tensor:
+    """Return the best of several starts on a subgrid (N, K, D)."""
+    pixels = _subgrid(*stack.grid, n_clusters).to(stack.blocks[0].device)
+    images = torch.arange(len(stack.blocks[0]), device=pixels.device)
+    rows = stack.rows(images.repeat_interleave(len(pixels)), pixels.repeat(len(images)))
+    rows = rows.unflatten(0, (len(images), len(pixels)))
+    uniforms = start_uniforms(n_clusters, _STARTS, torch.Generator().manual_seed(seed))
+    weights = torch.ones_like(rows[..., 0])
+    labels, inertias = gram_kmeans(rows @ rows.transpose(1, 2), weights, uniforms)
+    best = labels[images, inertias.argmin(1)]
+    return cluster_means(memberships(best, n_clusters, rows), rows)
+
+
+def _subgrid(height: int, width: int, n_clusters: int) -> Tensor:
+    """Return flat indices of an even subgrid, the whole grid where it has few pixels."""
+    if height * width <= max(_SEED_GRID**2, 4 * n_clusters):
+        return torch.arange(height * width)
+    side = max(_SEED_GRID, round((4 * n_clusters) ** 0.5))
+    rows = torch.linspace(0, height - 1, min(side, height)).round().long()
+    columns = torch.linspace(0, width - 1, min(side, width)).round().long()
+    return (rows[:, None] * width + columns).flatten()
