@@ -142,7 +142,7 @@ class _State:
         self.marks = _marks(self.modules)
 
     def is_of(self, model: nn.Module) -> bool:
-        """Whether the model still consists of the same; 0.1 ms for a ResNet34."""
+        """Whether the model still consists of the same; takes 0.2 ms for a ResNet34."""
         return model is self.modules[0] and _marks(self.modules) == self.marks
 
 
@@ -223,9 +223,9 @@ def _bare_copy(model: nn.Module) -> nn.Module:
 
 def _pairs(model: nn.Module) -> list[Pair]:
     """Return convolutions with the batch norms that alone read them, each run once."""
-    parameters = inspect.signature(model.forward).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     try:
+        _, *others = inspect.signature(model.forward).parameters.values()
+        defaults = {p.name: p.default for p in others if p.default is not p.empty}
         graph = _Tracer().trace(model, concrete_args=defaults or None)
     except Exception as error:
         raise _refusal(model, "its forward pass cannot be traced by torch.fx", error) from error
