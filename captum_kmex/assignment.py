@@ -1,0 +1,231 @@
+"""The nearest prototype of each pixel of stacked layers on a CPU, a part at a time (eq. 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_kmex.interpolation import resize, resize_matrix
+
+if TYPE_CHECKING:
+    from captum_kmex.composite import StackedBlocks
+
+__all__ = ["nearest_at_once", "nearest_by_tiles"]
+
+_TILE_WIDTH = 16  # columns of a tile, at most
+_TILE_PIXELS = 64  # enough rows for a fast matrix product, few enough to share deeper cells
+_PROTOTYPES = 2048  # scored together, so that memory does not grow with their number
+
+
+def nearest_at_once(
+    stack: StackedBlocks, prototypes: Tensor, offsets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return best scores and indices (N, H, W) from the scores of all pixels together.
+
+    Scores stand (pixel, prototype), so that resizing and argmax run along memory; NumPy's
+    argmax is several times faster than torch's.
+
+    Args:
+        stack: The batch's composite.
+        prototypes: Float tensor (K, D), or (N, K, D) with its own prototypes an image.
+        offsets: ``-|p|^2 / 2``, float tensor (K,) or (N, K).
+    """
+    images, grid = len(stack.blocks[0]), stack.grid
+    parts = prototypes.split([block.shape[1] for block in stack.blocks], -1)
+    total = offsets.unsqueeze(-2)  # (1, K) or (N, 1, K)
+    for part, block, scale in zip(parts, stack.blocks, stack.scales, strict=True):
+        cells = block.flatten(2).transpose(1, 2)  # (N, h * w, D_l)
+        products = torch.bmm(cells, part.mT.expand(images, -1, -1))
+        maps = products.unflatten(1, block.shape[2:]).permute(0, 3, 1, 2)
+        resized = resize(maps, grid).permute(0, 2, 3, 1).flatten(1, 2)
+        total = torch.addcmul(total, resized, scale.flatten(1).unsqueeze(2))
+    index = torch.from_numpy(total.numpy().argmax(2)).unsqueeze(2)
+    best = total.gather(2, index)
+    return best.view(images, *grid), index.view(images, *grid)
+
+
+def nearest_by_tiles(
+    stack: StackedBlocks, prototypes: Tensor, offsets: Tensor, tile_scores: int
+) -> tuple[Tensor, Tensor]:
+    """Return best scores and indices (N, H, W), a tile of one image's grid at a time.
+
+    The scores of a tile are one matrix product: of its pixels' finest vectors and resizing
+    weights, with the finest part of the prototypes, their offsets and the deeper blocks'
+    products at the few cells that the tile draws on. They stay in a core's cache.
+
+    Args:
+        stack: The batch's composite.
+        prototypes: Float tensor (K, D), or (N, K, D) with its own prototypes an image.
+        offsets: ``-|p|^2 / 2``, float tensor (K,) or (N, K).
+        tile_scores: Most scores of a tile.
+    """
+    images, count = len(stack.blocks[0]), prototypes.shape[-2]
+    chunk = min(count, _PROTOTYPES)
+    tiling = _tiling(
+        stack.grid,
+        tuple((block.shape[2], block.shape[3]) for block in stack.blocks[1:]),
+        max(1, min(_TILE_PIXELS, tile_scores // chunk)),
+        prototypes.dtype,
+    )
+    shape = (images, stack.grid[0] * stack.grid[1])
+    best, index = prototypes.new_full(shape, -torch.inf), torch.zeros(shape, dtype=torch.int64)
+    for start in range(0, count, chunk):
+        part = prototypes[..., start : start + chunk, :]
+        scorer = _TileScorer(stack, tiling, part, offsets[..., start : start + chunk])
+        for n in range(images):
+            values, found = scorer.best(n)
+            better = values > best[n]
+            best[n] = torch.where(better, values, best[n])
+            index[n] = torch.where(better, found + start, index[n])
+    order = tiling.positions
+    return best[:, order].view(images, *stack.grid), index[:, order].view(images, *stack.grid)
+
+
+class _TileScorer:
+    """Scores of one chunk of prototypes, tile by tile, in buffers that are used again.
+
+    Attributes:
+        operand: Float tensor (D_1 + 1 + cells, K): the finest part of the prototypes, their
+            offsets, and the deeper products that a tile draws on.
+    """
+
+    def __init__(
+        self, stack: StackedBlocks, tiling: _Tiling, prototypes: Tensor, offsets: Tensor
+    ) -> None:
+        self.stack, self.tiling = stack, tiling
+        self.prototypes, self.offsets = prototypes, offsets
+        count, finest = prototypes.shape[-2], stack.blocks[0].shape[1]
+        rows = finest + 1 + sum(cells.shape[1] for cells in tiling.cells)
+        self.operand = prototypes.new_empty(rows, count)
+        self.scores = prototypes.new_empty(int(np.diff(tiling.bounds).max()), count)
+        self.products = [
+            prototypes.new_empty(block[0, 0].numel(), count) for block in stack.blocks[1:]
+        ]
+        self.factors = prototypes.new_empty(len(tiling.pixels), rows)
+        self.factors[:, finest] = 1
+        self.deeper: list[slice] = []
+        for cells in tiling.cells:
+            first = self.deeper[-1].stop if self.deeper else finest + 1
+            self.deeper.append(slice(first, first + cells.shape[1]))
+        if prototypes.ndim == 2:
+            self._load(prototypes, offsets)
+
+    def best(self, image: int) -> tuple[Tensor, Tensor]:
+        """Return best scores and indices (H * W,) of an image, in the order of the tiles."""
+        self._prepare(image)
+        bounds = self.tiling.bounds
+        best, index = self.factors.new_empty(bounds[-1]), torch.empty(bounds[-1], dtype=torch.int64)
+        into, outof = index.numpy(), best.numpy()
+        for tile, (start, stop) in enumerate(pairwise(bounds)):
+            for products, rows, cells in zip(
+                self.products, self.deeper, self.tiling.cells, strict=True
+            ):
+                torch.index_select(products, 0, cells[tile], out=self.operand[rows])
+            scores = self.scores[: stop - start]
+            torch.mm(self.factors[start:stop], self.operand, out=scores)
+            values = scores.numpy()
+            found = values.argmax(1)
+            into[start:stop] = found
+            outof[start:stop] = values[np.arange(len(found)), found]
+        return best, index
+
+    def _load(self, prototypes: Tensor, offsets: Tensor) -> None:
+        finest = self.stack.blocks[0].shape[1]
+        self.operand[:finest] = prototypes[:, :finest].T
+        self.operand[finest] = offsets
+
+    def _prepare(self, image: int) -> None:
+        """Multiply the deeper blocks and write each pixel's vector and resizing weights."""
+        stack, tiling = self.stack, self.tiling
+        prototypes = self.prototypes
+        if prototypes.ndim == 3:
+            prototypes = prototypes[image]
+            self._load(prototypes, self.offsets[image])
+        first, *deeper = prototypes.split([block.shape[1] for block in stack.blocks], 1)
+        for block, part, products in zip(stack.blocks[1:], deeper, self.products, strict=True):
+            torch.mm(block[image].flatten(1).T, part.T, out=products)
+        scales = [scale[image].flatten()[tiling.pixels, None] for scale in stack.scales]
+        vectors = stack.blocks[0][image].flatten(1).T.contiguous()
+        torch.mul(vectors[tiling.pixels], scales[0], out=self.factors[:, : first.shape[1]])
+        for rows, weights, scale in zip(self.deeper, tiling.weights, scales[1:], strict=True):
+            torch.mul(weights, scale, out=self.factors[:, rows])
+
+
+@dataclass(frozen=True)
+class _Tiling:
+    """A grid cut into tiles, and how each tile's pixels are resized from deeper cells.
+
+    Attributes:
+        bounds: Where each tile's pixels begin and the last one's end.
+        pixels: Index tensor (H * W,), flat grid positions, tile by tile.
+        positions: Index tensor (H * W,), its inverse.
+        cells: A deeper block, index tensor (tiles, c) of the cells that each tile draws on.
+        weights: A deeper block, float tensor (H * W, c) of each pixel's weights on these.
+    """
+
+    bounds: tuple[int, ...]
+    pixels: Tensor
+    positions: Tensor
+    cells: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+
+
+@lru_cache(maxsize=64)
+def _tiling(
+    grid: tuple[int, int], deeper: tuple[tuple[int, int], ...], pixels: int, dtype: torch.dtype
+) -> _Tiling:
+    """Cut a grid into tiles of at most ``pixels``, to draw on few cells of deeper grids."""
+    height, width = grid
+    columns = -(-width // -(-width // min(_TILE_WIDTH, pixels)))
+    down = _cuts(height, max(1, pixels // columns), [size[0] for size in deeper])
+    across = _cuts(width, columns, [size[1] for size in deeper])
+    tiles = [(slice(*rows), slice(*cols)) for rows in pairwise(down) for cols in pairwise(across)]
+    flat = torch.arange(height * width).view(grid)
+    members = [flat[tile].flatten() for tile in tiles]
+    order = torch.cat(members)
+    bounds = (0, *np.cumsum([len(part) for part in members]).tolist())
+    cells, weights = [], []
+    for size in deeper:
+        vertical = resize_matrix(height, size[0], dtype, torch.device("cpu"))
+        horizontal = resize_matrix(width, size[1], dtype, torch.device("cpu"))
+        drawn = [_drawn(vertical[rows], horizontal[cols]) for rows, cols in tiles]
+        most = max(len(used) for used, _ in drawn)
+        cells.append(torch.stack([_pad(used, most) for used, _ in drawn]))
+        weights.append(torch.cat([_pad(part.T, most).T for _, part in drawn]))
+    return _Tiling(bounds, order, order.argsort(), tuple(cells), tuple(weights))
+
+
+def _drawn(down: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the flat cells that a tile draws on and the weights (pixels, cells) on them."""
+    rows, columns = down.any(0).nonzero().squeeze(1), across.any(0).nonzero().squeeze(1)
+    cells = rows[:, None] * across.shape[1] + columns
+    return cells.flatten(), torch.kron(down[:, rows].contiguous(), across[:, columns].contiguous())
+
+
+def _pad(rows: Tensor, length: int) -> Tensor:
+    """Append zeros: cell 0, which then has weight 0."""
+    return torch.cat([rows, rows.new_zeros(length - len(rows), *rows.shape[1:])])
+
+
+def _cuts(size: int, step: int, deeper: Sequence[int]) -> list[int]:
+    """Return where to cut a side, so that the parts draw on the fewest deeper cells."""
+    matrices = [resize_matrix(size, n, torch.float64, torch.device("cpu")) for n in deeper]
+
+    def cost(first: int) -> int:
+        cuts = _evenly(size, step, first)
+        return sum(
+            int(matrix[a:b].any(0).sum()) for matrix in matrices for a, b in pairwise(cuts)
+        )
+
+    return _evenly(size, step, min(range(1, step + 1), key=lambda first: (cost(first), -first)))
+
+
+def _evenly(size: int, step: int, first: int) -> list[int]:
+    return [0, *range(min(first, size), size, step), size]
