@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from captum_kmex.interpolation import resize, resize_matrix
+from captum_kmex.packed import PackedPrototypes
 
 if TYPE_CHECKING:
     from captum_kmex.composite import StackedBlocks
@@ -25,7 +26,7 @@ _PROTOTYPES = 2048  # scored together, so that memory does not grow with their n
 
 
 def nearest_at_once(
-    stack: StackedBlocks, prototypes: Tensor, offsets: Tensor
+    stack: StackedBlocks, prototypes: PackedPrototypes
 ) -> tuple[Tensor, Tensor]:
     """Return best scores and indices (N, H, W) from the scores of all pixels together.
 
@@ -34,12 +35,11 @@ def nearest_at_once(
 
     Args:
         stack: The batch's composite.
-        prototypes: Float tensor (K, D), or (N, K, D) with its own prototypes an image.
-        offsets: ``-|p|^2 / 2``, float tensor (K,) or (N, K).
+        prototypes: Prototypes of all images, or with its own an image.
     """
     images, grid = len(stack.blocks[0]), stack.grid
-    parts = prototypes.split([block.shape[1] for block in stack.blocks], -1)
-    total = offsets.unsqueeze(-2)  # (1, K) or (N, 1, K)
+    parts = prototypes.values.split([block.shape[1] for block in stack.blocks], -1)
+    total = prototypes.offsets.unsqueeze(-2)  # (1, K) or (N, 1, K)
     for part, block, scale in zip(parts, stack.blocks, stack.scales, strict=True):
         cells = block.flatten(2).transpose(1, 2)  # (N, h * w, D_l)
         products = torch.bmm(cells, part.mT.expand(images, -1, -1))
@@ -52,7 +52,7 @@ def nearest_at_once(
 
 
 def nearest_by_tiles(
-    stack: StackedBlocks, prototypes: Tensor, offsets: Tensor, tile_scores: int
+    stack: StackedBlocks, prototypes: PackedPrototypes, tile_scores: int
 ) -> tuple[Tensor, Tensor]:
     """Return best scores and indices (N, H, W), a tile of one image's grid at a time.
 
@@ -62,23 +62,21 @@ def nearest_by_tiles(
 
     Args:
         stack: The batch's composite.
-        prototypes: Float tensor (K, D), or (N, K, D) with its own prototypes an image.
-        offsets: ``-|p|^2 / 2``, float tensor (K,) or (N, K).
+        prototypes: Prototypes of all images, or with its own an image.
         tile_scores: Most scores of a tile.
     """
-    images, count = len(stack.blocks[0]), prototypes.shape[-2]
+    images, count, like = len(stack.blocks[0]), prototypes.count, prototypes.values
     chunk = min(count, _PROTOTYPES)
     tiling = _tiling(
         stack.grid,
         tuple((block.shape[2], block.shape[3]) for block in stack.blocks[1:]),
         max(1, min(_TILE_PIXELS, tile_scores // chunk)),
-        prototypes.dtype,
+        like.dtype,
     )
     shape = (images, stack.grid[0] * stack.grid[1])
-    best, index = prototypes.new_full(shape, -torch.inf), torch.zeros(shape, dtype=torch.int64)
+    best, index = like.new_full(shape, -torch.inf), torch.zeros(shape, dtype=torch.int64)
     for start in range(0, count, chunk):
-        part = prototypes[..., start : start + chunk, :]
-        scorer = _TileScorer(stack, tiling, part, offsets[..., start : start + chunk])
+        scorer = _TileScorer(stack, tiling, prototypes, slice(start, start + chunk))
         for n in range(images):
             values, found = scorer.best(n)
             better = values > best[n]
@@ -97,25 +95,23 @@ class _TileScorer:
     """
 
     def __init__(
-        self, stack: StackedBlocks, tiling: _Tiling, prototypes: Tensor, offsets: Tensor
+        self, stack: StackedBlocks, tiling: _Tiling, prototypes: PackedPrototypes, chunk: slice
     ) -> None:
         self.stack, self.tiling = stack, tiling
-        self.prototypes, self.offsets = prototypes, offsets
-        count, finest = prototypes.shape[-2], stack.blocks[0].shape[1]
-        rows = finest + 1 + sum(cells.shape[1] for cells in tiling.cells)
-        self.operand = prototypes.new_empty(rows, count)
-        self.scores = prototypes.new_empty(int(np.diff(tiling.bounds).max()), count)
+        self.finest = prototypes.finest(stack.blocks[0].shape[1])[..., chunk]
+        self.prototypes = prototypes.values[..., chunk, :]
+        top, count = self.finest.shape[-2:]
+        rows = top + sum(cells.shape[1] for cells in tiling.cells)
+        self.operand = self.finest.new_empty(rows, count)
+        self.scores = self.operand.new_empty(int(np.diff(tiling.bounds).max()), count)
         self.products = [
-            prototypes.new_empty(block[0, 0].numel(), count) for block in stack.blocks[1:]
+            self.operand.new_empty(block[0, 0].numel(), count) for block in stack.blocks[1:]
         ]
-        self.factors = prototypes.new_empty(len(tiling.pixels), rows)
-        self.factors[:, finest] = 1
-        self.deeper: list[slice] = []
-        for cells in tiling.cells:
-            first = self.deeper[-1].stop if self.deeper else finest + 1
-            self.deeper.append(slice(first, first + cells.shape[1]))
-        if prototypes.ndim == 2:
-            self._load(prototypes, offsets)
+        self.factors = self.operand.new_ones(len(tiling.pixels), rows)
+        stops = np.cumsum([top, *(cells.shape[1] for cells in tiling.cells)]).tolist()
+        self.deeper = [slice(first, stop) for first, stop in pairwise(stops)]
+        if self.finest.ndim == 2:
+            self.operand[:top] = self.finest
 
     def best(self, image: int) -> tuple[Tensor, Tensor]:
         """Return best scores and indices (H * W,) of an image, in the order of the tiles."""
@@ -136,24 +132,19 @@ class _TileScorer:
             outof[start:stop] = values[np.arange(len(found)), found]
         return best, index
 
-    def _load(self, prototypes: Tensor, offsets: Tensor) -> None:
-        finest = self.stack.blocks[0].shape[1]
-        self.operand[:finest] = prototypes[:, :finest].T
-        self.operand[finest] = offsets
-
     def _prepare(self, image: int) -> None:
         """Multiply the deeper blocks and write each pixel's vector and resizing weights."""
-        stack, tiling = self.stack, self.tiling
-        prototypes = self.prototypes
+        stack, tiling, prototypes = self.stack, self.tiling, self.prototypes
+        widths = [block.shape[1] for block in stack.blocks]
         if prototypes.ndim == 3:
             prototypes = prototypes[image]
-            self._load(prototypes, self.offsets[image])
-        first, *deeper = prototypes.split([block.shape[1] for block in stack.blocks], 1)
+            self.operand[: widths[0] + 1] = self.finest[image]
+        _, *deeper = prototypes.split(widths, 1)
         for block, part, products in zip(stack.blocks[1:], deeper, self.products, strict=True):
             torch.mm(block[image].flatten(1).T, part.T, out=products)
         scales = [scale[image].flatten()[tiling.pixels, None] for scale in stack.scales]
         vectors = stack.blocks[0][image].flatten(1).T.contiguous()
-        torch.mul(vectors[tiling.pixels], scales[0], out=self.factors[:, : first.shape[1]])
+        torch.mul(vectors[tiling.pixels], scales[0], out=self.factors[:, : widths[0]])
         for rows, weights, scale in zip(self.deeper, tiling.weights, scales[1:], strict=True):
             torch.mul(weights, scale, out=self.factors[:, rows])
 

@@ -19,6 +19,7 @@ from captum_kmex.interpolation import (
     resize_keeping_mean,
     transposed_resize,
 )
+from captum_kmex.packed import PackedPrototypes, prototype_offsets
 
 __all__ = [
     "StackedBlocks",
@@ -139,37 +140,37 @@ class StackedBlocks:
             total = total + resize(products, self.grid) * scale
         return total
 
-    def nearest(
-        self, prototypes: Tensor, offsets: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def nearest(self, prototypes: Tensor | PackedPrototypes) -> tuple[Tensor, Tensor]:
         """Return each pixel's nearest prototype (eq. 9) and its squared distance.
 
         Args:
             prototypes: Float tensor (K, D), or (N, K, D) with its own prototypes an image.
-            offsets: ``-|p|^2 / 2`` (K,) or (N, K), if known.
 
         Returns:
             Index tensor (N, H, W), lowest index at ties, and float tensor (N, H, W). Memory
             does not grow with K.
         """
-        best, index = self.best(prototypes, offsets)
+        best, index = self.best(prototypes)
         return index, self.distances(best)
 
     def distances(self, best: Tensor) -> Tensor:
-        """Return squared distances (N, H, W) to the prototypes with these scores."""
+        """Return squared distances (N, H, W) to the prototypes that have these scores."""
         return (self.squared_norms - 2 * best).clamp_min(0)
 
-    def best(self, prototypes: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return each pixel's best score and its prototype (N, H, W), as ``nearest`` does."""
-        count = prototypes.shape[-2]
+    def best(self, prototypes: Tensor | PackedPrototypes) -> tuple[Tensor, Tensor]:
+        """Return each pixel's best score and its prototype, both (N, H, W).
+
+        Args:
+            prototypes: As in ``nearest``, which finds the distances too.
+        """
+        if isinstance(prototypes, Tensor):
+            prototypes = PackedPrototypes(prototypes)
         if self.blocks[0].device.type == "cpu":
-            if offsets is None:
-                offsets = prototype_offsets(prototypes)
-            if count > _FEW_PROTOTYPES:
-                return nearest_by_tiles(self, prototypes, offsets, _STRIP_SCORES)
-            if count <= self._together():
-                return nearest_at_once(self, prototypes, offsets)
-        return self._nearest_by_chunks(prototypes)
+            if prototypes.count > _FEW_PROTOTYPES:
+                return nearest_by_tiles(self, prototypes, _STRIP_SCORES)
+            if prototypes.count <= self._together():
+                return nearest_at_once(self, prototypes)
+        return self._nearest_by_chunks(prototypes.values)
 
     def _together(self) -> int:
         """Return how many prototypes' scores are computed at once."""
@@ -220,11 +221,6 @@ class StackedBlocks:
             weighted = transposed_resize(membership * scale, (block.shape[2], block.shape[3]))
             parts.append(torch.matmul(weighted.flatten(2), block.flatten(2).transpose(1, 2)))
         return torch.cat(parts, 2)
-
-
-def prototype_offsets(prototypes: Tensor) -> Tensor:
-    """Return ``-|p|^2 / 2`` (..., K), what a prototype's length takes from its scores."""
-    return -0.5 * prototypes.square().sum(-1)
 
 
 class _Products:
