@@ -22,6 +22,7 @@ __all__ = ["nearest_at_once", "nearest_by_tiles"]
 
 _TILE_WIDTH = 16  # columns of a tile, at most
 _TILE_PIXELS = 64  # enough rows for a fast matrix product, few enough to share deeper cells
+_PRODUCTS = 2**21  # of several images' deeper cells, made in one go: 8 MiB
 _PROTOTYPES = 2048  # scored together, so that memory does not grow with their number
 
 
@@ -104,8 +105,13 @@ class _TileScorer:
         rows = top + sum(cells.shape[1] for cells in tiling.cells)
         self.operand = self.finest.new_empty(rows, count)
         self.scores = self.operand.new_empty(int(np.diff(tiling.bounds).max()), count)
+        cells = sum(block[0, 0].numel() for block in stack.blocks[1:])
+        self.together = 1
+        if self.finest.ndim == 2 and cells:
+            self.together = min(len(stack.blocks[0]), max(1, _PRODUCTS // (cells * count)))
         self.products = [
-            self.operand.new_empty(block[0, 0].numel(), count) for block in stack.blocks[1:]
+            self.operand.new_empty(self.together * block[0, 0].numel(), count)
+            for block in stack.blocks[1:]
         ]
         self.factors = self.operand.new_ones(len(tiling.pixels), rows)
         stops = np.cumsum([top, *(cells.shape[1] for cells in tiling.cells)]).tolist()
@@ -115,15 +121,16 @@ class _TileScorer:
 
     def best(self, image: int) -> tuple[Tensor, Tensor]:
         """Return best scores and indices (H * W,) of an image, in the order of the tiles."""
-        self._prepare(image)
+        if image % self.together == 0:
+            self._multiply(image)
+        self._weigh(image)
+        products = [part.unflatten(0, (self.together, -1))[image % self.together] for part in self.products]
         bounds = self.tiling.bounds
         best, index = self.factors.new_empty(bounds[-1]), torch.empty(bounds[-1], dtype=torch.int64)
         into, outof = index.numpy(), best.numpy()
         for tile, (start, stop) in enumerate(pairwise(bounds)):
-            for products, rows, cells in zip(
-                self.products, self.deeper, self.tiling.cells, strict=True
-            ):
-                torch.index_select(products, 0, cells[tile], out=self.operand[rows])
+            for rows, cells, own in zip(self.deeper, self.tiling.cells, products, strict=True):
+                torch.index_select(own, 0, cells[tile], out=self.operand[rows])
             scores = self.scores[: stop - start]
             torch.mm(self.factors[start:stop], self.operand, out=scores)
             values = scores.numpy()
@@ -132,19 +139,24 @@ class _TileScorer:
             outof[start:stop] = values[np.arange(len(found)), found]
         return best, index
 
-    def _prepare(self, image: int) -> None:
-        """Multiply the deeper blocks and write each pixel's vector and resizing weights."""
-        stack, tiling, prototypes = self.stack, self.tiling, self.prototypes
-        widths = [block.shape[1] for block in stack.blocks]
+    def _multiply(self, first: int) -> None:
+        """Multiply the deeper blocks of the images from ``first`` on that go together."""
+        blocks, prototypes = self.stack.blocks, self.prototypes
         if prototypes.ndim == 3:
-            prototypes = prototypes[image]
-            self.operand[: widths[0] + 1] = self.finest[image]
-        _, *deeper = prototypes.split(widths, 1)
-        for block, part, products in zip(stack.blocks[1:], deeper, self.products, strict=True):
-            torch.mm(block[image].flatten(1).T, part.T, out=products)
+            prototypes = prototypes[first]
+            self.operand[: self.finest.shape[1]] = self.finest[first]
+        _, *deeper = prototypes.split([block.shape[1] for block in blocks], 1)
+        for block, part, products in zip(blocks[1:], deeper, self.products, strict=True):
+            images = block[first : first + self.together].flatten(2)
+            cells = images.transpose(1, 2).reshape(-1, block.shape[1])
+            torch.mm(cells, part.T, out=products[: len(cells)])
+
+    def _weigh(self, image: int) -> None:
+        """Write each pixel's scaled finest vector and resizing weights."""
+        stack, tiling = self.stack, self.tiling
         scales = [scale[image].flatten()[tiling.pixels, None] for scale in stack.scales]
         vectors = stack.blocks[0][image].flatten(1).T.contiguous()
-        torch.mul(vectors[tiling.pixels], scales[0], out=self.factors[:, : widths[0]])
+        torch.mul(vectors[tiling.pixels], scales[0], out=self.factors[:, : vectors.shape[1]])
         for rows, weights, scale in zip(self.deeper, tiling.weights, scales[1:], strict=True):
             torch.mul(weights, scale, out=self.factors[:, rows])
 
