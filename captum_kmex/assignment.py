@@ -104,7 +104,8 @@ class _TileScorer:
         top, count = self.finest.shape[-2:]
         rows = top + sum(cells.shape[1] for cells in tiling.cells)
         self.operand = self.finest.new_empty(rows, count)
-        self.scores = self.operand.new_empty(int(np.diff(tiling.bounds).max()), count)
+        self.rows = np.arange(np.diff(tiling.bounds).max())
+        self.scores = self.operand.new_empty(len(self.rows), count)
         cells = sum(block[0, 0].numel() for block in stack.blocks[1:])
         self.together = 1
         if self.finest.ndim == 2 and cells:
@@ -113,7 +114,7 @@ class _TileScorer:
             self.operand.new_empty(self.together * block[0, 0].numel(), count)
             for block in stack.blocks[1:]
         ]
-        self.factors = self.operand.new_ones(len(tiling.pixels), rows)
+        self.factors = self.operand.new_ones(rows, len(tiling.pixels))
         stops = np.cumsum([top, *(cells.shape[1] for cells in tiling.cells)]).tolist()
         self.deeper = [slice(first, stop) for first, stop in pairwise(stops)]
         if self.finest.ndim == 2:
@@ -124,19 +125,18 @@ class _TileScorer:
         if image % self.together == 0:
             self._multiply(image)
         self._weigh(image)
-        products = [part.unflatten(0, (self.together, -1))[image % self.together] for part in self.products]
-        bounds = self.tiling.bounds
-        best, index = self.factors.new_empty(bounds[-1]), torch.empty(bounds[-1], dtype=torch.int64)
-        into, outof = index.numpy(), best.numpy()
-        for tile, (start, stop) in enumerate(pairwise(bounds)):
-            for rows, cells, own in zip(self.deeper, self.tiling.cells, products, strict=True):
-                torch.index_select(own, 0, cells[tile], out=self.operand[rows])
-            scores = self.scores[: stop - start]
-            torch.mm(self.factors[start:stop], self.operand, out=scores)
-            values = scores.numpy()
-            found = values.argmax(1)
-            into[start:stop] = found
-            outof[start:stop] = values[np.arange(len(found)), found]
+        products = [part.unflatten(0, (self.together, -1)) for part in self.products]
+        own = [part[image % self.together] for part in products]
+        best = self.factors.new_empty(self.factors.shape[1])
+        index = torch.empty(len(best), dtype=torch.int64)
+        values, to_best, to_index = self.scores.numpy(), best.numpy(), index.numpy()
+        for tile, (start, stop) in enumerate(pairwise(self.tiling.bounds)):
+            for rows, part, cells in zip(self.deeper, own, self.tiling.cells, strict=True):
+                torch.index_select(part, 0, cells[tile], out=self.operand[rows])
+            size = stop - start
+            torch.mm(self.factors[:, start:stop].T, self.operand, out=self.scores[:size])
+            found = values[:size].argmax(1, out=to_index[start:stop])
+            to_best[start:stop] = values[self.rows[:size], found]
         return best, index
 
     def _multiply(self, first: int) -> None:
@@ -154,11 +154,11 @@ class _TileScorer:
     def _weigh(self, image: int) -> None:
         """Write each pixel's scaled finest vector and resizing weights."""
         stack, tiling = self.stack, self.tiling
-        scales = [scale[image].flatten()[tiling.pixels, None] for scale in stack.scales]
-        vectors = stack.blocks[0][image].flatten(1).T.contiguous()
-        torch.mul(vectors[tiling.pixels], scales[0], out=self.factors[:, : vectors.shape[1]])
+        scales = [scale[image].flatten()[tiling.pixels] for scale in stack.scales]
+        vectors = torch.index_select(stack.blocks[0][image].flatten(1), 1, tiling.pixels)
+        torch.mul(vectors, scales[0], out=self.factors[: len(vectors)])
         for rows, weights, scale in zip(self.deeper, tiling.weights, scales[1:], strict=True):
-            torch.mul(weights, scale, out=self.factors[:, rows])
+            torch.mul(weights, scale, out=self.factors[rows])
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class _Tiling:
         pixels: Index tensor (H * W,), flat grid positions, tile by tile.
         positions: Index tensor (H * W,), its inverse.
         cells: A deeper block, index tensor (tiles, c) of the cells that each tile draws on.
-        weights: A deeper block, float tensor (H * W, c) of each pixel's weights on these.
+        weights: A deeper block, float tensor (c, H * W) of each pixel's weights on these.
     """
 
     bounds: tuple[int, ...]
@@ -201,15 +201,16 @@ def _tiling(
         drawn = [_drawn(vertical[rows], horizontal[cols]) for rows, cols in tiles]
         most = max(len(used) for used, _ in drawn)
         cells.append(torch.stack([_pad(used, most) for used, _ in drawn]))
-        weights.append(torch.cat([_pad(part.T, most).T for _, part in drawn]))
+        weights.append(torch.cat([_pad(part, most) for _, part in drawn], 1))
     return _Tiling(bounds, order, order.argsort(), tuple(cells), tuple(weights))
 
 
 def _drawn(down: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the flat cells that a tile draws on and the weights (pixels, cells) on them."""
+    """Return the flat cells that a tile draws on and the weights (cells, pixels) on them."""
     rows, columns = down.any(0).nonzero().squeeze(1), across.any(0).nonzero().squeeze(1)
     cells = rows[:, None] * across.shape[1] + columns
-    return cells.flatten(), torch.kron(down[:, rows].contiguous(), across[:, columns].contiguous())
+    weights = torch.kron(down[:, rows].contiguous(), across[:, columns].contiguous())
+    return cells.flatten(), weights.T
 
 
 def _pad(rows: Tensor, length: int) -> Tensor:
