@@ -29,6 +29,7 @@ __all__ = [
     "resize_keeping_mean",
 ]
 
+_FEWEST_PROTOTYPES = 16  # below, scores are as well (prototype, pixel)
 _FEW_PROTOTYPES = 256  # up to here all images' scores are computed at once
 _STRIP_SCORES = 2**18  # scores of one tile: 1 MiB, a core's cache
 _SCORES_BYTES = 64 * 2**20  # scores of one chunk of prototypes
@@ -168,7 +169,7 @@ class StackedBlocks:
         if self.blocks[0].device.type == "cpu":
             if prototypes.count > _FEW_PROTOTYPES:
                 return nearest_by_tiles(self, prototypes, _STRIP_SCORES)
-            if prototypes.count <= self._together():
+            if _FEWEST_PROTOTYPES <= prototypes.count <= self._together():
                 return nearest_at_once(self, prototypes)
         return self._nearest_by_chunks(prototypes.values)
 
