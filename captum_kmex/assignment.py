@@ -26,9 +26,7 @@ _PRODUCTS = 2**21  # of several images' deeper cells, made in one go: 8 MiB
 _PROTOTYPES = 2048  # scored together, so that memory does not grow with their number
 
 
-def nearest_at_once(
-    stack: StackedBlocks, prototypes: PackedPrototypes
-) -> tuple[Tensor, Tensor]:
+def nearest_at_once(stack: StackedBlocks, prototypes: PackedPrototypes) -> tuple[Tensor, Tensor]:
     """Return best scores and indices (N, H, W) from the scores of all pixels together.
 
     Scores stand (pixel, prototype), so that resizing and argmax run along memory; NumPy's
@@ -224,9 +222,7 @@ def _cuts(size: int, step: int, deeper: Sequence[int]) -> list[int]:
 
     def cost(first: int) -> int:
         cuts = _evenly(size, step, first)
-        return sum(
-            int(matrix[a:b].any(0).sum()) for matrix in matrices for a, b in pairwise(cuts)
-        )
+        return sum(int(matrix[a:b].any(0).sum()) for matrix in matrices for a, b in pairwise(cuts))
 
     return _evenly(size, step, min(range(1, step + 1), key=lambda first: (cost(first), -first)))
 

@@ -91,7 +91,7 @@ def norm_from_products(products: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _inner(flat: Tensor, first: int, second: int) -> Tensor:
-    """Return the inner products (N, M) of the cells from ``first`` on with those from ``second``."""
+    """Return products (N, M) of the cells from ``first`` on with those from ``second`` on."""
     count = max(0, flat.shape[2] - max(first, second))
     return (flat[..., first : first + count] * flat[..., second : second + count]).sum(1)
 

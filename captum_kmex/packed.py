@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ class PackedPrototypes:
     """
 
     values: Tensor
+    _finest: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def count(self) -> int:
@@ -44,12 +45,11 @@ class PackedPrototypes:
 
         They are kept where they are small; 20 MiB in all is what a bank may take.
         """
-        kept = vars(self).get("_finest")
-        if kept is not None and kept.shape[-2] == width + 1:
-            return kept
+        if width in self._finest:
+            return self._finest[width]
         rows = torch.cat([self.values[..., :width].mT, self.offsets.unsqueeze(-2)], -2)
         if rows.nbytes <= _KEPT_BYTES:
-            vars(self)["_finest"] = rows
+            self._finest[width] = rows
         return rows
 
 

@@ -104,9 +104,7 @@ def _segmentation(
     return Segmentation(labels, prototypes.shape[1], prototypes, nearest, best, stack)
 
 
-def _best_of_class(
-    stack: StackedBlocks, book: Codebook, target: Tensor
-) -> tuple[Tensor, Tensor]:
+def _best_of_class(stack: StackedBlocks, book: Codebook, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return best scores and indices among the prototypes of each image's own class."""
     nearest = target.new_zeros((len(target), *stack.grid))
     best = stack.blocks[0].new_zeros(nearest.shape)
