@@ -65,11 +65,11 @@ def neighbour_products(block: Tensor) -> Tensor:
     images, _, height, width = block.shape
     flat = block.flatten(2)
     products = flat.new_zeros(images, 4, height * width)
-    products[:, 0] = _inner(flat, 0, 0)
-    products[:, 1, :-1] = _inner(flat, 0, 1)
-    products[:, 2, :-width] = _inner(flat, 0, width)
-    products[:, 3, : -width - 1] = _inner(flat, 0, width + 1)
-    products[:, 3, :-width] += _inner(flat, 1, width)
+    torch.sum(flat.square(), 1, out=products[:, 0])
+    torch.sum(_pairs(flat, 0, 1), 1, out=products[:, 1, :-1])
+    torch.sum(_pairs(flat, 0, width), 1, out=products[:, 2, :-width])
+    torch.sum(_pairs(flat, 0, width + 1), 1, out=products[:, 3, : -width - 1])
+    products[:, 3, :-width] += _pairs(flat, 1, width).sum(1)
     products[:, 1:] *= 2
     return products.view(images, 2, 2, height, width)
 
@@ -90,10 +90,10 @@ def norm_from_products(products: Tensor, size: tuple[int, int]) -> Tensor:
     return squares.clamp_min(0).sqrt().unsqueeze(1)
 
 
-def _inner(flat: Tensor, first: int, second: int) -> Tensor:
-    """Return products (N, M) of the cells from ``first`` on with those from ``second`` on."""
+def _pairs(flat: Tensor, first: int, second: int) -> Tensor:
+    """Multiply the cells (N, D, M) from ``first`` on with those from ``second`` on."""
     count = max(0, flat.shape[2] - max(first, second))
-    return (flat[..., first : first + count] * flat[..., second : second + count]).sum(1)
+    return flat[..., first : first + count] * flat[..., second : second + count]
 
 
 @lru_cache(maxsize=256)
