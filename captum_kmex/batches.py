@@ -139,7 +139,7 @@ def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None
     size = len(loader.dataset)  # type: ignore[arg-type]  # map-style data sets have a length
     if loader.batch_sampler is None:  # the data set yields whole batches
         return _rebuilt(loader, sampler=range(size), batch_size=None), None
-    if loader.batch_size is not None and _is_permutation(loader.sampler, size):
+    if loader.batch_size is not None and _reads_all(loader, size):
         in_order = _rebuilt(loader, sampler=range(size), batch_size=loader.batch_size)
         return in_order, torch.arange(size)
     with torch.random.fork_rng(devices=[]):
@@ -194,8 +194,11 @@ def _rebuilt(loader: DataLoader[object], **order: object) -> DataLoader[object]:
     )
 
 
-def _is_permutation(sampler: object, size: int) -> bool:
-    """Whether a sampler only shuffles the data set."""
+def _reads_all(loader: DataLoader[object], size: int) -> bool:
+    """Whether a loader reads its whole data set, in order or shuffled."""
+    sampler = loader.sampler
+    if isinstance(sampler, SequentialSampler):
+        return not loader.drop_last
     if not isinstance(sampler, RandomSampler) or sampler.replacement:
         return False
     return sampler.num_samples == size

@@ -37,7 +37,8 @@ class Checkpoint:
         path: The file; ``None`` keeps nothing. Each machine of a group has its own, ending in
             ``.rank1`` and so on.
         identity: What must be equal for a fit to be the same, fit for JSON.
-        interval: Seconds between two saves, at least; more where a save takes long.
+        interval: Seconds between two saves, at least; more where a save takes long. 0 saves
+            after every batch.
 
     Attributes:
         stage: The stage to begin with.
@@ -114,7 +115,8 @@ class Checkpoint:
         header = {"identity": self._identity, "stage": self.stage, "position": position}
         write_tensors(self._path, tensors, _HEADER, header)
         self._last = time.monotonic()
-        self._pause = max(self._interval, _SHARE * (self._last - started))
+        if self._interval:
+            self._pause = max(self._interval, _SHARE * (self._last - started))
 
     def remove(self) -> None:
         """Delete the file: the fit is done."""

@@ -159,7 +159,8 @@ class FittedAttribution(PrototypeAttribution):
                 last pass.
             checkpoint: File for the progress. A fit that was interrupted goes on from there
                 and ends as it would have; the file is deleted at the end.
-            checkpoint_interval: Seconds between two saves of the progress, at least.
+            checkpoint_interval: Seconds between two saves of the progress, at least; 0 saves
+                after every batch.
             additional_forward_args: Further arguments of the model.
             attribute_to_layer_input: Read the layers at their input.
             show_progress: Show progress bars.
