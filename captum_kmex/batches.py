@@ -170,7 +170,7 @@ def _check_shards(loader: Iterable[object] | None) -> None:
     digest = None
     if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
         with torch.random.fork_rng(devices=[]):
-            digest = hashlib.sha256(pickle.dumps(loader.dataset[0])).hexdigest()
+            digest = hashlib.sha256(_content(loader.dataset[0])).hexdigest()
     digests = [found for found in gather(digest) if found is not None]
     if len(set(digests)) < len(digests):
         raise ValueError(
@@ -178,6 +178,13 @@ def _check_shards(loader: Iterable[object] | None) -> None:
             "read all of them; pass DataLoader(dataset, batch_size, "
             "sampler=DistributedSampler(dataset, shuffle=False))"
         )
+
+
+def _content(item: object) -> bytes:
+    """Return a sample as bytes that are the same in every process; pickled tensors differ."""
+    if isinstance(item, (tuple, list)):
+        return b"".join(map(_content, item))
+    return item.cpu().numpy().tobytes() if isinstance(item, Tensor) else pickle.dumps(item)
 
 
 def _rebuilt(loader: DataLoader[object], **order: object) -> DataLoader[object]:

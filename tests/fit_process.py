@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -60,13 +61,17 @@ def make_loader(kind: str, data: Images) -> object:
     if kind in samplers:
         return DataLoader(data, batch_size=4, sampler=samplers[kind]())
     if kind == "list":
-        batches = [list(range(i, min(i + 4, len(data)))) for i in range(0, len(data), 4)]
-        return _Batches(data, batches)
+        ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        own = list(range(ranks[0], len(data), ranks[1]))
+        return _Batches(data, [own[i : i + 4] for i in range(0, len(own), 4)])
     if kind == "subset":
         own = range(dist.get_rank(), len(data), dist.get_world_size())
         return DataLoader(Subset(data, own), batch_size=4)
     if kind == "first_rank_only":
-        return [] if dist.get_rank() else [next(iter(DataLoader(data, batch_size=len(data))))]
+        return [] if dist.get_rank() else list(DataLoader(data, batch_size=4))
+    if kind == "one_class":
+        own = [i for i in range(len(data)) if i % 3 == 0][dist.get_rank() :: dist.get_world_size()]
+        return DataLoader(Subset(data, own), batch_size=4)
     return DataLoader(data, batch_size=4, shuffle=kind == "shuffled")
 
 
@@ -117,6 +122,23 @@ def run(arguments: list[str]) -> None:
     attr.save(options.bank)
     Path(f"{options.bank}.reads").write_text(str(data.reads))
     print(f"reads {data.reads}", flush=True)
+
+
+def run_rank(rank: int, world_size: int, store: str, arguments: list[str]) -> None:
+    """Do the same as one of several ranks; an error is noted beside the bank."""
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=60),
+    )
+    bank = f"{arguments[0]}.{rank}"
+    try:
+        run([bank, *arguments[1:]])
+    except ValueError as error:
+        Path(f"{bank}.error").write_text(str(error))
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
