@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["gram_kmeans", "start_uniforms"]
 
 TINY = 1e-30  # a cluster without weight has no mean; this keeps its division quiet
+_FEW = 64  # so many maps are compared one by one, faster than a strided argmax
 
 
 def start_uniforms(n_clusters: int, n_init: int, generator: torch.Generator) -> Tensor:
@@ -41,22 +42,51 @@ def gram_kmeans(
     """
     squares = gram.diagonal(dim1=1, dim2=2)
     distances = squares[:, :, None] + squares[:, None] - 2 * gram
-    labels = _plus_plus(distances.clamp_min(0), weights, uniforms)
-    clusters = torch.arange(len(uniforms), device=gram.device)[:, None]
+    labels = _plus_plus(distances.clamp_min_(0), weights, uniforms)
+    inertias = gram.new_empty(labels.shape[:2])
     total = (squares * weights).sum(1, keepdim=True)
+    active = torch.arange(len(gram), device=gram.device)
+    current = labels
     for step in range(max_iter + 1):
-        members = (labels.unsqueeze(2) == clusters) * weights[:, None, None]  # (B, R, K, M)
-        sizes = members.sum(3)
-        means = members / sizes.clamp_min(TINY).unsqueeze(3)
-        products = (means.flatten(1, 2) @ gram).view(means.shape)
-        norms = (means * products).sum(3)
-        scores = products - 0.5 * norms.unsqueeze(3)
-        scores = scores.masked_fill((sizes == 0).unsqueeze(3), -torch.inf)
-        moved = scores.argmax(2)
-        if step == max_iter or torch.equal(moved, labels):
+        moved, explained = _lloyd_step(gram, weights, current, len(uniforms))
+        inertias[active] = total[active] - explained
+        is_moving = (moved != current).flatten(1).any(1)
+        if step == max_iter or not is_moving.any():
             break
-        labels = moved
-    return labels, total - (sizes * norms).sum(2)
+        current = moved
+        labels[active] = moved
+        if 2 * int(is_moving.sum()) <= len(active):  # those at rest need no further step
+            gram, weights, current = gram[is_moving], weights[is_moving], current[is_moving]
+            active = active[is_moving]
+    return labels, inertias
+
+
+def _lloyd_step(
+    gram: Tensor, weights: Tensor, labels: Tensor, n_clusters: int
+) -> tuple[Tensor, Tensor]:
+    """Return the next labels (B, R, M) and what the present means explain (B, R)."""
+    clusters = torch.arange(n_clusters, device=gram.device)[:, None]
+    members = (labels.unsqueeze(2) == clusters) * weights[:, None, None]  # (B, R, K, M)
+    sizes = members.sum(3)
+    shares = 1 / sizes.clamp_min(TINY)
+    products = (members.flatten(1, 2) @ gram).view(members.shape)
+    products *= shares.unsqueeze(3)
+    norms = members.mul_(products).sum(3) * shares
+    scores = products.sub_(0.5 * norms.masked_fill(sizes == 0, torch.inf).unsqueeze(3))
+    return first_largest(scores), (sizes * norms).sum(2)
+
+
+def first_largest(scores: Tensor) -> Tensor:
+    """Return the index of the largest entry along dimension -2, the first one at ties."""
+    count = scores.shape[-2]
+    if count > _FEW or scores.device.type != "cpu":
+        return scores.argmax(-2)
+    best, index = scores[..., 0, :].clone(), torch.zeros_like(scores[..., 0, :], dtype=torch.int64)
+    for k in range(1, count):
+        candidate = scores[..., k, :]
+        index.masked_fill_(candidate > best, k)
+        torch.maximum(best, candidate, out=best)
+    return index
 
 
 def _plus_plus(distances: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
@@ -68,16 +98,18 @@ def _plus_plus(distances: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
     uniforms = uniforms.to(distances)
     problems = torch.arange(len(distances), device=distances.device)[:, None]
     first = _draw(weights, uniforms[0, :, 0].expand(len(distances), -1))
-    chosen, nearest = [first], distances[problems, first]  # (B, R), (B, R, M)
+    nearest = distances[problems, first]  # (B, R, M)
+    labels = torch.zeros_like(nearest, dtype=torch.int64)
     weighted = weights[:, None]
-    for uniform in uniforms[1:]:
+    for k, uniform in enumerate(uniforms[1:], 1):
         drawn = _draw(nearest * weighted, uniform.expand(len(distances), -1, -1))  # (B, R, T)
         trials = nearest.unsqueeze(2).minimum(distances[problems[..., None], drawn])
-        best = (trials * weighted.unsqueeze(2)).sum(3).argmin(2, keepdim=True)
-        chosen.append(drawn.gather(2, best).squeeze(2))
-        nearest = trials.gather(2, best[..., None].expand(-1, -1, -1, trials.shape[3])).squeeze(2)
-    seeds = torch.stack(chosen, 2)  # (B, R, K)
-    return distances[problems[..., None], seeds].argmin(2)
+        inertias = (trials @ weights[:, None, :, None]).squeeze(3)
+        best = inertias.argmin(2)[:, :, None, None].expand(-1, -1, 1, trials.shape[3])
+        chosen = trials.gather(2, best).squeeze(2)
+        labels.masked_fill_(chosen < nearest, k)
+        nearest = chosen
+    return labels
 
 
 def _draw(mass: Tensor, uniform: Tensor) -> Tensor:

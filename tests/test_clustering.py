@@ -174,3 +174,28 @@ def test_kmeans_keeps_digits_far_from_origin():
 def test_kmeans_raises_when_clusters_do_not_fit_rows(k):
     with pytest.raises(ValueError, match=f"n_samples=9 should be >= n_clusters={k} >= 1"):
         kmeans(NINE, k)
+
+
+def test_kmeans_with_integer_weights_equals_repeated_rows():
+    generator = torch.Generator().manual_seed(2)
+    rows = torch.randn(60, 4, generator=generator, dtype=torch.float64)
+    weights = torch.randint(1, 4, (60,), generator=generator)
+    found = kmeans(rows, 3, weights=weights, n_init=30)
+    repeated = kmeans(rows.repeat_interleave(weights, 0), 3, n_init=30)
+    assert found.inertia == pytest.approx(repeated.inertia, rel=1e-9)
+    assert torch.allclose(found.centroids, repeated.centroids)
+
+
+def test_kmeans_of_many_weighted_rows_matches_weighted_sklearn():
+    rows, _ = make_blobs(2000, 6, centers=12, random_state=3)
+    weights = np.random.default_rng(0).uniform(0.1, 4, 2000)
+    theirs = KMeans(12, n_init=10, random_state=0).fit(rows, sample_weight=weights)
+    found = kmeans(torch.from_numpy(rows), 12, weights=torch.from_numpy(weights))
+    assert found.inertia <= 1.01 * theirs.inertia_
+    nearest = torch.cdist(torch.from_numpy(rows), found.centroids).amin(1).square()
+    assert found.inertia == pytest.approx(float(nearest @ torch.from_numpy(weights)), rel=1e-9)
+
+
+def test_kmeans_orders_clusters_by_their_weight():
+    weights = torch.tensor([1.0, 1, 1, 5, 5, 5, 3, 3, 3])
+    assert kmeans(NINE, 3, weights=weights).centroids[:, 1].tolist() == [100.0, 200.0, 0.0]
