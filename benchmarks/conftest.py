@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from threadpoolctl import threadpool_limits
 
 from benchmarks.cases import Case
 from benchmarks.recorder import Recorder
@@ -90,7 +91,8 @@ def _case(item: pytest.Item) -> Case | None:
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with threadpool_limits(1):
+        yield
     torch.set_num_threads(threads)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TypeVar
@@ -14,7 +15,6 @@ from benchmarks.timing import Stopwatch, cpu_seconds, environment, interleave, r
 __all__ = ["Recorder"]
 
 _T = TypeVar("_T")
-_ABSOLUTE_ROUNDS = 2  # of the absolute times, which say little
 
 
 class Recorder:
@@ -40,7 +40,7 @@ class Recorder:
         Args:
             subject: What the row is about.
             others: What it is compared with, by name.
-            rounds: Interleaved rounds of a full run; a short one has two.
+            rounds: Interleaved rounds of a full run; a short one has two at most.
         """
         watches = {name: cpu_seconds(call) for name, call in others.items()}
         self.compare({"subject": cpu_seconds(subject)} | watches, rounds)
@@ -48,14 +48,15 @@ class Recorder:
 
     def compare(self, stopwatches: Mapping[str, Stopwatch], rounds: int) -> None:
         """Keep the ratios of the stopwatch named ``subject`` to the others."""
-        seconds = interleave(stopwatches, rounds if self._is_full else 2, warm_up=self._is_full)
+        rounds = rounds if self._is_full else min(rounds, 2)
+        seconds = interleave(stopwatches, rounds, warm_up=self._is_full and rounds > 1)
         found = {name: asdict(ratio) for name, ratio in ratios(seconds, "subject").items()}
-        self._benchmark.extra_info["ratios"] = found
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        self._benchmark.extra_info.update(ratios=found, seconds=medians)
 
     def once(self, subject: Callable[[], _T]) -> _T:
         """Return the subject's result, its absolute time kept by pytest-benchmark."""
-        rounds = _ABSOLUTE_ROUNDS if self._is_full else 1
-        result: _T = self._benchmark.pedantic(subject, rounds=rounds)
+        result: _T = self._benchmark.pedantic(subject, rounds=1)
         return result
 
     def values(self, **values: object) -> None:

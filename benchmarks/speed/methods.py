@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.speed.naive import naive_tail
 from benchmarks.speed.setting import Setting, fitted, unfitted
+from benchmarks.speed.tail import Tail
 from captum_kmex import LayerKMeansAttribution
 
-__all__ = ["BareForward", "Method", "Ours"]
+__all__ = ["BareForward", "Method", "NaivePrototypes", "Ours"]
 
 
 class Method(Protocol):
@@ -20,7 +22,7 @@ class Method(Protocol):
     def __call__(self) -> object:
         """Explain the images."""
 
-    def check(self, result: object) -> None:
+    def check(self, result: Any) -> None:
         """Assert something that only a right result fulfils."""
 
 
@@ -34,7 +36,7 @@ class BareForward:
         """Return the logits."""
         return self._setting.forward()
 
-    def check(self, result: object) -> None:
+    def check(self, result: Any) -> None:
         """Compare with the model called under ``no_grad``."""
         with torch.no_grad():
             expected = self._setting.model(self._setting.images)
@@ -68,7 +70,7 @@ class Ours:
         maps: Tensor = self._attr.attribute(self._setting.images, self._setting.target)
         return maps
 
-    def check(self, result: object) -> None:
+    def check(self, result: Any) -> None:
         """Assert that map and bias add up to the model's logit, and labels are the eager ones."""
         setting = self._setting
         bias = setting.model.get_submodule("fc").bias[setting.target].detach()
@@ -77,3 +79,29 @@ class Ours:
         if self._attr is not self._plain:
             same = self._attr.segment(setting.images) == self._plain.segment(setting.images)
             assert same.float().mean() >= 0.99
+
+
+class NaivePrototypes:
+    """The same map as ``Ours``, its tail computed the naive way.
+
+    Args:
+        setting: What to explain.
+        n_prototypes: Prototypes of the bank.
+    """
+
+    def __init__(self, setting: Setting, n_prototypes: int) -> None:
+        self._setting = setting
+        self._attr = fitted(setting, n_prototypes)
+        self._books = [book.centroids for book in self._attr.bank_.codebooks]
+
+    def __call__(self) -> Tensor:
+        """Return the maps (N, 1, h, w)."""
+        weight = self._setting.model.get_submodule("fc").weight.detach()
+        blocks = Tail(self._setting, self._attr).blocks
+        return naive_tail(blocks, weight[self._setting.target], self._books)[0]
+
+    def check(self, result: Any) -> None:
+        """Assert that the maps have the sums of ours."""
+        ours = self._attr.attribute(self._setting.images, self._setting.target)
+        sums = result.flatten(1).sum(1), ours.flatten(1).sum(1)
+        torch.testing.assert_close(*sums, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,117 @@
+"""What a fit costs beside the forward passes that it needs anyway."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from statistics import median
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases import Case
+from benchmarks.recorder import Recorder
+from benchmarks.speed.setting import LAYERS, make_setting
+from benchmarks.timing import cpu_seconds
+from captum_kmex import KMExAttribution, LayerKMeansAttribution
+from captum_kmex.fitted import FittedAttribution
+
+_CLASSES = 2
+_BATCH = 8
+_ROUNDS = 3
+_CAP = 5000  # rows kept of a class, by default
+
+
+@dataclass(frozen=True)
+class FitStepCase(Case):
+    """An attribution and the rows an image gives it."""
+
+    build: Callable[[nn.Module], FittedAttribution]
+    is_pooled: bool
+
+
+def _layered(model: nn.Module) -> FittedAttribution:
+    return LayerKMeansAttribution(model, list(LAYERS))
+
+
+def _cases() -> list[FitStepCase]:
+    table = "fit, cost over the forward passes"
+    return [
+        FitStepCase(table, "LayerKMeansAttribution, layers 2-4", _layered, False),
+        FitStepCase(table, "KMExAttribution", KMExAttribution, True),
+    ]
+
+
+@dataclass
+class WatchedBatches:
+    """A loader that notes how long each pass over it took, whatever was done in between."""
+
+    batches: list[tuple[Tensor, Tensor]]
+    passes: list[float] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches; a pass ends when they are exhausted."""
+        start = time.process_time()
+        yield from self.batches
+        self.passes.append(time.process_time() - start)
+
+
+@dataclass
+class FitWatch:
+    """Fits and keeps the seconds of the sampling pass, the clustering and the second pass."""
+
+    build: Callable[[], FittedAttribution]
+    batches: list[tuple[Tensor, Tensor]]
+    parts: list[tuple[float, float, float]] = field(default_factory=list)
+
+    def fit(self) -> FittedAttribution:
+        """Fit once and note the parts."""
+        loader = WatchedBatches(self.batches)
+        start = time.process_time()
+        fitted = self.build().fit(loader, classes=range(_CLASSES))
+        total = time.process_time() - start
+        sampling, second = loader.passes
+        self.parts.append((sampling, total - sampling - second, second))
+        return fitted
+
+    def sampling_seconds(self) -> float:
+        """Fit once; return the seconds of the sampling pass."""
+        self.fit()
+        return self.parts[-1][0]
+
+
+@pytest.mark.cases(short=_cases(), full=_cases())
+@pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
+def test_fit_step(case: FitStepCase, record: Recorder, is_full: bool) -> None:
+    setting = make_setting(is_full, 64 if is_full else 16)
+    labels = torch.arange(len(setting.images)) % _CLASSES
+    batches = list(zip(setting.images.split(_BATCH), labels.split(_BATCH), strict=True))
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for images, _ in batches:
+                setting.model(images)
+
+    watch = FitWatch(lambda: case.build(setting.model), batches)
+    watches = {"subject": watch.sampling_seconds, "forward": cpu_seconds(forward)}
+    record.compare(watches, _ROUNDS)
+    fitted = record.once(watch.fit)
+    _check(fitted, len(setting.images) // _CLASSES, case.is_pooled, setting.images.shape[-1])
+    passes = median(part[0] for part in watch.parts)
+    record.values(
+        solve_over_pass=median(part[1] for part in watch.parts) / passes,
+        second_over_first=median(part[2] for part in watch.parts) / passes,
+        images=len(setting.images),
+    )
+
+
+def _check(fitted: FittedAttribution, images: int, is_pooled: bool, side: int) -> None:
+    """Assert that clusters hold all rows of a class, or as many as are kept, and patches."""
+    rows = images if is_pooled else images * (side // 8) ** 2
+    for book in fitted.bank_.codebooks[:1]:
+        for c in range(_CLASSES):
+            assert int(book.counts[book.of_class(c)].sum()) == min(rows, _CAP)
+        assert torch.isfinite(book.centroids).all()
+        assert book.representatives is not None
