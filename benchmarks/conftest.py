@@ -72,6 +72,8 @@ def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, A
     cpu = machine.get("cpu", {}).get("brand_raw", machine.get("processor", ""))
     kept = {name: machine.get(name) for name in ("system", "release", "python_version")}
     output_json["machine_info"] = {"cpu": cpu, "cores": os.cpu_count()} | kept
+    commit = output_json.get("commit_info", {})
+    output_json["commit_info"] = {name: commit.get(name) for name in ("id", "dirty", "time")}
     output_json["is_full"] = _is_full(config)
     output_json["rows"] = config.stash[_rows]
     output_json["missing"] = config.stash[_missing]

@@ -40,7 +40,7 @@ class Recorder:
         Args:
             subject: What the row is about.
             others: What it is compared with, by name.
-            rounds: Interleaved rounds of a full run; a short one has two at most.
+            rounds: Interleaved rounds of a full run; a short one has one.
         """
         watches = {name: cpu_seconds(call) for name, call in others.items()}
         self.compare({"subject": cpu_seconds(subject)} | watches, rounds)
@@ -48,8 +48,17 @@ class Recorder:
 
     def compare(self, stopwatches: Mapping[str, Stopwatch], rounds: int) -> None:
         """Keep the ratios of the stopwatch named ``subject`` to the others."""
-        rounds = rounds if self._is_full else min(rounds, 2)
-        seconds = interleave(stopwatches, rounds, warm_up=self._is_full and rounds > 1)
+        self.seconds(self.interleave(stopwatches, rounds))
+
+    def interleave(
+        self, stopwatches: Mapping[str, Stopwatch], rounds: int
+    ) -> dict[str, list[float]]:
+        """Return the seconds of every round, of a single one in a short run."""
+        rounds = rounds if self._is_full else 1
+        return interleave(stopwatches, rounds, warm_up=self._is_full and rounds > 1)
+
+    def seconds(self, seconds: Mapping[str, list[float]]) -> None:
+        """Keep the ratios of the seconds named ``subject`` to the others', and the medians."""
         found = {name: asdict(ratio) for name, ratio in ratios(seconds, "subject").items()}
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         self._benchmark.extra_info.update(ratios=found, seconds=medians)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.exceptions import FewRowsWarning
 
-__all__ = ["CLASSES", "ROW_BYTES", "ROWS_AN_IMAGE"]
+__all__ = ["CLASSES", "ROWS_AN_IMAGE", "ROW_BYTES"]
 
 CLASSES = 5
 ROWS_AN_IMAGE = 16 * 16

@@ -13,9 +13,7 @@ _LATENT = 24
 _COMPONENTS = 8
 
 
-def student_mixture(
-    count: int, width: int, freedom: float, generator: np.random.Generator
-) -> Rows:
+def student_mixture(count: int, width: int, freedom: float, generator: np.random.Generator) -> Rows:
     """Return rows (count, width) of a mixture of eight Student-t clouds."""
     means = 2 * generator.normal(size=(_COMPONENTS, width))
     clouds = means[generator.integers(_COMPONENTS, size=count)]

@@ -13,7 +13,10 @@ from torch import Tensor
 
 __all__ = ["assert_nearest", "naive_labels", "naive_map", "naive_rows", "naive_tail"]
 
-_TIE = 1e-5  # relative excess of squared distance at which float32 cannot tell two prototypes
+# excess of squared distance at which float32 cannot tell two prototypes: relative to the distance,
+# or, where a prototype is almost the row itself, roundings of the row's squared norm
+_TIE = 1e-5
+_ROUNDINGS = 8 * torch.finfo(torch.float32).eps
 
 
 def naive_rows(blocks: Sequence[Tensor]) -> Tensor:
@@ -69,9 +72,10 @@ def assert_nearest(rows: Tensor, centroids: Tensor, ours: Tensor, naive: Tensor)
     """Assert that labels differ from the naive ones only in ties; return the share of equals."""
     different = (ours != naive).nonzero().squeeze(1)
     vectors = rows[different].double()
-    excess = _squares(vectors, centroids, ours[different])
     least = _squares(vectors, centroids, naive[different])
-    assert (excess <= least * (1 + _TIE)).all(), "a label is not that of the nearest prototype"
+    excess = _squares(vectors, centroids, ours[different]) - least
+    allowed = torch.maximum(_TIE * least, _ROUNDINGS * vectors.square().sum(1))
+    assert (excess <= allowed).all(), "a label is not that of the nearest prototype"
     return 1 - len(different) / len(ours)
 
 

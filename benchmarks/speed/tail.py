@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from benchmarks.speed.setting import Setting
+from benchmarks.timing import cpu_seconds
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.base import finish_map, plain_arithmetic
 from captum_kmex.segmentation import SegmentOptions
 
-__all__ = ["Tail"]
+__all__ = ["AfterForward", "Tail"]
 
 
 class Tail:
@@ -43,7 +46,27 @@ class Tail:
     def labels(self, depth: int) -> Tensor:
         """Return the segment of each pixel (N*H*W,) at one depth."""
         stack = self._attribution._stack(self._passed)
-        segments = self._attribution._segment(
-            stack, depth, self._setting.target, SegmentOptions()
-        )
+        segments = self._attribution._segment(stack, depth, self._setting.target, SegmentOptions())
         return segments.labels.flatten()
+
+
+class AfterForward:
+    """A stopwatch of a tail, which finds the caches as a forward pass leaves them.
+
+    Args:
+        setting: Its forward pass is run first, every time.
+        call: The tail.
+
+    Attributes:
+        forwards: Seconds of the forward pass of every run.
+    """
+
+    def __init__(self, setting: Setting, call: Callable[[], object]) -> None:
+        self._forward = cpu_seconds(setting.forward)
+        self._call = cpu_seconds(call)
+        self.forwards: list[float] = []
+
+    def __call__(self) -> float:
+        """Return the seconds of the tail."""
+        self.forwards.append(self._forward())
+        return self._call()

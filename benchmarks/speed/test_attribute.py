@@ -64,7 +64,7 @@ def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]
     }
     found: list[AttributeCase] = []
     for batch in batches:
-        rows = quick | (medium if batch < 32 else {}) | (slow if batch == 1 else {})
+        rows = quick | (medium if batch < 32 else {}) | (slow if batch < 8 else {})
         table = f"attribute, batch {batch}"
         found += [
             AttributeCase(table, row, build, batch, row in slow) for row, build in rows.items()
@@ -72,7 +72,7 @@ def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]
     return found
 
 
-@pytest.mark.cases(short=_cases(20, 300, (1, 2)), full=_cases(50, 2000, (1, 8, 32)))
+@pytest.mark.cases(short=_cases(20, 300, (2,)), full=_cases(50, 2000, (1, 8, 32)))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_attribute(case: AttributeCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.batch)

@@ -18,6 +18,7 @@ from benchmarks.timing import cpu_seconds
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
 from captum_kmex.fitted import FittedAttribution
 
+_TABLE = "fit, cost over the forward passes"
 _CLASSES = 2
 _BATCH = 8
 _ROUNDS = 3
@@ -37,11 +38,14 @@ def _layered(model: nn.Module) -> FittedAttribution:
 
 
 def _cases() -> list[FitStepCase]:
-    table = "fit, cost over the forward passes"
     return [
-        FitStepCase(table, "LayerKMeansAttribution, layers 2-4", _layered, False),
-        FitStepCase(table, "KMExAttribution", KMExAttribution, True),
+        FitStepCase(_TABLE, "LayerKMeansAttribution, layers 2-4", _layered, False),
+        FitStepCase(_TABLE, "KMExAttribution", KMExAttribution, True),
     ]
+
+
+def _same_cases() -> list[Case]:
+    return [Case(_TABLE, "forward passes, against themselves")]
 
 
 @dataclass
@@ -80,6 +84,13 @@ class FitWatch:
         """Fit once; return the seconds of the sampling pass."""
         self.fit()
         return self.parts[-1][0]
+
+
+@pytest.mark.cases(short=_same_cases(), full=_same_cases())
+def test_same_forward_passes_twice(case: Case, record: Recorder, is_full: bool) -> None:
+    setting = make_setting(is_full, _BATCH)
+    logits = record.against(setting.forward, {"forward": setting.forward}, _ROUNDS)
+    torch.testing.assert_close(logits, setting.logits)
 
 
 @pytest.mark.cases(short=_cases(), full=_cases())

@@ -36,7 +36,8 @@ def _cases(classes: int, rows: int, k: int, rounds: int) -> list[KMeansCase]:
 
 
 def _large_cases(classes: int, rows: int, k: int) -> list[KMeansCase]:
-    return [KMeansCase("k-means, many large classes", "ours, n_init=10", classes, rows, k, 1)]
+    table = f"k-means, {classes} classes x {rows} rows x {_WIDTH}, k={k}, a class"
+    return [KMeansCase(table, "ours, n_init=10", classes, rows, k, 1)]
 
 
 @pytest.mark.cases(

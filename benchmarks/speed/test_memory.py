@@ -16,6 +16,8 @@ from benchmarks.speed.methods import BareForward, Method, NaivePrototypes, Ours
 from benchmarks.speed.rivals import GradCams, IntegratedGradients50
 from benchmarks.speed.setting import Setting, make_setting
 
+_TABLE = "memory, batch 8"
+_COUNTS = [50, 2000, 10000]
 _MIB = 2**20
 
 
@@ -28,25 +30,25 @@ class MemoryCase(Case):
 
 
 def _cases(counts: list[int]) -> list[MemoryCase]:
-    table = "memory, batch 8"
-    ours = [MemoryCase(table, f"ours, K={k}", partial(Ours, n_prototypes=k), k) for k in counts]
+    ours = [MemoryCase(_TABLE, f"ours, K={k}", partial(Ours, n_prototypes=k), k) for k in counts]
+    return [
+        MemoryCase(_TABLE, "bare forward", BareForward),
+        *ours,
+        MemoryCase(_TABLE, "captum LayerGradCam, layer2", partial(GradCams, layers=["layer2"])),
+    ]
+
+
+def _slow_cases(counts: list[int]) -> list[MemoryCase]:
     naive = [
-        MemoryCase(table, f"naive, K={k}", partial(NaivePrototypes, n_prototypes=k), k)
+        MemoryCase(_TABLE, f"naive, K={k}", partial(NaivePrototypes, n_prototypes=k), k)
         for k in counts
     ]
+    gradients = partial(IntegratedGradients50, internal_batch=8)
     return [
-        MemoryCase(table, "bare forward", BareForward),
-        *ours,
-        MemoryCase(table, "ours, unfitted", partial(Ours, n_prototypes=0)),
+        MemoryCase(_TABLE, "ours, unfitted", partial(Ours, n_prototypes=0)),
         *naive,
-        MemoryCase(table, "captum LayerGradCam, layer2", partial(GradCams, layers=["layer2"])),
+        MemoryCase(_TABLE, "captum IntegratedGradients, internal batch 8", gradients),
     ]
-
-
-def _slow_cases() -> list[MemoryCase]:
-    build = partial(IntegratedGradients50, internal_batch=8)
-    row = "captum IntegratedGradients, internal batch 8"
-    return [MemoryCase("memory, batch 8", row, build)]
 
 
 def test_live_memory_counts_by_hand() -> None:
@@ -62,7 +64,7 @@ def test_live_memory_counts_by_hand() -> None:
     assert live_memory(call) == LiveMemory(peak=8000, kept=40)
 
 
-@pytest.mark.cases(short=_cases([300]), full=_cases([50, 2000, 10000]) + _slow_cases())
+@pytest.mark.cases(short=_cases([300]), full=_cases(_COUNTS) + _slow_cases(_COUNTS))
 def test_memory(case: MemoryCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, 8)
     method, forward = case.build(setting), live_memory(setting.forward)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +15,7 @@ from benchmarks.cases import Case
 from benchmarks.recorder import Recorder
 from benchmarks.speed.naive import assert_nearest, naive_map, naive_rows, naive_tail
 from benchmarks.speed.setting import LAYERS, Setting, fitted, make_setting, unfitted
-from benchmarks.speed.tail import Tail
+from benchmarks.speed.tail import AfterForward, Tail
 
 _ROUNDS = {1: 15, 8: 9, 32: 5}
 _CLUSTERS = 5
@@ -58,7 +59,9 @@ def _unfitted_cases(batches: list[int]) -> list[TailCase]:
 
 
 def _same_cases() -> list[TailCase]:
-    return [TailCase("tail, prototypes", "K=50, against itself", 50)]
+    tables = ("prototypes", "batch", "image size", "layers")
+    same = [TailCase(f"tail, {table}", "K=50, against itself", 50) for table in tables]
+    return [*same, TailCase("tail, unfitted", "batch 1, against itself", 0)]
 
 
 @pytest.mark.cases(
@@ -73,16 +76,16 @@ def test_fitted_tail(case: TailCase, record: Recorder, is_full: bool) -> None:
     tail = Tail(setting, attribution)
     books = [book.centroids for book in attribution.bank_.codebooks]
     naive = partial(naive_tail, tail.blocks, _column(setting), books)
-    rounds = _ROUNDS.get(case.batch, 2)
-    maps = record.against(tail, {"forward": setting.forward, "naive": naive}, rounds)
+    maps = _time(record, setting, tail, {"naive": naive})
     record.values(labels_equal=_check_fitted(setting, tail, maps, books))
 
 
 @pytest.mark.cases(short=_same_cases(), full=_same_cases())
 def test_same_tail_twice(case: TailCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.batch)
-    tail = Tail(setting, fitted(setting, case.n_prototypes))
-    maps = record.against(tail, {"forward": setting.forward, "itself": tail}, _ROUNDS[1])
+    k = case.n_prototypes
+    tail = Tail(setting, fitted(setting, k) if k else unfitted(setting))
+    maps = _time(record, setting, tail, {"itself": tail})
     assert torch.equal(maps, tail())
 
 
@@ -91,14 +94,27 @@ def test_unfitted_tail(case: TailCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.batch)
     tail = Tail(setting, unfitted(setting))
     naive = partial(_clustered_naively, tail.blocks, _column(setting))
-    rounds = _ROUNDS.get(case.batch, 2)
-    maps = record.against(tail, {"forward": setting.forward, "naive": naive}, rounds)
+    maps = _time(record, setting, tail, {"naive": naive})
     _check_unfitted(setting, tail, maps)
     _, theirs = naive()
     rows = naive_rows(tail.blocks)
     inertia = _inertia(rows, tail.labels(0), case.batch) / _inertia(rows, theirs[0], case.batch)
     assert inertia <= _MORE_INERTIA
     record.values(inertia=inertia)
+
+
+def _time(
+    record: Recorder, setting: Setting, tail: Tail, others: Mapping[str, Callable[[], object]]
+) -> Tensor:
+    """Time the tail and the others, each after a forward pass; return the tail's maps."""
+    watches = {
+        name: AfterForward(setting, call) for name, call in {"subject": tail, **others}.items()
+    }
+    seconds = record.interleave(watches, _ROUNDS.get(len(setting.images), 2))
+    # without the warm-up's
+    forwards = watches["subject"].forwards[-len(seconds["subject"]) :]
+    record.seconds(seconds | {"forward": forwards})
+    return record.once(tail)
 
 
 def _column(setting: Setting) -> Tensor:

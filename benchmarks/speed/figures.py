@@ -1,0 +1,200 @@
+"""Draw the figures of the page, each from one group's results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.speed.groups import GROUPS
+from benchmarks.speed.results import Results, Row
+
+__all__ = ["draw"]
+
+# Okabe & Ito (2008), told apart with any colour vision; shapes differ as well
+_OURS, _RIVAL, _THIRD = "#D55E00", "#0072B2", "#009E73"
+_SHAPES = ("o", "s", "^")
+_WIDTH = 8.0
+_ITSELF = ("against itself", "against themselves")
+
+
+def draw(found: Mapping[str, Results], folder: Path) -> None:
+    """Write the figure of every group that has results."""
+    makers: dict[str, Callable[[dict[str, list[Row]]], Figure]] = {
+        "attribute": _attribute,
+        "tail": _tail,
+        "memory": _memory,
+        "kmeans": _kmeans,
+        "fit_stream": _stream,
+    }
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        for group, make in makers.items():
+            tables = {title: _usable(rows) for title, rows in found[group].tables.items()}
+            tables = {title: rows for title, rows in tables.items() if rows}
+            if tables:
+                make(tables).savefig(folder / GROUPS[group].image, dpi=150)
+
+
+def _usable(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if not row.reason and not row.name.endswith(_ITSELF)]
+
+
+def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def _color(name: str) -> str:
+    return _OURS if name.startswith("ours") else _RIVAL
+
+
+def _names_down(axes: Axes, names: list[str]) -> None:
+    """Label the vertical axis with methods, the first on top, ours in colour."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    for label, name in zip(axes.get_yticklabels(), names, strict=True):
+        label.set_color(_OURS if name.startswith("ours") else "black")
+    axes.grid(axis="x", which="both", color="0.9")
+    axes.set_axisbelow(True)
+
+
+def _plain_ticks(axis: object) -> None:
+    """Write numbers on a log axis as people do: 0.5, 2, 50."""
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(mpl.ticker.NullFormatter())
+
+
+def _attribute(tables: dict[str, list[Row]]) -> Figure:
+    first = next(iter(tables.values()))
+    order = sorted(first, key=lambda row: row.ratios["forward"]["median"])
+    names = [row.name for row in order]
+    figure, (axes,) = _figure(0.27 * len(names) + 1)
+    for (title, rows), shape in zip(tables.items(), _SHAPES, strict=False):
+        rows = [row for row in rows if row.name in names]
+        axes.scatter(
+            [row.ratios["forward"]["median"] for row in rows],
+            [names.index(row.name) for row in rows],
+            marker=shape,
+            s=32,
+            facecolors=["none" if shape != "o" else _color(row.name) for row in rows],
+            edgecolors=[_color(row.name) for row in rows],
+            label=title.removeprefix("attribute, "),
+        )
+    axes.axvline(1, color="0.4", linewidth=1)
+    axes.set_xscale("log")
+    _plain_ticks(axes.xaxis)
+    _names_down(axes, names)
+    axes.set_xlabel("CPU time over the bare forward pass (log scale)")
+    legend = axes.legend(loc="upper right", frameon=False)
+    for handle in legend.legend_handles:
+        handle.set_edgecolor("0.3")
+        handle.set_facecolor("0.3" if handle is legend.legend_handles[0] else "none")
+    return figure
+
+
+def _tail(tables: dict[str, list[Row]]) -> Figure:
+    figure, (left, right) = _figure(3.4, 2)
+    counts = tables.get("tail, prototypes", [])
+    _tail_lines(left, [(_number(r"K=(\d+)", row), row) for row in counts], "")
+    left.set_xscale("log")
+    left.set_xlabel("prototypes K (log scale), batch 1, 224 x 224")
+    sizes = tables.get("tail, image size", [])
+    for k in dict.fromkeys(_number(r"K=(\d+)", row) for row in sizes):
+        own = [row for row in sizes if row.name.endswith(f"K={k}")]
+        _tail_lines(right, [(_number(r"(\d+) x", row), row) for row in own], f", K={k}")
+    right.set_xlabel("side of the image, batch 1")
+    for axes in (left, right):
+        axes.set_yscale("log")
+        axes.grid(which="major", color="0.9")
+        axes.set_ylabel("CPU time over the forward pass (log scale)")
+        _plain_ticks(axes.yaxis)
+        axes.margins(y=0.1)
+    _plain_ticks(left.xaxis)
+    left.legend(frameon=False, loc="upper left")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside right", frameon=False)
+    return figure
+
+
+def _tail_lines(axes: Axes, points: list[tuple[int, Row]], suffix: str) -> None:
+    """Draw ours and the naive way over the same values; dashes tell the larger K apart."""
+    is_second = bool(axes.lines)
+    style = {"linestyle": "--" if is_second else "-", "markersize": 5, "linewidth": 1.4}
+    x = [value for value, _ in points]
+    ours = [row.ratios["forward"]["median"] for _, row in points]
+    naive = [row.seconds["naive"] / row.seconds["forward"] for _, row in points]
+    shapes = ("D", "^") if is_second else ("o", "s")
+    axes.plot(x, naive, color=_RIVAL, marker=shapes[1], label=f"naive{suffix}", **style)
+    axes.plot(x, ours, color=_OURS, marker=shapes[0], label=f"ours{suffix}", **style)
+
+
+def _number(pattern: str, row: Row) -> int:
+    found = re.search(pattern, row.name)
+    return int(found.group(1)) if found else 0
+
+
+def _memory(tables: dict[str, list[Row]]) -> Figure:
+    rows = sorted(next(iter(tables.values())), key=lambda row: row.values["peak_mib"])
+    names = [row.name for row in rows]
+    figure, (axes,) = _figure(0.27 * len(rows) + 0.8)
+    values = [row.values["peak_mib"] for row in rows]
+    bars = axes.barh(range(len(rows)), values, 0.65, color=[_color(name) for name in names])
+    axes.bar_label(bars, fmt="%.0f", padding=3)
+    _names_down(axes, names)
+    axes.set_xlim(0, 1.08 * max(values))
+    axes.set_xlabel("peak of live tensors, MiB")
+    return figure
+
+
+def _kmeans(tables: dict[str, list[Row]]) -> Figure:
+    tables = {title: rows for title, rows in tables.items() if not title.endswith("a class")}
+    figure, panels = _figure(3.9, len(tables))
+    names = list(dict.fromkeys(row.name for rows in tables.values() for row in rows))
+    colors = ["#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#999933", "#882255"]
+    for axes, (title, rows) in zip(panels, tables.items(), strict=True):
+        axes.scatter([1], [1], marker="+", color="black", s=70, label="scikit-learn, n_init=1")
+        for row in rows:
+            ratio = row.ratios["scikit-learn, n_init=1"]
+            place = names.index(row.name)
+            is_ours = row.name.startswith("ours")
+            axes.scatter(
+                [ratio["median"]],
+                [row.values["inertia"]],
+                color=_OURS if is_ours else colors[place],
+                marker="*" if is_ours else "svD^Px"[place],
+                s=130 if is_ours else 40,
+                label=row.name,
+            )
+        axes.set_xscale("log")
+        _plain_ticks(axes.xaxis)
+        axes.margins(0.15)
+        axes.grid(color="0.9")
+        axes.set_axisbelow(True)
+        axes.set_title(title.removeprefix("k-means, ").replace(" x 512, ", "\n512 wide, "), size=9)
+    panels[0].set_ylabel("inertia over scikit-learn's, n_init=1")
+    figure.supxlabel("CPU time over scikit-learn's, n_init=1 (log scale)", size=9)
+    labels = panels[0].get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _stream(tables: dict[str, list[Row]]) -> Figure:
+    names = list(dict.fromkeys(row.name for rows in tables.values() for row in rows))
+    figure, panels = _figure(0.3 * len(names) + 1.2, len(tables))
+    for axes, (title, rows) in zip(panels, tables.items(), strict=True):
+        for row in rows:
+            place = names.index(row.name)
+            median, high = row.values["inertia"] - 1, row.values["inertia_p90"] - 1
+            axes.plot([100 * median, 100 * high], [place] * 2, color=_color(row.name))
+            axes.plot([100 * median], [place], "o", color=_color(row.name), markersize=5)
+        _names_down(axes, names)
+        axes.axvline(0, color="0.4", linewidth=1)
+        axes.set_title(title.removeprefix("fit, one pass: "), size=9)
+        if axes is not panels[0]:
+            axes.set_yticklabels([])
+    figure.supxlabel("inertia above the best of six runs on all rows, percent", size=9)
+    return figure

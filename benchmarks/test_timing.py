@@ -1,0 +1,24 @@
+"""The timing protocol on stopwatches that say what they are told to."""
+
+from __future__ import annotations
+
+from benchmarks.timing import Quartiles, interleave, ratios
+
+
+def test_interleave_reverses_the_order_every_round() -> None:
+    ran = []
+    watches = {name: lambda name=name: float(not ran.append(name)) for name in "ab"}
+    seconds = interleave(watches, 3, warm_up=False)
+    assert "".join(ran) == "abbaab"
+    assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3}
+
+
+def test_interleave_does_not_count_the_warm_up() -> None:
+    found = iter([100.0, 1.0, 2.0])
+    assert interleave({"a": lambda: next(found)}, 2) == {"a": [1.0, 2.0]}
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    # a machine that is ten times slower in the last round changes no ratio
+    found = ratios({"subject": [2.0, 4.0, 30.0], "base": [1.0, 2.0, 10.0]}, "subject")
+    assert found == {"base": Quartiles(median=2.0, low=2.0, high=2.5, rounds=3)}
