@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from captum_kmex.files import read_tensors, write_tensors
 from captum_kmex.representatives import Representatives
 from captum_kmex.surrogate import Surrogate
 
@@ -71,6 +68,18 @@ class Codebook:
     spread: Tensor
     representatives: Representatives | None = None
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors but for the representatives."""
+        names = ("centroids", "membership", "counts", "spread")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], device: torch.device) -> Codebook:
+        """Read a saved codebook without representatives."""
+        names = ("centroids", "membership", "counts", "spread")
+        centroids, membership, counts, spread = (state[name].to(device) for name in names)
+        return cls(centroids, membership, counts, spread)
+
     def of_class(self, c: int) -> Tensor:
         """Return the indices of a class's prototypes; of all, in a class-agnostic codebook."""
         if self.membership.ndim == 2:
@@ -118,18 +127,7 @@ class PrototypeBank:
         Raises:
             OSError: The file cannot be written, for instance for want of space.
         """
-        path = Path(path)
-        content = save(_tensors(self), {_HEADER: json.dumps(_header(self))})
-        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            with beside.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        write_tensors(Path(path), _tensors(self), _HEADER, _header(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PrototypeBank:
@@ -142,20 +140,7 @@ class PrototypeBank:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no bank at {path}; write one with save()")
-        try:
-            with safe_open(path, "pt") as file:
-                text = (file.metadata() or {}).get(_HEADER)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is truncated or no safetensors file ({error}); save the bank again"
-            ) from error
-        if text is None:
-            raise ValueError(f"{path} is a safetensors file, but no prototype bank")
-        try:
-            header = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} has a damaged header ({error}); save it again") from error
+        tensors, header = read_tensors(path, _HEADER, "prototype bank", "save the bank again")
         return _bank(header, tensors, path)
 
     def check_model(self, model: nn.Module) -> None:
@@ -179,15 +164,14 @@ class PrototypeBank:
 def _tensors(bank: PrototypeBank) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for depth, book in enumerate(bank.codebooks):
-        for name in ("centroids", "membership", "counts", "spread"):
-            tensors[f"{depth}.{name}"] = getattr(book, name)
+        tensors |= {f"{depth}.{name}": tensor for name, tensor in book.state().items()}
         if book.representatives is not None:
             for name in ("indices", "boxes", "distances"):
                 tensors[f"{depth}.representatives.{name}"] = getattr(book.representatives, name)
     if bank.surrogate is not None:
         tensors["surrogate.columns"] = bank.surrogate.columns
         tensors["surrogate.bias"] = bank.surrogate.bias
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return tensors
 
 
 def _header(bank: PrototypeBank) -> dict[str, object]:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
+
+from captum_kmex.ranks import gather, rank, world_size
 
 __all__ = ["Batch", "IndexedBatches", "Labels", "class_pairs"]
 
@@ -39,12 +50,17 @@ class IndexedBatches:
     sampler of its own keeps the order drawn when this object is made. Anything else is read
     as it comes.
 
+    In a group of machines each reads a shard. With a sampler of its own, such as a
+    ``DistributedSampler``, a loader's indices are positions in the data set they share;
+    another loader's images, its own shard, are numbered by turns with the other machines'.
+
     Args:
         loader: A ``DataLoader``, or an iterable of ``(images, labels)`` or ``images``.
         device: Where the batches go.
 
     Raises:
         TypeError: Not an iterable of batches.
+        ValueError: All machines of a group read the same images.
     """
 
     def __init__(self, loader: Iterable[object], device: torch.device) -> None:
@@ -53,9 +69,12 @@ class IndexedBatches:
                 f"fit takes a DataLoader or an iterable of batches; got {type(loader).__name__}."
                 " Wrap it: DataLoader(dataset, batch_size=64)"
             )
-        self._device = device
+        self.device = device
         self._loader, self._order = _in_order(loader)
         self.is_repeatable = not isinstance(loader, Iterator)
+        self._is_shared = self._order is not None and not _has_plain_sampler(loader)
+        if world_size() > 1:
+            _check_shards(None if self._is_shared else self._loader)
 
     def __len__(self) -> int:
         try:
@@ -64,18 +83,34 @@ class IndexedBatches:
             return 0
 
     def __iter__(self) -> Iterator[Batch]:
-        start = 0
-        for batch in _drawing_apart(self._loader):
+        return self.after(0)
+
+    def after(self, count: int) -> Iterator[Batch]:
+        """Iterate from some batch on; where positions are known, none before it is loaded."""
+        loader, start = self._loader, 0
+        if count and self._order is not None:
+            loader, start = _without(cast("DataLoader[object]", loader), count)
+            count = 0
+        for number, batch in enumerate(_drawing_apart(loader)):
             inputs, targets = _split(batch)
-            count = len(inputs[0])
-            if self._order is None:
-                indices = torch.arange(start, start + count)
-            else:
-                indices = self._order[start : start + count]
-            start += count
-            moved = tuple(tensor.to(self._device, non_blocking=True) for tensor in inputs)
-            targets = targets if targets is None else targets.to(self._device)
-            yield Batch(moved, targets, indices.to(self._device))
+            stop = start + len(inputs[0])
+            if number >= count:
+                moved = tuple(tensor.to(self.device, non_blocking=True) for tensor in inputs)
+                targets = targets if targets is None else targets.to(self.device)
+                yield Batch(moved, targets, self._indices(start, stop).to(self.device))
+            start = stop
+
+    def identity(self) -> dict[str, object]:
+        """Return what must be equal for two loaders to give the same batches, fit for JSON."""
+        order = None if self._order is None else self._order.numpy().tobytes()
+        digest = None if order is None else hashlib.sha256(order).hexdigest()
+        return {"batches": len(self), "order": digest}
+
+    def _indices(self, start: int, stop: int) -> Tensor:
+        local = torch.arange(start, stop)
+        if self._order is not None:
+            local = self._order[start:stop]
+        return local if self._is_shared else local * world_size() + rank()
 
 
 def _drawing_apart(loader: Iterable[object]) -> Iterator[object]:
@@ -111,6 +146,38 @@ def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None
         drawn = [list(batch) for batch in loader.batch_sampler]
     order = torch.tensor(list(chain.from_iterable(drawn)), dtype=torch.int64)
     return _rebuilt(loader, batch_sampler=drawn), order
+
+
+def _without(loader: DataLoader[object], count: int) -> tuple[DataLoader[object], int]:
+    """Return a rebuilt loader without its first batches, and the images in these."""
+    if isinstance(loader.sampler, range):
+        start = count * (loader.batch_size or 1)
+        rest = _rebuilt(loader, sampler=loader.sampler[start:], batch_size=loader.batch_size)
+        return rest, min(start, len(loader.sampler))
+    drawn = cast("list[list[int]]", loader.batch_sampler)
+    return _rebuilt(loader, batch_sampler=drawn[count:]), sum(map(len, drawn[:count]))
+
+
+def _has_plain_sampler(loader: Iterable[object]) -> bool:
+    """Whether a loader reads all of its data set, in order or shuffled."""
+    sampler = getattr(loader, "sampler", None)
+    own = getattr(loader, "batch_sampler", None)
+    return isinstance(sampler, (SequentialSampler, RandomSampler)) and type(own) is BatchSampler
+
+
+def _check_shards(loader: Iterable[object] | None) -> None:
+    """Compare the first image of each machine's own shard."""
+    digest = None
+    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
+        with torch.random.fork_rng(devices=[]):
+            digest = hashlib.sha256(pickle.dumps(loader.dataset[0])).hexdigest()
+    digests = [found for found in gather(digest) if found is not None]
+    if len(set(digests)) < len(digests):
+        raise ValueError(
+            f"{len(digests)} machines read data sets that begin with the same image, so each would "
+            "read all of them; pass DataLoader(dataset, batch_size, "
+            "sampler=DistributedSampler(dataset, shuffle=False))"
+        )
 
 
 def _rebuilt(loader: DataLoader[object], **order: object) -> DataLoader[object]:

@@ -162,6 +162,14 @@ class StackedBlocks:
             index = torch.where(better, found + start, index)
         return best, index
 
+    @property
+    def masses(self) -> None:
+        """``None``: all rows have the same norm, none is far out."""
+
+    def select(self, images: Tensor) -> StackedBlocks:
+        """Return the composite of chosen images."""
+        return StackedBlocks(tuple(block[images] for block in self.blocks), self.weights)
+
     def rows(self, images: Tensor, pixels: Tensor) -> Tensor:
         """Return composite rows (M, D) of chosen pixels; only these are interpolated.
 

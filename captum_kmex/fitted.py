@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,18 +17,13 @@ from torch import Tensor, nn
 from captum_kmex.activations import layer_name
 from captum_kmex.bank import ModelFingerprint, PrototypeBank
 from captum_kmex.base import Inputs, Layer, PrototypeAttribution, check_choice
-from captum_kmex.batches import Batch, Labels
+from captum_kmex.batches import Batch, IndexedBatches, Labels
+from captum_kmex.checkpoint import Checkpoint
 from captum_kmex.concepts import to_concepts
 from captum_kmex.exceptions import NotFittedError
-from captum_kmex.fitting import (
-    FitOptions,
-    Observation,
-    Observer,
-    collect,
-    describe,
-    find_representatives,
-    solve,
-)
+from captum_kmex.fit_options import FitOptions, Observation
+from captum_kmex.fitting import Fit, describe
+from captum_kmex.ranks import world_size
 
 __all__ = ["Classification", "FittedAttribution"]
 
@@ -126,8 +122,11 @@ class FittedAttribution(PrototypeAttribution):
         classes: Sequence[int] | None = None,
         n_init: int = 10,
         max_iter: int = 100,
+        refine: int = 0,
         memory_budget: int = 2 * 2**30,
         n_representatives: int = 5,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_interval: float = 60.0,
         additional_forward_args: object = None,
         attribute_to_layer_input: bool = False,
         show_progress: bool = False,
@@ -135,10 +134,14 @@ class FittedAttribution(PrototypeAttribution):
         """Cluster the features of each class in one pass of bounded memory.
 
         ``LayerKMeansAttribution`` clusters the pixels of every depth,
-        ``KMExAttribution`` pooled embeddings. A second pass finds the training patches nearest
+        ``KMExAttribution`` pooled embeddings. A last pass finds the training patches nearest
         to each prototype. A shuffled ``DataLoader`` is read in data-set order; the result
         depends on the data and the seed, not on the batch size. Switch random augmentation
-        off: both passes must see the same images.
+        off: all passes must see the same images.
+
+        Under an initialised ``torch.distributed`` group every process calls ``fit`` with its
+        own shard of the data, best a ``DataLoader`` with a ``DistributedSampler``, and ends
+        with the same bank.
 
         Args:
             loader: A ``DataLoader`` or iterable of (images, labels), or of images where no
@@ -148,10 +151,15 @@ class FittedAttribution(PrototypeAttribution):
                 (not for ``KMExAttribution``, which is class-wise).
             classes: Fit only these classes; by default every class must have images.
             n_init: Starts of k-means.
-            max_iter: Most Lloyd steps.
-            memory_budget: Bytes for the sampled rows of all classes and depths together.
+            max_iter: Most Lloyd steps on the sampled rows.
+            refine: Further passes, each one Lloyd step over all rows; none is kept.
+            memory_budget: Bytes for the sampled rows of all classes and depths together, of
+                each process.
             n_representatives: Nearest training patches kept of each prototype; 0 skips the
-                second pass.
+                last pass.
+            checkpoint: File for the progress. A fit that was interrupted goes on from there
+                and ends as it would have; the file is deleted at the end.
+            checkpoint_interval: Seconds between two saves of the progress, at least.
             additional_forward_args: Further arguments of the model.
             attribute_to_layer_input: Read the layers at their input.
             show_progress: Show progress bars.
@@ -161,7 +169,7 @@ class FittedAttribution(PrototypeAttribution):
 
         Raises:
             ValueError: No or bad labels, a class without samples, fewer rows than prototypes,
-                an empty loader, or bad layers.
+                an empty loader, or bad layers; a checkpoint of another fit.
             TypeError: ``loader`` yields no batches.
         """
         check_choice("labels", labels, self._label_modes)
@@ -171,15 +179,18 @@ class FittedAttribution(PrototypeAttribution):
             classes=None if classes is None else tuple(int(c) for c in classes),
             n_init=n_init,
             max_iter=max_iter,
+            refine=refine,
             seed=int(self.seed),
             memory_budget=memory_budget,
             n_representatives=n_representatives,
-            show_progress=show_progress,
         )
-        observe = partial(
-            self._observe, args=additional_forward_args, at_input=attribute_to_layer_input
-        )
-        self._bank = self._fit(loader, observe, options, attribute_to_layer_input)
+        at_input = attribute_to_layer_input
+        observe = partial(self._observe, args=additional_forward_args, at_input=at_input)
+        batches = self._batches(loader)
+        identity = self._fit_identity(options, batches, at_input) if checkpoint else {}
+        progress = Checkpoint(checkpoint, identity, checkpoint_interval)
+        fit = Fit(batches, observe, options, progress, show_progress)
+        self._bank = self._fitted_bank(fit, at_input)
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -285,29 +296,40 @@ class FittedAttribution(PrototypeAttribution):
         """Run the model on a batch of the fit."""
         raise NotImplementedError
 
-    def _fit(
-        self, loader: Iterable[object], observe: Observer, options: FitOptions, at_input: bool
-    ) -> PrototypeBank:
+    def _fit_identity(
+        self, options: FitOptions, batches: IndexedBatches, at_input: bool
+    ) -> dict[str, object]:
+        """Return what must be equal for an interrupted fit to go on, fit for JSON."""
+        identity = {
+            "method": self.get_name(),
+            "model": ModelFingerprint.of(self.model).weights,
+            "layers": self._layer_names(),
+            "at_input": at_input,
+            "settings": self._settings(),
+            "options": options.describe(),
+            "machines": world_size(),
+            **batches.identity(),
+        }
+        as_saved: dict[str, object] = json.loads(json.dumps(identity))
+        return as_saved
+
+    def _fitted_bank(self, fit: Fit, at_input: bool) -> PrototypeBank:
         if isinstance(self._site, str):
             self._site = None
         with torch.no_grad():
-            batches = self._batches(loader)
-            result = collect(batches, observe, options)
-            codebooks = solve(result, options)
-            codebooks = find_representatives(batches, observe, codebooks, options, result.n_images)
+            found = fit.run()
         names = self._layer_names()
-        surrogate = None if result.ridge is None else result.ridge.solve(names[-1])
         return PrototypeBank(
             method=self.get_name(),
             layers=names,
             at_input=at_input,
-            weights=result.weights,
-            codebooks=tuple(codebooks),
-            n_classes=result.n_classes,
-            input_range=(result.low, result.high),
+            weights=found.summary.weights,
+            codebooks=tuple(found.codebooks),
+            n_classes=found.summary.n_classes,
+            input_range=(found.summary.low, found.summary.high),
             fingerprint=ModelFingerprint.of(self.model),
-            provenance=describe(result, options),
-            surrogate=surrogate,
+            provenance=describe(found, fit.options),
+            surrogate=found.ridge.solve(names[-1]) if found.ridge else None,
             settings=self._settings(),
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,39 +22,13 @@ from captum_kmex.base import (
 )
 from captum_kmex.batches import Batch, Labels, class_pairs
 from captum_kmex.exceptions import HeadNotFoundError
+from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored
-from captum_kmex.fitting import Observation
 from captum_kmex.representatives import Representatives
+from captum_kmex.rows import PooledRows
 from captum_kmex.targets import Target
 
 __all__ = ["KMExAttribution"]
-
-
-@dataclass(frozen=True)
-class PooledRows:
-    """Pooled embeddings as rows on a 1x1 grid."""
-
-    embeddings: Tensor  # (N, D)
-    grid: tuple[int, int] = (1, 1)
-
-    @property
-    def width(self) -> int:
-        """Length D of an embedding."""
-        return self.embeddings.shape[1]
-
-    @property
-    def squared_norms(self) -> Tensor:
-        """Squared norm of each embedding (N, 1, 1)."""
-        return self.embeddings.square().sum(1)[:, None, None]
-
-    def rows(self, images: Tensor, pixels: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the embeddings of chosen images (M, D)."""
-        return self.embeddings[images]
-
-    def scores(self, prototypes: Tensor) -> Tensor:
-        """Return ``<h, p> - |p|^2 / 2`` (N, K, 1, 1)."""
-        scores = self.embeddings @ prototypes.T - 0.5 * prototypes.square().sum(1)
-        return scores[..., None, None]
 
 
 class KMExAttribution(FittedAttribution):

@@ -27,8 +27,8 @@ from captum_kmex.batches import Batch
 from captum_kmex.composite import StackedBlocks, block_weights, resize_keeping_mean
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.explanation import Explanation
+from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored
-from captum_kmex.fitting import Observation
 from captum_kmex.head import LinearHead
 from captum_kmex.ledger import build_ledger
 from captum_kmex.segmentation import (

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["NearestPatches", "Representatives", "RowSource", "cell_boxes"]
+from captum_kmex.class_prototypes import ClassPrototypes
+from captum_kmex.rows import RowSource
 
+__all__ = ["NearestPatches", "Representatives", "cell_boxes"]
 
-class RowSource(Protocol):
-    """Rows of one batch on a grid, as fits see them (``StackedBlocks``, pooled embeddings)."""
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Height and width."""
-
-    @property
-    def width(self) -> int:
-        """Length D of a row."""
-
-    @property
-    def squared_norms(self) -> Tensor:
-        """Squared norm of each row (N, H, W)."""
-
-    def rows(self, images: Tensor, pixels: Tensor) -> Tensor:
-        """Return chosen rows (M, D)."""
-
-    def scores(self, prototypes: Tensor) -> Tensor:
-        """Return ``<z, p> - |p|^2 / 2`` (N, K, H, W)."""
+_SCORES = 2**23  # scores at once, one a pixel and prototype
 
 
 @dataclass(frozen=True)
@@ -77,12 +59,12 @@ class NearestPatches:
     """
 
     def __init__(self, prototypes: Tensor, membership: Tensor, count: int) -> None:
-        self._prototypes = prototypes
-        self._membership = membership if membership.ndim == 1 else None
-        shape = (len(prototypes), count)
+        self._prototypes = ClassPrototypes.of(prototypes, membership)
+        self._is_agnostic = membership.ndim == 2
+        shape, device = (len(prototypes), count), prototypes.device
         self._distances = prototypes.new_full(shape, torch.inf)
-        self._indices = torch.full(shape, -1, device=prototypes.device)
-        self._boxes = torch.zeros((*shape, 4), dtype=torch.int64, device=prototypes.device)
+        self._indices = torch.full(shape, -1, device=device)
+        self._boxes = torch.zeros((*shape, 4), dtype=torch.int64, device=device)
 
     def add(
         self,
@@ -99,37 +81,56 @@ class NearestPatches:
             indices: Integer tensor (N,), data-set indices.
             size: Height and width of the input.
         """
-        if self._membership is None:
-            everyone = torch.arange(len(self._prototypes), device=indices.device)
-            self._compete(source, everyone, torch.arange(len(indices)), indices, size)
-            return
         images, classes = pairs
-        for c in classes.unique().tolist():
-            own = (self._membership == c).nonzero().squeeze(1)
-            if len(own):
-                self._compete(source, own, images[classes == c], indices, size)
+        if self._is_agnostic:
+            images, classes = torch.arange(len(indices)).to(indices), torch.zeros_like(indices)
+        n_pixels = source.grid[0] * source.grid[1]
+        for chunk in self._prototypes.chunks(classes, n_pixels, _SCORES):
+            chosen, own = images[chunk], classes[chunk]
+            rows = source.select(chosen)
+            scores = rows.scores(self._prototypes.centroids[own])
+            distances = (rows.squared_norms.unsqueeze(1) - 2 * scores).flatten(2)
+            nearest, cells = distances.min(2)  # (n, K)
+            found = Representatives(
+                indices[chosen].unsqueeze(1).expand_as(cells),
+                cell_boxes(cells, source.grid, size),
+                nearest.clamp_min(0).sqrt(),
+            )
+            for c in own.unique().tolist():
+                owner = self._prototypes.owner[c]
+                self._compete(owner[owner >= 0], found, own == c)
 
-    def _compete(
-        self,
-        source: RowSource,
-        own: Tensor,
-        images: Tensor,
-        indices: Tensor,
-        size: tuple[int, int],
-    ) -> None:
-        scores = source.scores(self._prototypes[own])[images]
-        distances = (source.squared_norms[images].unsqueeze(1) - 2 * scores).flatten(2)
-        nearest, cells = distances.min(2)  # (n, k)
-        boxes = cell_boxes(cells, source.grid, size)
-        merged = torch.cat([self._distances[own], nearest.clamp_min(0).sqrt().T], 1)
-        names = torch.cat([self._indices[own], indices[images].expand(len(own), -1)], 1)
+    def _compete(self, own: Tensor, found: Representatives, images: Tensor) -> None:
+        """Let chosen images (n,) compete for some prototypes (k,), column by column."""
+        columns = slice(len(own))
+        merged = torch.cat([self._distances[own], found.distances[images, columns].T], 1)
+        names = torch.cat([self._indices[own], found.indices[images, columns].T], 1)
+        places = torch.cat([self._boxes[own], found.boxes[images, columns].transpose(0, 1)], 1)
         merged = merged.masked_fill(_repeated(names), torch.inf)
         names = names.masked_fill(merged.isinf(), -1)
-        places = torch.cat([self._boxes[own], boxes.transpose(0, 1)], 1)
         kept = merged.argsort(dim=1, stable=True)[:, : self._distances.shape[1]]
         self._distances[own] = merged.gather(1, kept)
         self._indices[own] = names.gather(1, kept)
         self._boxes[own] = places.gather(1, kept.unsqueeze(2).expand(-1, -1, 4))
+
+    def merge(self, other: Representatives) -> None:
+        """Let the patches that another search found compete."""
+        everyone = torch.arange(len(self._indices), device=self._indices.device)
+        columns = Representatives(
+            other.indices.to(everyone.device).T,
+            other.boxes.to(everyone.device).transpose(0, 1),
+            other.distances.to(self._distances).T,
+        )
+        self._compete(everyone, columns, torch.ones_like(columns.indices[:, 0], dtype=torch.bool))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what was collected so far, to save and to ``merge``."""
+        found = self.result()
+        return {
+            "indices": found.indices,
+            "boxes": found.boxes,
+            "distances": found.distances,
+        }
 
     def result(self) -> Representatives:
         """Return what was collected, on the CPU."""

@@ -1,13 +1,19 @@
-"""A bounded, seeded, mergeable sample of feature vectors for each class."""
+"""A bounded, seeded, mergeable sample of feature vectors for each class, tails included."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["ClassSample", "row_keys"]
+from captum_kmex.gram import TINY
+
+__all__ = ["ClassSample", "SampledRows", "row_keys"]
 
 SLACK = 1.25  # a class holds at most this much of its capacity between two prunings
+_RANGE = float(2**63)  # keys are integers below this
 
 
 def row_keys(seed: int, indices: Tensor, n_pixels: int) -> Tensor:
@@ -41,41 +47,95 @@ def _right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-class ClassSample:
-    """A uniform sample of at most ``capacity`` rows of each class, in one pass.
+@dataclass(frozen=True)
+class SampledRows:
+    """Rows of one class, as they are kept.
 
-    It keeps the rows with the smallest keys, so samples of two halves merge into the sample
-    of the whole, and the memory does not depend on how many rows are offered.
+    Attributes:
+        rows: Float tensor (M, D).
+        keys: Integer tensor (M,), the rows' random numbers in [0, 2^63).
+        tags: Integer tensor (M,), kept beside each row.
+        masses: Float64 tensor (M,), what a row's chance grows with; 0 in a uniform sample.
+    """
+
+    rows: Tensor
+    keys: Tensor
+    tags: Tensor
+    masses: Tensor
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def at(self, index: Tensor) -> SampledRows:
+        """Return chosen rows."""
+        return SampledRows(self.rows[index], self.keys[index], self.tags[index], self.masses[index])
+
+    def to(self, device: torch.device) -> SampledRows:
+        """Return the rows on a device."""
+        return SampledRows(*(x.to(device) for x in (self.rows, self.keys, self.tags, self.masses)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[SampledRows]) -> SampledRows:
+        """Return the rows of several parts together."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            torch.cat([part.rows for part in parts]),
+            torch.cat([part.keys for part in parts]),
+            torch.cat([part.tags for part in parts]),
+            torch.cat([part.masses for part in parts]),
+        )
+
+
+class ClassSample:
+    """A sample of at most ``capacity`` rows of each class, in one pass.
+
+    A uniform sample keeps the rows with the smallest keys. Given masses, half the capacity
+    goes to the rows with the smallest second key over mass, so that rare far rows are not
+    missed, and the rest to the smallest keys of the others. Either way samples of two halves
+    merge into the sample of the whole, and memory does not depend on how many rows are offered.
 
     Args:
         n_classes: Number of classes C.
         capacity: Most rows kept of one class.
+        is_weighted: Rows come with masses.
 
     Attributes:
         seen: Integer tensor (C,), rows of each class offered so far; the caller counts.
+
+    Reference:
+        Cohen & Kaplan, bottom-k sketches (2007); Cohen, "Multi-Objective Weighted Sampling"
+        (2015); Bachem et al., lightweight coresets (2018), for mixing both samples.
     """
 
-    def __init__(self, n_classes: int, capacity: int) -> None:
+    def __init__(self, n_classes: int, capacity: int, is_weighted: bool = False) -> None:
         self.capacity = capacity
+        self.is_weighted = is_weighted
         self.seen = torch.zeros(n_classes, dtype=torch.int64)
-        self._keys: list[list[Tensor]] = [[] for _ in range(n_classes)]
-        self._rows: list[list[Tensor]] = [[] for _ in range(n_classes)]
-        self._tags: list[list[Tensor]] = [[] for _ in range(n_classes)]
-        self._threshold = torch.full((n_classes,), torch.iinfo(torch.int64).max)
+        self._parts: list[list[SampledRows]] = [[] for _ in range(n_classes)]
+        self._key_limits = torch.full((n_classes,), torch.iinfo(torch.int64).max)
+        self._ratio_limits = torch.full((n_classes,), torch.inf, dtype=torch.float64)
 
-    def candidates(self, keys: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def candidates(
+        self, keys: Tensor, classes: Tensor, masses: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the offered pixels that can still enter the sample of their class.
 
         Args:
             keys: Integer tensor (N, P).
             classes: Integer tensor (N,).
+            masses: Float64 tensor (N, P), for a weighted sample.
 
         Returns:
-            Two index tensors (M,), into N and into P; at most ``capacity`` a class.
+            Two index tensors (M,), into N and into P; of a uniform sample at most
+            ``capacity`` a class.
         """
-        below = keys < self._threshold.to(keys.device)[classes].unsqueeze(1)
+        below = keys < self._key_limits.to(keys.device)[classes].unsqueeze(1)
+        if masses is not None:
+            limits = self._ratio_limits.to(keys.device)[classes].unsqueeze(1)
+            below |= _ratios(keys, masses) < limits
         rows, pixels = below.nonzero(as_tuple=True)
-        if len(rows) <= self.capacity:
+        if len(rows) <= self.capacity or masses is not None:
             return rows, pixels
         order = keys[rows, pixels].argsort()
         order = order[classes[rows[order]].argsort(stable=True)]
@@ -85,58 +145,120 @@ class ClassSample:
         kept = order[rank < self.capacity].sort().values
         return rows[kept], pixels[kept]
 
-    def add(self, rows: Tensor, keys: Tensor, classes: Tensor, tags: Tensor) -> None:
-        """Offer candidate rows.
-
-        Args:
-            rows: Float tensor (M, D).
-            keys: Integer tensor (M,).
-            classes: Integer tensor (M,), the sample each row belongs to.
-            tags: Integer tensor (M,), kept beside each row.
-        """
+    def add(self, offered: SampledRows, classes: Tensor) -> None:
+        """Offer candidate rows of the classes (M,)."""
         for c in classes.unique().tolist():
-            chosen = classes == c
-            self._rows[c].append(rows[chosen])
-            self._keys[c].append(keys[chosen])
-            self._tags[c].append(tags[chosen])
-            if sum(map(len, self._keys[c])) > SLACK * self.capacity:
+            self._parts[c].append(offered.at(classes == c))
+            if sum(map(len, self._parts[c])) > SLACK * self.capacity:
                 self._prune(c)
 
     def merge(self, other: ClassSample) -> None:
-        """Take in another sample of the same classes, seed and capacity.
+        """Take in another sample of the same kind, classes, seed and capacity.
+
+        Rows with the same key are the same row and are kept once.
 
         Raises:
-            ValueError: The two differ in classes or capacity.
+            ValueError: The two differ in kind, classes or capacity.
         """
-        if len(other.seen) != len(self.seen) or other.capacity != self.capacity:
+        mine, theirs = (
+            (len(sample.seen), sample.capacity, sample.is_weighted) for sample in (self, other)
+        )
+        if mine != theirs:
             raise ValueError(
-                f"samples of {len(self.seen)} classes x {self.capacity} rows and "
-                f"{len(other.seen)} x {other.capacity} cannot merge; fit both alike"
+                f"samples of {mine[0]} classes x {mine[1]} rows and {theirs[0]} x {theirs[1]} "
+                "cannot merge; fit both alike"
             )
         self.seen += other.seen
-        for c in range(len(self.seen)):
-            self._rows[c] += other._rows[c]
-            self._keys[c] += other._keys[c]
-            self._tags[c] += other._tags[c]
-            self._prune(c)
+        for c, parts in enumerate(other._parts):
+            self.merge_class(c, parts)
 
-    def rows(self, c: int) -> tuple[Tensor, Tensor]:
-        """Return the rows kept of a class (M, D) and their tags (M,), in key order."""
-        self._prune(c)
-        order = self._keys[c][0].argsort(stable=True)
-        return self._rows[c][0][order], self._tags[c][0][order]
+    def merge_class(self, c: int, parts: Sequence[SampledRows]) -> None:
+        """Take in what other samples kept of one class."""
+        self._parts[c] += parts
+        self._prune(c, is_distinct=False)
 
     def kept(self, c: int) -> int:
         """Return the number of rows kept of a class."""
-        return min(self.capacity, sum(map(len, self._keys[c])))
+        self._prune(c)
+        return sum(map(len, self._parts[c]))
 
-    def _prune(self, c: int) -> None:
-        if not self._keys[c]:
+    def take(self, c: int) -> list[SampledRows]:
+        """Return what is kept of a class, as one part or none, and forget it."""
+        self._prune(c)
+        parts, self._parts[c] = self._parts[c], []
+        return parts
+
+    def rows(self, c: int) -> tuple[SampledRows, Tensor | None]:
+        """Return the rows kept of a class, in key order, and their weights (M,).
+
+        The weight is one over a row's chance to be kept; ``None`` where all are alike.
+        """
+        self._prune(c)
+        kept = self._parts[c][0]
+        kept = kept.at(kept.keys.argsort(stable=True))
+        if not self.is_weighted:
+            return kept, None
+        by_key = float(self._key_limits[c]) / _RANGE
+        limit = float(self._ratio_limits[c])
+        by_ratio = (kept.masses * min(limit, 1 / TINY)).clamp_max(1)
+        return kept, 1 / (1 - (1 - by_key) * (1 - by_ratio))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sample as tensors, to save and to read with ``of``."""
+        limits = {"key_limits": self._key_limits, "ratio_limits": self._ratio_limits}
+        kind = torch.tensor([self.capacity, self.is_weighted])
+        state = {"seen": self.seen, "kind": kind, **limits}
+        for c in range(len(self.seen)):
+            self._prune(c)
+            for kept in self._parts[c]:
+                fields = {"rows": kept.rows, "keys": kept.keys, "tags": kept.tags}
+                fields["masses"] = kept.masses
+                state |= {f"{name}.{c}": tensor for name, tensor in fields.items()}
+        return state
+
+    @classmethod
+    def of(cls, state: dict[str, Tensor], device: torch.device) -> ClassSample:
+        """Read a saved sample."""
+        capacity, is_weighted = state["kind"].tolist()
+        sample = cls(len(state["seen"]), capacity, bool(is_weighted))
+        sample.seen = state["seen"]
+        sample._key_limits, sample._ratio_limits = state["key_limits"], state["ratio_limits"]
+        for c in range(len(sample.seen)):
+            if f"keys.{c}" in state:
+                names = ("rows", "keys", "tags", "masses")
+                kept = SampledRows(*(state[f"{name}.{c}"] for name in names))
+                sample._parts[c] = [kept.to(device)]
+        return sample
+
+    def _prune(self, c: int, is_distinct: bool = True) -> None:
+        if not self._parts[c]:
             return
-        keys, rows, tags = (torch.cat(x[c]) for x in (self._keys, self._rows, self._tags))
-        if len(keys) > self.capacity:
-            keys, kept = keys.topk(self.capacity, largest=False, sorted=False)
-            rows, tags = rows[kept], tags[kept]
-        self._keys[c], self._rows[c], self._tags[c] = [keys], [rows], [tags]
-        if len(keys) == self.capacity:
-            self._threshold[c] = keys.max()
+        kept = SampledRows.joined(self._parts[c])
+        if not is_distinct:
+            order = kept.keys.argsort(stable=True)
+            is_new = torch.ones_like(order, dtype=torch.bool)
+            is_new[1:] = kept.keys[order][1:] != kept.keys[order][:-1]
+            kept = kept.at(order[is_new])
+        self._parts[c] = [self._smallest(c, kept)]
+
+    def _smallest(self, c: int, offered: SampledRows) -> SampledRows:
+        """Return the rows that stay, and lower the limits of what can still enter."""
+        if len(offered) <= self.capacity:
+            return offered
+        is_far = torch.zeros_like(offered.keys, dtype=torch.bool)
+        if self.is_weighted and self.capacity > 1:
+            ratios = _ratios(offered.keys, offered.masses)
+            smallest, far = ratios.topk(self.capacity // 2, largest=False)
+            self._ratio_limits[c] = smallest[-1]
+            is_far[far] = True
+        others = (~is_far).nonzero().squeeze(1)
+        keys, chosen = offered.keys[others].topk(self.capacity - int(is_far.sum()), largest=False)
+        self._key_limits[c] = keys[-1]
+        is_far[others[chosen]] = True
+        return offered.at(is_far.nonzero().squeeze(1))
+
+
+def _ratios(keys: Tensor, masses: Tensor) -> Tensor:
+    """Return a second uniform number of each row over its mass, infinite without mass."""
+    second = (_mix(keys) & 0x7FFF_FFFF_FFFF_FFFF).double() / _RANGE
+    return second / masses

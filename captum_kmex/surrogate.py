@@ -43,22 +43,42 @@ class RidgeSums:
     """
 
     def __init__(self) -> None:
-        self._count = 0
-        self._features = self._logits = self._gram = self._cross = self._squares = torch.zeros(())
+        zeros = [torch.zeros((), dtype=torch.float64) for _ in range(6)]
+        self._count, self._features, self._logits, self._gram, self._cross, self._squares = zeros
+
+    def __bool__(self) -> bool:
+        """Whether anything was taken in."""
+        return bool(self._count)
 
     def add(self, features: Tensor, logits: Tensor) -> None:
         """Take in pooled features (N, D) and logits (N, J); sums are kept in float64."""
         x, y = features.cpu().double(), logits.cpu().double()
-        self._count += len(x)
+        self._count = self._count + len(x)
         self._features = self._features + x.sum(0)
         self._logits = self._logits + y.sum(0)
         self._gram = self._gram + x.T @ x
         self._cross = self._cross + x.T @ y
         self._squares = self._squares + y.square().sum(0)
 
+    def joined(self, other: RidgeSums) -> RidgeSums:
+        """Return the sums of both together."""
+        mine, theirs = self.state(), other.state()
+        return RidgeSums.of({name: mine[name] + theirs[name] for name in mine})
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums, to save and to read with ``of``."""
+        return {name.removeprefix("_"): tensor for name, tensor in vars(self).items()}
+
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> RidgeSums:
+        """Read saved sums."""
+        sums = cls()
+        vars(sums).update({f"_{name}": tensor for name, tensor in state.items()})
+        return sums
+
     def solve(self, layer: str) -> Surrogate:
         """Return the surrogate of everything taken in."""
-        n = self._count
+        n = int(self._count)
         x_mean, y_mean = self._features / n, self._logits / n
         gram = self._gram - n * torch.outer(x_mean, x_mean)
         cross = self._cross - n * torch.outer(x_mean, y_mean)

@@ -864,7 +864,7 @@ def test_load_raises_when_the_header_is_no_json(fit_kind, saved, net):
     with safe_open(saved, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, saved, {"captum_kmex": "{"})
-    with pytest.raises(ValueError, match=r"has a damaged header .* save it again"):
+    with pytest.raises(ValueError, match=r"has a damaged header .* save the bank again"):
         fit_kind.load(saved, net)
 
 

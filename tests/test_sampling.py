@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare, kstest
 from torch import Tensor
 
-from captum_kmex.sampling import SLACK, ClassSample, row_keys
+from captum_kmex.sampling import SLACK, ClassSample, SampledRows, row_keys
 
 MASK = 2**64 - 1
 N_CLASSES, CAPACITY, PIXELS = 3, 20, 16
@@ -71,14 +72,20 @@ class Data:
 
     def offer(self, sample: ClassSample, images: Tensor) -> None:
         keys, classes = self.keys[images], self.classes[images]
-        image, pixel = sample.candidates(keys, classes)
+        masses = self.masses(keys[..., None]) if sample.is_weighted else None
+        image, pixel = sample.candidates(keys, classes, masses)
         chosen = keys[image, pixel]
         rows = torch.stack([chosen, images[image]], 1)
-        sample.add(rows, chosen, classes[image], images[image] * PIXELS + pixel)
+        tags = images[image] * PIXELS + pixel
+        sample.add(SampledRows(rows, chosen, tags, self.masses(rows)), classes[image])
         sample.seen += PIXELS * torch.bincount(classes, minlength=N_CLASSES)
 
-    def sample(self, *batches: Tensor) -> ClassSample:
-        sample = ClassSample(N_CLASSES, CAPACITY)
+    def masses(self, rows: Tensor) -> Tensor:
+        """Heavy-tailed masses, a function of the row."""
+        return 1 / (0.01 + (rows[..., 0] % 997).double() / 997)
+
+    def sample(self, *batches: Tensor, is_weighted: bool = False) -> ClassSample:
+        sample = ClassSample(N_CLASSES, CAPACITY, is_weighted)
         for batch in batches:
             self.offer(sample, batch)
         return sample
@@ -95,21 +102,23 @@ def data() -> Data:
 def assert_same_samples(a: ClassSample, b: ClassSample) -> None:
     assert torch.equal(a.seen, b.seen)
     for c in range(N_CLASSES):
-        for ours, theirs in zip(a.rows(c), b.rows(c), strict=True):
-            assert torch.equal(ours, theirs)
+        ours, theirs = a.rows(c)[0], b.rows(c)[0]
+        for name in ("rows", "keys", "tags", "masses"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name))
 
 
 @pytest.mark.parametrize("c", range(N_CLASSES))
 def test_sample_keeps_smallest_keys(data, c):
     sample = data.sample(*data.indices.split(3))
-    rows, _ = sample.rows(c)
-    assert torch.equal(rows[:, 0], data.smallest(c))
+    kept, weights = sample.rows(c)
+    assert torch.equal(kept.rows[:, 0], data.smallest(c))
+    assert weights is None
 
 
 def test_sample_keeps_rows_beside_their_tags(data):
-    rows, tags = data.sample(*data.indices.split(5)).rows(1)
-    assert torch.equal(data.keys.flatten()[tags], rows[:, 0])
-    assert torch.equal(tags // PIXELS, rows[:, 1])
+    kept, _ = data.sample(*data.indices.split(5)).rows(1)
+    assert torch.equal(data.keys.flatten()[kept.tags], kept.rows[:, 0])
+    assert torch.equal(kept.tags // PIXELS, kept.rows[:, 1])
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 40])
@@ -141,15 +150,15 @@ def test_sample_keeps_everything_below_capacity(data):
     sample = ClassSample(N_CLASSES, 10_000)
     data.offer(sample, data.indices)
     assert [sample.kept(c) for c in range(N_CLASSES)] == sample.seen.tolist()
-    rows, _ = sample.rows(0)
-    assert torch.equal(rows[:, 0], data.keys[data.classes == 0].flatten().sort().values)
+    kept, _ = sample.rows(0)
+    assert torch.equal(kept.rows[:, 0], data.keys[data.classes == 0].flatten().sort().values)
 
 
 def test_sample_never_holds_more_than_slack(data):
     sample = ClassSample(N_CLASSES, CAPACITY)
     for batch in data.indices.split(2):
         data.offer(sample, batch)
-        assert all(sum(map(len, keys)) <= SLACK * CAPACITY for keys in sample._keys)
+        assert all(sum(map(len, parts)) <= SLACK * CAPACITY for parts in sample._parts)
         assert all(sample.kept(c) <= CAPACITY for c in range(N_CLASSES))
 
 
@@ -187,3 +196,68 @@ def test_merge_raises_for_other_capacity():
 def test_merge_raises_for_other_classes():
     with pytest.raises(ValueError, match="3 classes x 20 rows and 4 x 20 cannot merge"):
         ClassSample(3, 20).merge(ClassSample(4, 20))
+
+
+def brute_force(data: Data, c: int) -> tuple[set[int], dict[int, float]]:
+    """The rows of smallest ratio, the smallest keys of the others, and each one's chance."""
+    keys = data.keys[data.classes == c].flatten().tolist()
+    masses = dict(zip(keys, data.masses(torch.tensor(keys)[:, None]).tolist(), strict=True))
+    ratio = {key: (splitmix(key) & (2**63 - 1)) / 2**63 / masses[key] for key in keys}
+    far = sorted(keys, key=ratio.get)[: CAPACITY // 2]
+    near = sorted(set(keys) - set(far))[: CAPACITY // 2]
+    t, r = near[-1] / 2**63, ratio[far[-1]]
+    chance = {key: 1 - (1 - t) * (1 - min(1, masses[key] * r)) for key in near + far}
+    return set(near) | set(far), chance
+
+
+@pytest.mark.parametrize("c", range(N_CLASSES))
+def test_weighted_sample_is_smallest_ratios_and_smallest_other_keys(data, c):
+    kept, weights = data.sample(*data.indices.split(3), is_weighted=True).rows(c)
+    expected, chance = brute_force(data, c)
+    assert set(kept.keys.tolist()) == expected
+    assert weights.tolist() == pytest.approx([1 / chance[key] for key in kept.keys.tolist()])
+
+
+@pytest.mark.parametrize("cut", [1, 13, 39])
+def test_weighted_sample_merged_from_halves_is_sample_of_whole(data, cut):
+    merged = data.sample(*data.indices[:cut].split(3), is_weighted=True)
+    merged.merge(data.sample(*data.indices[cut:].split(4), is_weighted=True))
+    assert_same_samples(merged, data.sample(data.indices, is_weighted=True))
+
+
+def test_weighted_sample_of_few_rows_has_unit_weights(data):
+    sample = ClassSample(N_CLASSES, 10_000, is_weighted=True)
+    data.offer(sample, data.indices)
+    assert sample.rows(0)[1].tolist() == [1.0] * sample.kept(0)
+
+
+def test_weights_estimate_totals_without_bias():
+    """Sums of a heavy-tailed value, estimated from samples of different seeds."""
+    indices, estimates = torch.arange(400), []
+    values = torch.from_numpy(np.random.default_rng(0).pareto(1.5, 400))
+    total = float(values.sum())
+    for seed in range(300):
+        keys = row_keys(seed, indices, 1)
+        sample = ClassSample(1, 40, is_weighted=True)
+        sample.add(SampledRows(values[:, None], keys[:, 0], indices, values), 0 * indices)
+        kept, weights = sample.rows(0)
+        estimates.append(float(kept.rows[:, 0] @ weights))
+    error = np.std(estimates) / len(estimates) ** 0.5
+    # conditioning on the last kept key instead of the next costs about one row in twenty
+    assert np.mean(estimates) == pytest.approx(total, abs=3 * error + total / 20)
+
+
+def test_merge_keeps_a_row_offered_twice_once(data):
+    """A distributed sampler fills up shards with images of its own beginning."""
+    merged = data.sample(data.indices)
+    merged.merge(data.sample(data.indices[:9]))
+    for c in range(N_CLASSES):
+        assert torch.equal(merged.rows(c)[0].keys, data.smallest(c))
+
+
+def test_taken_class_is_forgotten(data):
+    sample = data.sample(data.indices)
+    (part,) = sample.take(1)
+    assert len(part) == CAPACITY
+    assert sample.take(1) == []
+    assert sample.kept(1) == 0

@@ -1,0 +1,94 @@
+"""Rows of one batch as fits see them: feature vectors on a grid, computed when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+__all__ = ["PooledRows", "RowSource"]
+
+
+class RowSource(Protocol):
+    """Rows of one batch on a grid (``StackedBlocks``, ``PooledRows``)."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width."""
+
+    @property
+    def width(self) -> int:
+        """Length D of a row."""
+
+    @property
+    def squared_norms(self) -> Tensor:
+        """Squared norm of each row (N, H, W)."""
+
+    @property
+    def masses(self) -> Tensor | None:
+        """What a row's chance to be sampled grows with (N, H*W), float64; ``None``: nothing."""
+
+    def select(self, images: Tensor) -> RowSource:
+        """Return the rows of chosen images."""
+
+    def rows(self, images: Tensor, pixels: Tensor) -> Tensor:
+        """Return chosen rows (M, D)."""
+
+    def scores(self, prototypes: Tensor) -> Tensor:
+        """Return ``<z, p> - |p|^2 / 2`` (N, K, H, W) of prototypes (K, D) or (N, K, D)."""
+
+    def nearest(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each row's nearest prototype and its squared distance (N, H, W)."""
+
+    def sums(self, membership: Tensor) -> Tensor:
+        """Return the sums of rows (N, K, D) where ``membership`` (N, K, H, W) is 1."""
+
+
+@dataclass(frozen=True)
+class PooledRows:
+    """Pooled embeddings (N, D) as rows on a 1x1 grid.
+
+    Embeddings are not bounded, and a few may lie far out; a sample takes them by their squared
+    norm too. (Rows of ``StackedBlocks`` all have the same norm.)
+    """
+
+    embeddings: Tensor
+    grid: tuple[int, int] = (1, 1)
+
+    @property
+    def width(self) -> int:
+        """Length D of an embedding."""
+        return self.embeddings.shape[1]
+
+    @property
+    def squared_norms(self) -> Tensor:
+        """Squared norm of each embedding (N, 1, 1)."""
+        return self.embeddings.square().sum(1)[:, None, None]
+
+    @property
+    def masses(self) -> Tensor:
+        """Squared norm of each embedding (N, 1)."""
+        return self.squared_norms.flatten(1).double()
+
+    def select(self, images: Tensor) -> PooledRows:
+        """Return chosen embeddings."""
+        return PooledRows(self.embeddings[images])
+
+    def rows(self, images: Tensor, pixels: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the embeddings of chosen images (M, D)."""
+        return self.embeddings[images]
+
+    def scores(self, prototypes: Tensor) -> Tensor:
+        """Return ``<h, p> - |p|^2 / 2`` (N, K, 1, 1)."""
+        products = (prototypes @ self.embeddings.unsqueeze(2)).squeeze(2)
+        return (products - 0.5 * prototypes.square().sum(-1))[..., None, None]
+
+    def nearest(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each embedding's nearest prototype and its squared distance (N, 1, 1)."""
+        best, index = self.scores(prototypes).max(1)
+        return index, (self.squared_norms - 2 * best).clamp_min(0)
+
+    def sums(self, membership: Tensor) -> Tensor:
+        """Return the embedding where it is a member and zeros elsewhere (N, K, D)."""
+        return membership.flatten(2) * self.embeddings.unsqueeze(1)
