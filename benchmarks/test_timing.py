@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from benchmarks.timing import Quartiles, interleave, ratios
+from benchmarks.timing import Quartiles, Stopwatch, interleave, ratios
 
 
 def test_interleave_reverses_the_order_every_round() -> None:
-    ran = []
-    watches = {name: lambda name=name: float(not ran.append(name)) for name in "ab"}
-    seconds = interleave(watches, 3, warm_up=False)
+    ran: list[str] = []
+
+    def watch(name: str) -> Stopwatch:
+        def run() -> float:
+            ran.append(name)
+            return 1.0
+
+        return run
+
+    seconds = interleave({name: watch(name) for name in "ab"}, 3, warm_up=False)
     assert "".join(ran) == "abbaab"
     assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3}
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib import ticker
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from benchmarks.speed.groups import GROUPS
@@ -16,7 +18,7 @@ from benchmarks.speed.results import Results, Row
 __all__ = ["draw"]
 
 # Okabe & Ito (2008), told apart with any colour vision; shapes differ as well
-_OURS, _RIVAL, _THIRD = "#D55E00", "#0072B2", "#009E73"
+_OURS, _RIVAL = "#D55E00", "#0072B2"
 _SHAPES = ("o", "s", "^")
 _WIDTH = 8.0
 _ITSELF = ("against itself", "against themselves")
@@ -43,10 +45,9 @@ def _usable(rows: list[Row]) -> list[Row]:
     return [row for row in rows if not row.reason and not row.name.endswith(_ITSELF)]
 
 
-def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def _figure(height: float, columns: int = 1, lines: int = 1) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    return figure, list(axes)
+    return figure, list(figure.subplots(lines, columns, squeeze=False).flat)
 
 
 def _color(name: str) -> str:
@@ -63,10 +64,11 @@ def _names_down(axes: Axes, names: list[str]) -> None:
     axes.set_axisbelow(True)
 
 
-def _plain_ticks(axis: object) -> None:
+def _plain_ticks(axis: Axis) -> None:
     """Write numbers on a log axis as people do: 0.5, 2, 50."""
-    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(mpl.ticker.NullFormatter())
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _attribute(tables: dict[str, list[Row]]) -> Figure:
@@ -74,7 +76,7 @@ def _attribute(tables: dict[str, list[Row]]) -> Figure:
     order = sorted(first, key=lambda row: row.ratios["forward"]["median"])
     names = [row.name for row in order]
     figure, (axes,) = _figure(0.27 * len(names) + 1)
-    for (title, rows), shape in zip(tables.items(), _SHAPES, strict=False):
+    for rows, shape in zip(tables.values(), _SHAPES, strict=False):
         rows = [row for row in rows if row.name in names]
         axes.scatter(
             [row.ratios["forward"]["median"] for row in rows],
@@ -83,22 +85,22 @@ def _attribute(tables: dict[str, list[Row]]) -> Figure:
             s=32,
             facecolors=["none" if shape != "o" else _color(row.name) for row in rows],
             edgecolors=[_color(row.name) for row in rows],
-            label=title.removeprefix("attribute, "),
         )
     axes.axvline(1, color="0.4", linewidth=1)
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     _names_down(axes, names)
     axes.set_xlabel("CPU time over the bare forward pass (log scale)")
-    legend = axes.legend(loc="upper right", frameon=False)
-    for handle in legend.legend_handles:
-        handle.set_edgecolor("0.3")
-        handle.set_facecolor("0.3" if handle is legend.legend_handles[0] else "none")
+    for title, shape in zip(tables, _SHAPES, strict=False):
+        inside = "0.3" if shape == "o" else "none"
+        label = title.removeprefix("attribute, ")
+        axes.scatter([], [], marker=shape, s=32, facecolors=inside, edgecolors="0.3", label=label)
+    axes.legend(loc="upper right", frameon=False)
     return figure
 
 
 def _tail(tables: dict[str, list[Row]]) -> Figure:
-    figure, (left, right) = _figure(3.4, 2)
+    figure, (left, right) = _figure(3.7, 2)
     counts = tables.get("tail, prototypes", [])
     _tail_lines(left, [(_number(r"K=(\d+)", row), row) for row in counts], "")
     left.set_xscale("log")
@@ -115,21 +117,21 @@ def _tail(tables: dict[str, list[Row]]) -> Figure:
         _plain_ticks(axes.yaxis)
         axes.margins(y=0.1)
     _plain_ticks(left.xaxis)
-    left.legend(frameon=False, loc="upper left")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside right", frameon=False)
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
 def _tail_lines(axes: Axes, points: list[tuple[int, Row]], suffix: str) -> None:
     """Draw ours and the naive way over the same values; dashes tell the larger K apart."""
     is_second = bool(axes.lines)
-    style = {"linestyle": "--" if is_second else "-", "markersize": 5, "linewidth": 1.4}
+    line = "--" if is_second else "-"
     x = [value for value, _ in points]
     ours = [row.ratios["forward"]["median"] for _, row in points]
     naive = [row.seconds["naive"] / row.seconds["forward"] for _, row in points]
     shapes = ("D", "^") if is_second else ("o", "s")
-    axes.plot(x, naive, color=_RIVAL, marker=shapes[1], label=f"naive{suffix}", **style)
-    axes.plot(x, ours, color=_OURS, marker=shapes[0], label=f"ours{suffix}", **style)
+    axes.plot(x, naive, line, color=_RIVAL, marker=shapes[1], label=f"naive{suffix}")
+    axes.plot(x, ours, line, color=_OURS, marker=shapes[0], label=f"ours{suffix}")
 
 
 def _number(pattern: str, row: Row) -> int:
@@ -175,17 +177,18 @@ def _kmeans(tables: dict[str, list[Row]]) -> Figure:
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
         axes.set_title(title.removeprefix("k-means, ").replace(" x 512, ", "\n512 wide, "), size=9)
+        axes.set_xlabel("CPU time over scikit-learn's, n_init=1\n(log scale)")
     panels[0].set_ylabel("inertia over scikit-learn's, n_init=1")
-    figure.supxlabel("CPU time over scikit-learn's, n_init=1 (log scale)", size=9)
-    labels = panels[0].get_legend_handles_labels()
-    figure.legend(*labels, loc="outside lower center", ncols=3, frameon=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def _stream(tables: dict[str, list[Row]]) -> Figure:
     names = list(dict.fromkeys(row.name for rows in tables.values() for row in rows))
-    figure, panels = _figure(0.3 * len(names) + 1.2, len(tables))
-    for axes, (title, rows) in zip(panels, tables.items(), strict=True):
+    lines = -(-len(tables) // 2)
+    figure, panels = _figure(lines * (0.26 * len(names) + 0.5) + 0.4, 2, lines)
+    for axes, (title, rows) in zip(panels, tables.items(), strict=False):
         for row in rows:
             place = names.index(row.name)
             median, high = row.values["inertia"] - 1, row.values["inertia_p90"] - 1
@@ -194,7 +197,7 @@ def _stream(tables: dict[str, list[Row]]) -> Figure:
         _names_down(axes, names)
         axes.axvline(0, color="0.4", linewidth=1)
         axes.set_title(title.removeprefix("fit, one pass: "), size=9)
-        if axes is not panels[0]:
+        if axes in panels[1::2]:
             axes.set_yticklabels([])
     figure.supxlabel("inertia above the best of six runs on all rows, percent", size=9)
     return figure

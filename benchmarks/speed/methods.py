@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pytest
 import torch
@@ -67,14 +67,12 @@ class Ours:
 
     def __call__(self) -> Tensor:
         """Return the maps (N, 1, h, w)."""
-        maps: Tensor = self._attr.attribute(self._setting.images, self._setting.target)
-        return maps
+        return cast("Tensor", self._attr.attribute(self._setting.images, self._setting.target))
 
     def check(self, result: Any) -> None:
         """Assert that map and bias add up to the model's logit, and labels are the eager ones."""
         setting = self._setting
-        bias = setting.model.get_submodule("fc").bias[setting.target].detach()
-        total = result.flatten(1).sum(1) + bias
+        total = result.flatten(1).sum(1) + setting.bias
         torch.testing.assert_close(total, setting.output, atol=1e-4, rtol=1e-4)
         if self._attr is not self._plain:
             same = self._attr.segment(setting.images) == self._plain.segment(setting.images)
@@ -96,12 +94,10 @@ class NaivePrototypes:
 
     def __call__(self) -> Tensor:
         """Return the maps (N, 1, h, w)."""
-        weight = self._setting.model.get_submodule("fc").weight.detach()
         blocks = Tail(self._setting, self._attr).blocks
-        return naive_tail(blocks, weight[self._setting.target], self._books)[0]
+        return naive_tail(blocks, self._setting.column, self._books)[0]
 
     def check(self, result: Any) -> None:
-        """Assert that the maps have the sums of ours."""
-        ours = self._attr.attribute(self._setting.images, self._setting.target)
-        sums = result.flatten(1).sum(1), ours.flatten(1).sum(1)
-        torch.testing.assert_close(*sums, atol=1e-4, rtol=1e-4)
+        """Assert that map and bias add up to the logit."""
+        total = result.flatten(1).sum(1) + self._setting.bias
+        torch.testing.assert_close(total, self._setting.output, atol=1e-4, rtol=1e-4)

@@ -12,6 +12,7 @@ from benchmarks.speed.mixtures import Rows
 from benchmarks.speed.streams import Stream
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
 from captum_kmex.clustering import kmeans
+from captum_kmex.fitted import FittedAttribution
 from captum_kmex.sampling import SLACK
 
 __all__ = ["OnePass", "all_rows", "our_fit", "partial_fits", "whole_images"]
@@ -27,17 +28,26 @@ def all_rows(stream: Stream, k: int, seed: int) -> list[Rows]:
     ]
 
 
-def our_fit(stream: Stream, k: int, seed: int, rows: int) -> list[Rows]:
-    """Fit an attribution in one pass, with memory for so many rows of each class."""
+def our_fit(stream: Stream, k: int, seed: int, rows: int, refine: int = 0) -> list[Rows]:
+    """Fit an attribution with memory for so many rows of each class.
+
+    Args:
+        stream: The data.
+        k: Prototypes of each class.
+        seed: Seed of sample and k-means.
+        rows: Rows kept of each class.
+        refine: Further passes over all rows.
+    """
     model, width = stream.model, stream.features.shape[1]
     is_pooled = stream.features.shape[2:] == (1, 1)
-    kind = KMExAttribution if is_pooled else LayerKMeansAttribution
-    layer = "0" if is_pooled else ["0"]
+    attribution: FittedAttribution
+    if is_pooled:
+        attribution = KMExAttribution(model, "0", n_prototypes=k, seed=seed)
+    else:
+        attribution = LayerKMeansAttribution(model, ["0"], n_prototypes=k, seed=seed)
     budget = int(rows * SLACK * 4 * width * stream.classes) + 1
-    fitted = kind(model, layer, n_prototypes=k, seed=seed).fit(
-        stream, n_representatives=0, memory_budget=budget
-    )
-    book = fitted.bank_.codebooks[0]
+    attribution.fit(stream, n_representatives=0, memory_budget=budget, refine=refine)
+    book = attribution.bank_.codebooks[0]
     return [book.centroids[book.of_class(c)].numpy() for c in range(stream.classes)]
 
 

@@ -75,5 +75,5 @@ def _itself(row: Row) -> str:
     if row.reason:
         return f"{row.name}: {row.reason}."
     same = next(row.ratios[name] for name in _BASES if name in row.ratios)
-    rounds = int(same["rounds"])
-    return f"{row.name}: {same['median']:.3f} ({same['low']:.3f} to {same['high']:.3f}), {rounds} rounds."
+    spread = f"{same['low']:.3f} to {same['high']:.3f}"
+    return f"{row.name}: {same['median']:.3f} ({spread}), {int(same['rounds'])} rounds."

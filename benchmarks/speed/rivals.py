@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from captum.attr import IntegratedGradients, LayerGradCam, Occlusion, Saliency
 from captum.concept import TCAV, Concept
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from benchmarks.speed.setting import Setting, unfitted
+from benchmarks.speed.setting import Setting, deepest_map
 
 __all__ = [
     "GradCamPackage",
@@ -43,7 +44,7 @@ class _Rival:
         """Return activation and gradient of the logits at each layer, by plain autograd."""
         kept: dict[str, Tensor] = {}
 
-        def keep(name: str) -> object:
+        def keep(name: str) -> RemovableHandle:
             def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
                 kept[name] = output
 
@@ -81,10 +82,7 @@ class GradCams(_Rival):
             expected = (gradient.mean((2, 3), keepdim=True) * activation).sum(1, keepdim=True)
             torch.testing.assert_close(cam.detach(), expected)
         if self._layers[-1] == "layer4":
-            ours = unfitted(self._setting).attribute(
-                self._setting.images, self._setting.target, depth=-1
-            )
-            torch.testing.assert_close(result[-1].detach(), ours)
+            torch.testing.assert_close(result[-1].detach(), deepest_map(self._setting))
 
 
 class LayerCams(_Rival):
@@ -125,8 +123,8 @@ class GradCamPackage(_Rival):
 
     def check(self, result: object) -> None:
         """Compare with our deepest map: rectified, brought to [0, 1], resized."""
-        images, target = self._setting.images, self._setting.target
-        ours = unfitted(self._setting).attribute(images, target, depth=-1)
+        images = self._setting.images
+        ours = deepest_map(self._setting)
         resized = F.interpolate(_to_unit(ours.relu()), images.shape[2:], mode="bilinear")
         expected = _to_unit(resized.squeeze(1))
         torch.testing.assert_close(torch.as_tensor(result), expected, atol=1e-3, rtol=1e-3)
@@ -158,7 +156,7 @@ class LayerwiseRelevance(_Rival):
         composites = pytest.importorskip("zennit.composites")
         start = F.one_hot(self._setting.target, self._setting.logits.shape[1]).float()
         with zennit.Gradient(self._model, composites.EpsilonPlusFlat()) as attributor:
-            _, relevance = attributor(self._setting.images, start)
+            relevance: Tensor = attributor(self._setting.images, start)[1]
         return relevance
 
     def check(self, result: Tensor) -> None:

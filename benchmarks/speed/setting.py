@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import cast
 
 import torch
 import torchvision
@@ -14,7 +15,7 @@ from captum_kmex import LayerKMeansAttribution
 from captum_kmex.bank import Codebook, ModelFingerprint, PrototypeBank
 from captum_kmex.composite import StackedBlocks
 
-__all__ = ["LAYERS", "Setting", "fitted", "make_setting", "unfitted"]
+__all__ = ["LAYERS", "Setting", "deepest_map", "fitted", "make_setting", "unfitted"]
 
 LAYERS = ("layer2", "layer3", "layer4")
 _CLASSES = 10  # of a random bank; the number of prototypes is what costs
@@ -50,6 +51,24 @@ class Setting:
         """Explained class (N,), the model's own."""
         return self.logits.argmax(1).clone()
 
+    @property
+    def head(self) -> nn.Linear:
+        """The network's linear head."""
+        head = self.model.get_submodule("fc")
+        if not isinstance(head, nn.Linear):
+            raise TypeError(f"the head is no linear layer but {type(head).__name__}")
+        return head
+
+    @property
+    def column(self) -> Tensor:
+        """The head's column of each image's class (N, D)."""
+        return self.head.weight[self.target].detach()
+
+    @property
+    def bias(self) -> Tensor:
+        """The head's bias of each image's class (N,)."""
+        return self.head.bias[self.target].detach()
+
     @cached_property
     def output(self) -> Tensor:
         """The explained logit (N,)."""
@@ -77,6 +96,12 @@ def _network(name: str) -> nn.Module:
 def unfitted(setting: Setting) -> LayerKMeansAttribution:
     """Return the attribution that clusters each image by itself."""
     return LayerKMeansAttribution(setting.model, list(setting.layers))
+
+
+def deepest_map(setting: Setting) -> Tensor:
+    """Return our map on the deepest layer alone (N, 1, h, w): the head's, without segments."""
+    maps = unfitted(setting).attribute(setting.images, setting.target, depth=-1)
+    return cast("Tensor", maps)
 
 
 def fitted(setting: Setting, n_prototypes: int) -> LayerKMeansAttribution:

@@ -25,6 +25,7 @@ from benchmarks.speed.setting import LAYERS, Setting, make_setting
 
 _ROUNDS = {1: 9, 8: 5, 32: 3}
 _SLOW_ROUNDS = 3
+Builders = dict[str, Callable[[Setting], Method]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class AttributeCase(Case):
 
 def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]:
     """Return the rows of each batch size: fewer methods where the batch is larger."""
-    quick = {
+    quick: Builders = {
         "bare forward, against itself": BareForward,
         f"ours, K={few}": partial(Ours, n_prototypes=few),
         f"ours, K={many}": partial(Ours, n_prototypes=many),
@@ -50,13 +51,13 @@ def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]
         "captum LayerGradCam, layer2": partial(GradCams, layers=["layer2"]),
         "torchcam LayerCAM, layers 2-4": LayerCams,
     }
-    medium = {
+    medium: Builders = {
         "captum LayerGradCam, layers 2, 3, 4": partial(GradCams, layers=LAYERS),
         "pytorch-grad-cam GradCAM, layer4": GradCamPackage,
         "captum Saliency": PlainSaliency,
         "zennit EpsilonPlusFlat": LayerwiseRelevance,
     }
-    slow = {
+    slow: Builders = {
         "captum Occlusion, 25 windows": OcclusionWindows,
         "captum IntegratedGradients, 50 steps": IntegratedGradients50,
         "captum TCAV, concept vectors ready": partial(Tcav, is_warm=True),
@@ -77,6 +78,7 @@ def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]
 def test_attribute(case: AttributeCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.batch)
     method = case.build(setting)
-    others = {"forward": setting.forward, "ours": Ours(setting, 50 if is_full else 20)}
+    ours = Ours(setting, 50 if is_full else 20)
+    others: dict[str, Callable[[], object]] = {"forward": setting.forward, "ours": ours}
     rounds = _SLOW_ROUNDS if case.is_slow else _ROUNDS.get(case.batch, 2)
     method.check(record.against(method, others, rounds))

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.cases import Case
 from benchmarks.recorder import Recorder
+from benchmarks.speed.mixtures import Rows
 from benchmarks.speed.one_pass import OnePass, all_rows, our_fit, partial_fits, whole_images
 from benchmarks.speed.solvers import inertia
 from benchmarks.speed.streams import (
@@ -25,24 +26,29 @@ _WORST = {"ours": 1.1}  # median inertia over that of the best
 
 @dataclass(frozen=True)
 class StreamCase(Case):
-    """A way to cluster a stream, with K clusters a class."""
+    """A way to cluster a stream, with K clusters a class; ``before`` it, the same less a pass."""
 
     stream: str
     k: int
     solve: OnePass
+    before: OnePass | None = None
 
 
 def _cases(counts: list[int], sizes: list[int]) -> list[StreamCase]:
-    ways: dict[str, OnePass] = {"scikit-learn n_init=1, all rows in memory": all_rows}
+    ways: dict[str, tuple[OnePass, ...]] = {
+        "scikit-learn n_init=1, all rows in memory": (all_rows,)
+    }
     for size in sizes:
-        ways[f"ours, {size:,} rows a class"] = partial(our_fit, rows=size)
-        ways[f"whole images, {size:,} rows a class"] = partial(whole_images, rows=size)
-    ways["scikit-learn MiniBatchKMeans.partial_fit"] = partial_fits
+        rows, fit = f"{size:,} rows a class", partial(our_fit, rows=size)
+        ways[f"ours, {rows}"] = (fit,)
+        ways[f"ours, {rows}, one more pass"] = (partial(fit, refine=1), fit)
+        ways[f"whole images, {rows}"] = (partial(whole_images, rows=size),)
+    ways["scikit-learn MiniBatchKMeans.partial_fit"] = (partial_fits,)
     return [
-        StreamCase(f"fit, one pass: {stream}, k={k}", row, stream, k, solve)
+        StreamCase(f"fit, one pass: {stream}, k={k}", row, stream, k, *solvers)
         for stream in _STREAMS
         for k in counts
-        for row, solve in ways.items()
+        for row, solvers in ways.items()
     ]
 
 
@@ -69,9 +75,18 @@ def test_fit_stream(case: StreamCase, record: Recorder, is_full: bool) -> None:
     # the best of several runs is seldom beaten, and by little
     assert min(excess) > 0.95
     assert np.median(excess) < _WORST.get(case.row.split(",")[0], 3)
+    if case.before is not None:
+        _check_no_worse(stream, case.before(stream, case.k, 0), solved[0])
     record.values(
         inertia=float(np.median(excess)),
         inertia_p90=float(np.quantile(excess, 0.9)),
         rows_a_class=len(stream.rows(0)),
         fits=len(excess),
     )
+
+
+def _check_no_worse(stream: Stream, before: list[Rows], after: list[Rows]) -> None:
+    """Assert that a Lloyd step over all rows raises no class's inertia on all rows."""
+    for c, (old, new) in enumerate(zip(before, after, strict=True)):
+        rows = stream.rows(c)
+        assert inertia(rows, new) <= inertia(rows, old) * (1 + 1e-5)

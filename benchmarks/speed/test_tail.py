@@ -75,7 +75,7 @@ def test_fitted_tail(case: TailCase, record: Recorder, is_full: bool) -> None:
     attribution = fitted(setting, case.n_prototypes)
     tail = Tail(setting, attribution)
     books = [book.centroids for book in attribution.bank_.codebooks]
-    naive = partial(naive_tail, tail.blocks, _column(setting), books)
+    naive = partial(naive_tail, tail.blocks, setting.column, books)
     maps = _time(record, setting, tail, {"naive": naive})
     record.values(labels_equal=_check_fitted(setting, tail, maps, books))
 
@@ -93,7 +93,7 @@ def test_same_tail_twice(case: TailCase, record: Recorder, is_full: bool) -> Non
 def test_unfitted_tail(case: TailCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.batch)
     tail = Tail(setting, unfitted(setting))
-    naive = partial(_clustered_naively, tail.blocks, _column(setting))
+    naive = partial(_clustered_naively, tail.blocks, setting.column)
     maps = _time(record, setting, tail, {"naive": naive})
     _check_unfitted(setting, tail, maps)
     _, theirs = naive()
@@ -107,9 +107,8 @@ def _time(
     record: Recorder, setting: Setting, tail: Tail, others: Mapping[str, Callable[[], object]]
 ) -> Tensor:
     """Time the tail and the others, each after a forward pass; return the tail's maps."""
-    watches = {
-        name: AfterForward(setting, call) for name, call in {"subject": tail, **others}.items()
-    }
+    calls: dict[str, Callable[[], object]] = {"subject": tail, **others}
+    watches = {name: AfterForward(setting, call) for name, call in calls.items()}
     seconds = record.interleave(watches, _ROUNDS.get(len(setting.images), 2))
     # without the warm-up's
     forwards = watches["subject"].forwards[-len(seconds["subject"]) :]
@@ -117,15 +116,9 @@ def _time(
     return record.once(tail)
 
 
-def _column(setting: Setting) -> Tensor:
-    """Return the head's column of each image's class (N, D)."""
-    weight: Tensor = setting.model.get_submodule("fc").weight
-    return weight[setting.target].detach()
-
-
 def _check_fitted(setting: Setting, tail: Tail, maps: Tensor, books: list[Tensor]) -> float:
     """Assert nearest labels at every depth, and the map that follows from them."""
-    _, expected = naive_tail(tail.blocks, _column(setting), books)
+    _, expected = naive_tail(tail.blocks, setting.column, books)
     equal = 1.0
     for depth, labels in enumerate(expected):
         rows = naive_rows(tail.blocks[depth:])
@@ -137,11 +130,10 @@ def _check_fitted(setting: Setting, tail: Tail, maps: Tensor, books: list[Tensor
 def _check_unfitted(setting: Setting, tail: Tail, maps: Tensor) -> None:
     """Assert that the map is that of its own labels, and adds up to the logit."""
     labels = [tail.labels(depth) for depth in range(len(tail.blocks) - 1)]
-    expected = naive_map(tail.blocks, _column(setting), labels)
+    expected = naive_map(tail.blocks, setting.column, labels)
     scale = float(expected.abs().max())
     torch.testing.assert_close(maps, expected, atol=1e-4 * scale, rtol=1e-4)
-    bias: Tensor = setting.model.get_submodule("fc").bias
-    total = maps.flatten(1).sum(1) + bias[setting.target].detach()
+    total = maps.flatten(1).sum(1) + setting.bias
     torch.testing.assert_close(total, setting.output, atol=1e-4, rtol=1e-4)
 
 
