@@ -16,7 +16,16 @@ from torch import Tensor, nn
 
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
 
-__all__ = ["Call", "Trace", "feature_grid", "layer_name", "trace", "unwrap"]
+__all__ = [
+    "Call",
+    "Trace",
+    "feature_grid",
+    "layer_name",
+    "own_hooks",
+    "trace",
+    "unwrap",
+    "warn_training",
+]
 
 _MAX_PREFIX_TOKENS = 8  # class and register tokens before the patch tokens of a transformer
 # models being explained: how many threads are at it, and the modules to set back to training
@@ -274,12 +283,40 @@ class _Recorder:
         if value.is_floating_point():
             self.dtype = coarser(self.dtype, value.dtype)
         wide = torch.float64 if value.dtype == torch.float64 else torch.float32
-        return value.detach().to(wide, copy=True)
+        # one pass over channels-last maps, which would be copied again later
+        return value.detach().to(wide, copy=True, memory_format=torch.contiguous_format)
+
+
+def own_hooks(module: nn.Module, kind: str) -> dict[int, object]:
+    """Return the hooks of a module, by number, without those of an explanation under way.
+
+    Args:
+        module: Any module.
+        kind: ``"_forward_hooks"`` or ``"_forward_pre_hooks"``.
+    """
+    hooks: dict[int, object] = getattr(module, kind)
+    # a copy: another thread may be attaching its recorder
+    return {
+        number: hook
+        for number, hook in list(hooks.items())
+        if getattr(hook, "__module__", None) != __name__
+    }
 
 
 def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
     """Return the floating-point type with fewer digits."""
     return max(one, other, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def warn_training(model: nn.Module, stacklevel: int) -> None:
+    """Warn of a model in training mode, at a level counted from this function."""
+    if model.training:
+        warnings.warn(
+            "the model is in training mode; it is explained in evaluation mode "
+            "(call model.eval() to silence this)",
+            TrainModeWarning,
+            stacklevel=stacklevel,
+        )
 
 
 @contextmanager
@@ -289,13 +326,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
         users, flags = _evaluated.get(model, (0, []))
         if not users:
             flags = [module for module in model.modules() if module.training]
-            if model.training:
-                warnings.warn(
-                    "the model is in training mode; it is explained in evaluation mode "
-                    "(call model.eval() to silence this)",
-                    TrainModeWarning,
-                    stacklevel=7,
-                )
+            warn_training(model, stacklevel=8)
             for module in flags:
                 module.training = False
         _evaluated[model] = (users + 1, flags)

@@ -175,7 +175,8 @@ class ClassifierPrototypes(PrototypeAttribution):
                 "the head is found on the first forward pass; call attribute(x) once before "
                 "reading the prototypes"
             )
-        module = self.model.get_submodule(self._site.linear)
+        model = self.model if self._preparation is None else self._preparation.current(self.model)
+        module = model.get_submodule(self._site.linear)
         weight: Tensor = module.weight.detach()  # type: ignore[operator]
         if self._site.kind != "flatten":
             return weight.flatten(1)
