@@ -29,7 +29,7 @@ def main() -> None:
     for group in [] if options.read else options.group or list(GROUPS):
         path = _file(options.results, group)
         if not (options.resume and path.exists() and not read_results(path).failure):
-            _run(group, path, options.short)
+            _run(group, path, is_full=options.short is None)
     found = {group: read_results(_file(options.results, group)) for group in GROUPS}
     images = options.page.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
@@ -43,24 +43,27 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--group", action="append", choices=list(GROUPS), help="run only this")
     parser.add_argument("--resume", action="store_true", help="run only what has no results")
     parser.add_argument("--read", action="store_true", help="run nothing, write the page again")
-    parser.add_argument("--short", action="store_true", help="small shapes, to try it out")
+    parser.add_argument("--short", type=Path, metavar="DIR", help="try small shapes, write to DIR")
     parser.add_argument("--results", type=Path, default=_ROOT / "benchmarks" / "results")
     parser.add_argument("--page", type=Path, default=_ROOT / "docs" / "speed.md")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.short:
+        options.results, options.page = options.short, options.short / "speed.md"
+    return options
 
 
 def _file(results: Path, group: str) -> Path:
     return results / f"speed-{group.replace('_', '-')}.json"
 
 
-def _run(group: str, path: Path, is_short: bool) -> None:
+def _run(group: str, path: Path, is_full: bool) -> None:
     """Run one group's tests in a process of their own and keep their results."""
     print(f"running {group}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder) / "results.json"
         command = [sys.executable, "-m", "pytest", f"benchmarks/speed/test_{group}.py", "-q"]
         command += [f"--benchmark-json={fresh}", "--benchmark-columns=median"]
-        command += [] if is_short else ["--full"]
+        command += ["--full"] if is_full else []
         run = subprocess.run(command, cwd=_ROOT, env=os.environ | _ONE_THREAD, check=False)
         if fresh.exists():
             content = json.loads(fresh.read_text())

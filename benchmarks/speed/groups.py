@@ -72,8 +72,8 @@ GROUPS = {
         "prices, not maps. Differences of a few percent between whole calls lie within the "
         "noise; the next section times what we add by itself. Prepared rows explain on the copy "
         "that `prepare()` makes, with batch norms folded and weights channels-last: it takes the "
-        "memory of the weights a second time, and it is the user's eager forward pass that they "
-        "are compared with.",
+        "memory of the weights a second time. They are compared with the model as the user has it; "
+        "predictions alone gain as much from such a copy.",
         "method",
         (_ratio("over the forward", "forward"), _ratio("over ours, K=50", "ours"), _time()),
         "speed_attribute.png",
