@@ -1,4 +1,4 @@
-"""Labelled feature maps that a fit reads as a stream, and k-means on all of their rows."""
+"""Labelled feature maps that a fit reads as a stream."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
-from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from benchmarks.speed.mixtures import Rows, student_mixture
 from benchmarks.speed.naive import naive_rows
 from benchmarks.speed.setting import LAYERS
-from benchmarks.speed.solvers import inertia
 
-__all__ = ["Stream", "best_inertia", "digit_features", "heavy_embeddings"]
+__all__ = ["Stream", "digit_features", "heavy_embeddings"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +105,3 @@ def heavy_embeddings(count: int, width: int) -> Stream:
     order = torch.from_numpy(generator.permutation(2 * count))
     features = torch.from_numpy(np.concatenate(rows))[order]
     return Stream(features[..., None, None], (order >= count).long(), 1000)
-
-
-@lru_cache
-def best_inertia(stream: Stream, k: int, seeds: int) -> list[float]:
-    """Return each class's least inertia over runs of k-means on all rows, one a seed."""
-    best = []
-    for c in range(stream.classes):
-        rows = stream.rows(c)
-        solved = [KMeans(k, n_init=1, random_state=seed).fit(rows) for seed in range(seeds)]
-        best.append(min(inertia(rows, found.cluster_centers_) for found in solved))
-    return best

@@ -45,13 +45,13 @@ def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]
         f"ours, K={many}": partial(Ours, n_prototypes=many),
         "ours, unfitted": partial(Ours, n_prototypes=0),
         f"ours, prepared, K={few}": partial(Ours, n_prototypes=few, is_prepared=True),
-        f"ours, prepared, K={many}": partial(Ours, n_prototypes=many, is_prepared=True),
-        "ours, prepared, unfitted": partial(Ours, n_prototypes=0, is_prepared=True),
         "captum LayerGradCam, layer4": partial(GradCams, layers=["layer4"]),
         "captum LayerGradCam, layer2": partial(GradCams, layers=["layer2"]),
         "torchcam LayerCAM, layers 2-4": LayerCams,
     }
     medium: Builders = {
+        f"ours, prepared, K={many}": partial(Ours, n_prototypes=many, is_prepared=True),
+        "ours, prepared, unfitted": partial(Ours, n_prototypes=0, is_prepared=True),
         "captum LayerGradCam, layers 2, 3, 4": partial(GradCams, layers=LAYERS),
         "pytorch-grad-cam GradCAM, layer4": GradCamPackage,
         "captum Saliency": PlainSaliency,
@@ -66,6 +66,7 @@ def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]
     found: list[AttributeCase] = []
     for batch in batches:
         rows = quick | (medium if batch < 32 else {}) | (slow if batch < 8 else {})
+        rows = dict(sorted(rows.items(), key=lambda named: not named[0].startswith("ours")))
         table = f"attribute, batch {batch}"
         found += [
             AttributeCase(table, row, build, batch, row in slow) for row, build in rows.items()
