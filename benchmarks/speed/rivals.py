@@ -218,12 +218,12 @@ class IntegratedGradients50(_Rival):
         return maps
 
     def check(self, result: Tensor) -> None:
-        """Assert completeness: the map sums to the logit less that of a black image."""
+        """Assert completeness, exact in 50 steps here: no bias bends the path from black."""
         with torch.no_grad():
             black = self._setting.model(torch.zeros_like(self._setting.images))
         gain = self._setting.output - black.gather(1, self._setting.target[:, None]).squeeze(1)
         total = result.flatten(1).sum(1).float()
-        torch.testing.assert_close(total, gain, atol=0.02, rtol=0.1)
+        torch.testing.assert_close(total, gain, atol=1e-3, rtol=1e-3)
 
 
 class Tcav(_Rival):
