@@ -76,13 +76,13 @@ def _attribute(tables: dict[str, list[Row]]) -> Figure:
     order = sorted(first, key=lambda row: row.ratios["forward"]["median"])
     names = [row.name for row in order]
     figure, (axes,) = _figure(0.27 * len(names) + 1)
-    for rows, shape in zip(tables.values(), _SHAPES, strict=False):
+    for rows, shape, above in zip(tables.values(), _SHAPES, (-0.22, 0, 0.22), strict=False):
         rows = [row for row in rows if row.name in names]
         axes.scatter(
             [row.ratios["forward"]["median"] for row in rows],
-            [names.index(row.name) for row in rows],
+            [names.index(row.name) + above for row in rows],
             marker=shape,
-            s=32,
+            s=24,
             facecolors=["none" if shape != "o" else _color(row.name) for row in rows],
             edgecolors=[_color(row.name) for row in rows],
         )
@@ -94,7 +94,7 @@ def _attribute(tables: dict[str, list[Row]]) -> Figure:
     for title, shape in zip(tables, _SHAPES, strict=False):
         inside = "0.3" if shape == "o" else "none"
         label = title.removeprefix("attribute, ")
-        axes.scatter([], [], marker=shape, s=32, facecolors=inside, edgecolors="0.3", label=label)
+        axes.scatter([], [], marker=shape, s=24, facecolors=inside, edgecolors="0.3", label=label)
     axes.legend(loc="upper right", frameon=False)
     return figure
 
