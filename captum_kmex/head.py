@@ -72,7 +72,8 @@ class LinearHead:
         columns = self.columns[target]
         if columns.ndim == 4:
             return (features * columns).sum(1, keepdim=True)
-        return torch.einsum("ndhw,nd->nhw", features, columns).unsqueeze(1)
+        products = torch.matmul(columns.unsqueeze(1), features.flatten(2))
+        return products.view(len(features), 1, *features.shape[2:])
 
 
 @dataclass(frozen=True)

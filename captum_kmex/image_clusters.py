@@ -8,6 +8,7 @@ from torch import Tensor
 from captum_kmex.clustering import cluster_means, memberships
 from captum_kmex.composite import StackedBlocks
 from captum_kmex.gram import gram_kmeans, start_uniforms
+from captum_kmex.interpolation import resize_matrix
 
 __all__ = ["cluster_image_rows"]
 
@@ -46,8 +47,13 @@ def cluster_image_rows(
             f"{height * width} pixels; ask for fewer clusters or choose a shallower layer"
         )
     centroids = _image_start(stack, n_clusters, seed)
+    previous: Tensor | None = None
     for _ in range(max_iter):
-        labels, _ = stack.nearest(centroids)
+        _, labels = stack.best(centroids)
+        # an image at rest stays so: when all are, more steps would change nothing
+        if previous is not None and torch.equal(labels, previous):
+            break
+        previous = labels
         members = memberships(labels.flatten(1), n_clusters, centroids).unflatten(2, stack.grid)
         counts = members.sum((2, 3)).unsqueeze(2)
         means = stack.sums(members) / counts.clamp_min(1)
@@ -59,13 +65,28 @@ def _image_start(stack: StackedBlocks, n_clusters: int, seed: int) -> Tensor:
     """Return the best of several starts on a subgrid (N, K, D)."""
     pixels = _subgrid(*stack.grid, n_clusters).to(stack.blocks[0].device)
     images = torch.arange(len(stack.blocks[0]), device=pixels.device)
-    rows = stack.rows(images.repeat_interleave(len(pixels)), pixels.repeat(len(images)))
-    rows = rows.unflatten(0, (len(images), len(pixels)))
+    rows = _rows_at(stack, pixels)
     uniforms = start_uniforms(n_clusters, _STARTS, torch.Generator().manual_seed(seed))
     weights = torch.ones_like(rows[..., 0])
     labels, inertias = gram_kmeans(rows @ rows.transpose(1, 2), weights, uniforms)
     best = labels[images, inertias.argmin(1)]
     return cluster_means(memberships(best, n_clusters, rows), rows)
+
+
+def _rows_at(stack: StackedBlocks, pixels: Tensor) -> Tensor:
+    """Return the composite rows (N, M, D) of the same pixels of every image."""
+    (height, width), parts = stack.grid, []
+    for block, scale in zip(stack.blocks, stack.scales, strict=True):
+        own = scale.flatten(2).index_select(2, pixels)
+        if block.shape[2:] == stack.grid:
+            vectors = block.flatten(2).index_select(2, pixels)
+        else:
+            down = resize_matrix(height, block.shape[2], block.dtype, block.device)
+            across = resize_matrix(width, block.shape[3], block.dtype, block.device)
+            weights = down[pixels // width, :, None] * across[pixels % width, None]
+            vectors = block.flatten(2) @ weights.flatten(1).T
+        parts.append(vectors * own)
+    return torch.cat(parts, 1).transpose(1, 2)
 
 
 def _subgrid(height: int, width: int, n_clusters: int) -> Tensor:

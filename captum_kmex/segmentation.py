@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from captum_kmex.bank import Codebook
 from captum_kmex.base import check_choice
 from captum_kmex.composite import StackedBlocks
 from captum_kmex.image_clusters import cluster_image_rows
+from captum_kmex.packed import packed_prototypes
 from captum_kmex.segments import connected_segments
 
 __all__ = ["SegmentOptions", "Segmentation", "segment_by_image", "segment_by_prototypes"]
@@ -38,14 +40,21 @@ class Segmentation:
         count: Number of segments, the same for every image.
         prototypes: Prototype (or cluster) of each segment, integer tensor (N, count).
         nearest: Prototype (or cluster) of each pixel, index tensor (N, H, W).
-        distances: Float tensor (N, H, W), squared distance to it.
+        best: Its score, float tensor (N, H, W).
+        stack: The composite whose pixels were assigned.
     """
 
     labels: Tensor
     count: int
     prototypes: Tensor
     nearest: Tensor
-    distances: Tensor
+    best: Tensor
+    stack: StackedBlocks
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """Squared distance of each pixel to its prototype, float tensor (N, H, W)."""
+        return self.stack.distances(self.best)
 
 
 def segment_by_image(
@@ -53,8 +62,8 @@ def segment_by_image(
 ) -> Segmentation:
     """Cluster each image's own pixels and assign them; no more clusters than pixels."""
     count = min(n_clusters, stack.grid[0] * stack.grid[1])
-    nearest, distances = stack.nearest(cluster_image_rows(stack, count, seed=seed))
-    return _segmentation(nearest, distances, count, options.connected)
+    found = stack.best(cluster_image_rows(stack, count, seed=seed))
+    return _segmentation(stack, found, count, options.connected)
 
 
 def segment_by_prototypes(
@@ -75,33 +84,34 @@ def segment_by_prototypes(
         Boubekki & Clemmensen (2026), eq. 9.
     """
     if options.restrict is None:
-        nearest, distances = stack.nearest(book.centroids.to(stack.blocks[0]))
+        found = stack.best(packed_prototypes(book, stack.blocks[0]))
     elif book.membership.ndim == 1:
-        nearest, distances = _nearest_of_class(stack, book, target)
+        found = _best_of_class(stack, book, target)
     else:
         raise ValueError("restrict needs a class-wise fit; this bank has labels=None")
-    return _segmentation(nearest, distances, len(book.centroids), options.connected)
+    return _segmentation(stack, found, len(book.centroids), options.connected)
 
 
-def _segmentation(nearest: Tensor, distances: Tensor, count: int, connected: bool) -> Segmentation:
+def _segmentation(
+    stack: StackedBlocks, found: tuple[Tensor, Tensor], count: int, connected: bool
+) -> Segmentation:
+    best, nearest = found
     if not connected:
         everyone = torch.arange(count, device=nearest.device).expand(len(nearest), -1)
-        return Segmentation(nearest, count, everyone, nearest, distances)
+        return Segmentation(nearest, count, everyone, nearest, best, stack)
     labels, owners = connected_segments(nearest)
     prototypes = pad_sequence(owners, batch_first=True, padding_value=-1).to(nearest.device)
-    return Segmentation(labels, prototypes.shape[1], prototypes, nearest, distances)
+    return Segmentation(labels, prototypes.shape[1], prototypes, nearest, best, stack)
 
 
-def _nearest_of_class(
-    stack: StackedBlocks, book: Codebook, target: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Assign each image's pixels among the prototypes of its own class."""
+def _best_of_class(stack: StackedBlocks, book: Codebook, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return best scores and indices among the prototypes of each image's own class."""
     nearest = target.new_zeros((len(target), *stack.grid))
-    distances = stack.squared_norms.new_zeros(nearest.shape)
+    best = stack.blocks[0].new_zeros(nearest.shape)
     for c in target.unique().tolist():
         images = (target == c).nonzero().squeeze(1)
         own = book.of_class(c).to(target.device)
         part = StackedBlocks(tuple(block[images] for block in stack.blocks), stack.weights)
-        index, distances[images] = part.nearest(book.centroids.to(part.blocks[0])[own.cpu()])
+        best[images], index = part.best(book.centroids.to(part.blocks[0])[own.cpu()])
         nearest[images] = own[index]
-    return nearest, distances
+    return best, nearest

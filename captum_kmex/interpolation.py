@@ -1,0 +1,127 @@
+"""Bilinear resizing (``align_corners=False``) as matrices, and norms of resized vectors."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "corners",
+    "interpolated_norm",
+    "neighbour_products",
+    "norm_from_products",
+    "resize",
+    "resize_keeping_mean",
+    "resize_matrix",
+    "transposed_resize",
+]
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (N, D, h, w) bilinearly, ``align_corners=False`` (eqs. 6, 7)."""
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def resize_keeping_mean(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (N, D, h, w) bilinearly and restore each map's spatial mean.
+
+    At integer ratios bilinear resizing keeps the mean; at others the borders count a little
+    more or less, and the difference is added back evenly to every position.
+    """
+    if maps.shape[-2:] == size:
+        return maps
+    resized = resize(maps, size)
+    return resized + (maps.mean((2, 3)) - resized.mean((2, 3)))[..., None, None]
+
+
+def transposed_resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Apply the transpose of ``resize``: (N, K, H, W) -> (N, K, h, w)."""
+    if maps.shape[-2:] == size:
+        return maps
+    backward = torch.ops.aten.upsample_bilinear2d_backward
+    shape = [*maps.shape[:2], *size]
+    result: Tensor = backward(maps.contiguous(), maps.shape[-2:], shape, False)
+    return result
+
+
+def interpolated_norm(block: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the norms (N, 1, H, W) of the bilinearly resized vectors, without resizing them."""
+    return norm_from_products(neighbour_products(block), size)
+
+
+def neighbour_products(block: Tensor) -> Tensor:
+    """Return each cell's inner products with itself and its neighbours (N, 2, 2, h, w).
+
+    The two leading entries are down and right: [0, 0] is the cell's square, [0, 1] twice its
+    product with the cell to the right, [1, 0] twice that with the cell below, and [1, 1] twice
+    the sum of the products along both diagonals of the four. Beyond the border stands
+    anything finite: no position there draws on a next cell.
+    """
+    images, _, height, width = block.shape
+    flat = block.flatten(2)
+    products = flat.new_zeros(images, 4, height * width)
+    torch.sum(flat.square(), 1, out=products[:, 0])
+    torch.sum(_pairs(flat, 0, 1), 1, out=products[:, 1, :-1])
+    torch.sum(_pairs(flat, 0, width), 1, out=products[:, 2, :-width])
+    torch.sum(_pairs(flat, 0, width + 1), 1, out=products[:, 3, : -width - 1])
+    products[:, 3, :-width] += _pairs(flat, 1, width).sum(1)
+    products[:, 1:] *= 2
+    return products.view(images, 2, 2, height, width)
+
+
+def norm_from_products(products: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the norms (N, 1, H, W) of resized vectors from ``neighbour_products``.
+
+    A resized vector is a sum of four neighbours, so its squared norm is a fixed linear map of
+    their inner products, and that map acts on rows and columns one after the other.
+    """
+    images, _, _, height, width = products.shape
+    if (height, width) == size:
+        return products[:, 0, 0].sqrt().unsqueeze(1)
+    down = _square_matrix(size[0], height, products.dtype, products.device)
+    across = _square_matrix(size[1], width, products.dtype, products.device)
+    table = products.transpose(2, 3).reshape(images, 2 * height, 2 * width)
+    squares = torch.matmul(down, torch.matmul(table, across.T))
+    return squares.clamp_min(0).sqrt().unsqueeze(1)
+
+
+def _pairs(flat: Tensor, first: int, second: int) -> Tensor:
+    """Multiply the cells (N, D, M) from ``first`` on with those from ``second`` on."""
+    count = max(0, flat.shape[2] - max(first, second))
+    return flat[..., first : first + count] * flat[..., second : second + count]
+
+
+@lru_cache(maxsize=256)
+def corners(
+    size: int, cells: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return lower cell, upper cell and the upper's weight for each of ``size`` positions."""
+    positions = torch.arange(size, device=device, dtype=dtype)
+    source = ((positions + 0.5) * (cells / size) - 0.5).clamp_min(0)
+    lower = source.floor().long().clamp_max(cells - 1)
+    return lower, (lower + 1).clamp_max(cells - 1), source - lower
+
+
+@lru_cache(maxsize=256)
+def resize_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the matrix (size, cells) of bilinear resizing along one dimension."""
+    lower, upper, weight = corners(size, cells, dtype, device)
+    matrix = torch.zeros(size, cells, dtype=dtype, device=device)
+    positions = torch.arange(size, device=device)
+    matrix[positions, lower] += 1 - weight
+    matrix[positions, upper] += weight
+    return matrix
+
+
+@lru_cache(maxsize=256)
+def _square_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return what takes cells' squares, then products with the next cell, to positions."""
+    matrix = resize_matrix(size, cells, dtype, device)
+    pairs = torch.zeros_like(matrix)
+    pairs[:, :-1] = matrix[:, :-1] * matrix[:, 1:]
+    return torch.cat([matrix.square(), pairs], 1)
