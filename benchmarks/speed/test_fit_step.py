@@ -48,27 +48,40 @@ def _same_cases() -> list[Case]:
     return [Case(_TABLE, "forward passes, against themselves")]
 
 
+def _late(batches: list[tuple[Tensor, Tensor]]) -> int:
+    """Return where the last quarter of a pass begins."""
+    return len(batches) * 3 // 4
+
+
 @dataclass
 class WatchedBatches:
-    """A loader that notes how long each pass over it took, whatever was done in between."""
+    """A loader that notes when each batch was done with, in every pass."""
 
     batches: list[tuple[Tensor, Tensor]]
-    passes: list[float] = field(default_factory=list)
+    passes: list[list[float]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches; a pass ends when they are exhausted."""
-        start = time.process_time()
-        yield from self.batches
-        self.passes.append(time.process_time() - start)
+        """Yield the batches; a pass is noted when they are exhausted."""
+        times = [time.process_time()]
+        for batch in self.batches:
+            yield batch
+            times.append(time.process_time())
+        self.passes.append(times)
 
 
 @dataclass
 class FitWatch:
-    """Fits and keeps the seconds of the sampling pass, the clustering and the second pass."""
+    """Fits and keeps the seconds of its parts.
+
+    Attributes:
+        build: Makes an attribution.
+        batches: The data.
+        parts: Of each fit: sampling pass, last quarter of it, clustering, second pass.
+    """
 
     build: Callable[[], FittedAttribution]
     batches: list[tuple[Tensor, Tensor]]
-    parts: list[tuple[float, float, float]] = field(default_factory=list)
+    parts: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def fit(self) -> FittedAttribution:
         """Fit once and note the parts."""
@@ -76,8 +89,10 @@ class FitWatch:
         start = time.process_time()
         fitted = self.build().fit(loader, classes=range(_CLASSES))
         total = time.process_time() - start
-        sampling, second = loader.passes
-        self.parts.append((sampling, total - sampling - second, second))
+        first, last = loader.passes
+        sampling, second = first[-1] - first[0], last[-1] - last[0]
+        late = first[-1] - first[_late(self.batches)]
+        self.parts.append((sampling, late, total - sampling - second, second))
         return fitted
 
     def sampling_seconds(self) -> float:
@@ -107,13 +122,16 @@ def test_fit_step(case: FitStepCase, record: Recorder, is_full: bool) -> None:
 
     watch = FitWatch(lambda: case.build(setting.model), batches)
     watches = {"subject": watch.sampling_seconds, "forward": cpu_seconds(forward)}
-    record.compare(watches, _ROUNDS)
+    seconds = record.interleave(watches, _ROUNDS)
+    record.seconds(seconds)
     fitted = record.once(watch.fit)
     _check(fitted, len(setting.images) // _CLASSES, case.is_pooled, setting.images.shape[-1])
-    passes = median(part[0] for part in watch.parts)
+    sampling, late, solve, second = (median(part) for part in zip(*watch.parts, strict=True))
+    share = len(batches[_late(batches) :]) / len(batches)
     record.values(
-        solve_over_pass=median(part[1] for part in watch.parts) / passes,
-        second_over_first=median(part[2] for part in watch.parts) / passes,
+        late_over_forward=late / (share * median(seconds["forward"])),
+        solve_over_pass=solve / sampling,
+        second_over_first=second / sampling,
         images=len(setting.images),
     )
 
