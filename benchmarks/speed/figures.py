@@ -64,9 +64,9 @@ def _names_down(axes: Axes, names: list[str]) -> None:
     axes.set_axisbelow(True)
 
 
-def _plain_ticks(axis: Axis) -> None:
+def _plain_ticks(axis: Axis, steps: tuple[int, ...] = (1, 2, 5)) -> None:
     """Write numbers on a log axis as people do: 0.5, 2, 50."""
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(ticker.LogLocator(subs=steps))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(ticker.NullFormatter())
 
@@ -116,7 +116,8 @@ def _tail(tables: dict[str, list[Row]]) -> Figure:
         axes.set_ylabel("CPU time over the forward pass (log scale)")
         _plain_ticks(axes.yaxis)
         axes.margins(y=0.1)
-    _plain_ticks(left.xaxis)
+    _plain_ticks(left.xaxis, (1,))
+    left.legend(frameon=False, loc="upper left")
     handles, labels = right.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
@@ -156,29 +157,30 @@ def _kmeans(tables: dict[str, list[Row]]) -> Figure:
     tables = {title: rows for title, rows in tables.items() if not title.endswith("a class")}
     figure, panels = _figure(3.9, len(tables))
     names = list(dict.fromkeys(row.name for rows in tables.values() for row in rows))
-    colors = ["#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#999933", "#882255"]
+    colors = ["#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#999933"]
     for axes, (title, rows) in zip(panels, tables.items(), strict=True):
         axes.scatter([1], [1], marker="+", color="black", s=70, label="scikit-learn, n_init=1")
         for row in rows:
             ratio = row.ratios["scikit-learn, n_init=1"]
             place = names.index(row.name)
             is_ours = row.name.startswith("ours")
+            shape = ("P" if row.name.endswith("=1") else "*") if is_ours else "svD^X"[place]
             axes.scatter(
                 [ratio["median"]],
                 [row.values["inertia"]],
                 color=_OURS if is_ours else colors[place],
-                marker="*" if is_ours else "svD^Px"[place],
-                s=130 if is_ours else 40,
+                marker=shape,
+                s=110 if is_ours else 40,
                 label=row.name,
             )
         axes.set_xscale("log")
-        _plain_ticks(axes.xaxis)
+        _plain_ticks(axes.xaxis, (1, 3))
         axes.margins(0.15)
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
         axes.set_title(title.removeprefix("k-means, ").replace(" x 512, ", "\n512 wide, "), size=9)
-        axes.set_xlabel("CPU time over scikit-learn's, n_init=1\n(log scale)")
-    panels[0].set_ylabel("inertia over scikit-learn's, n_init=1")
+        axes.set_xlabel("CPU time ratio (log scale)")
+    panels[0].set_ylabel("inertia ratio")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ __all__ = ["SOLVERS", "Solver", "inertia", "lloyd_once", "ours"]
 Solver = Callable[[Sequence[Rows], int], list[Rows]]
 
 
-def ours(samples: Sequence[Rows], k: int) -> list[Rows]:
-    """Solve all classes together, ten starts each."""
+def ours(samples: Sequence[Rows], k: int, n_init: int = 10) -> list[Rows]:
+    """Solve all classes together, ten starts each unless told otherwise."""
     rows = [torch.from_numpy(sample) for sample in samples]
-    solved = kmeans_by_class(rows, [k] * len(rows), n_init=10, generator=0)
+    solved = kmeans_by_class(rows, [k] * len(rows), n_init=n_init, generator=0)
     return [found.centroids.numpy() for found in solved]
 
 
@@ -64,6 +65,7 @@ SOLVERS: dict[str, Solver] = {
     "faiss, random start": faiss_random,
     "faiss, k-means++ start": faiss_plus_plus,
     "faiss, k-means++ start, all rows": faiss_all_rows,
+    "ours, n_init=1": partial(ours, n_init=1),
     "ours, n_init=10": ours,
 }
 
