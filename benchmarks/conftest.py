@@ -64,10 +64,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     """Leave the raw times and the machine's name out of the file, put the missing rows in."""
     for bench in output_json["benchmarks"]:
-        for name in ("data", "outliers", "iqr_outliers", "stddev_outliers", "ld15iqr", "hd15iqr"):
-            bench["stats"].pop(name, None)
-        bench.pop("params", None)
-        bench.pop("param", None)
+        bench["stats"] = {name: bench["stats"][name] for name in ("mean", "rounds")}
+        for name in ("params", "param", "options"):
+            bench.pop(name, None)
     machine = output_json["machine_info"]
     cpu = machine.get("cpu", {}).get("brand_raw", machine.get("processor", ""))
     kept = {name: machine.get(name) for name in ("system", "release", "python_version")}

@@ -21,14 +21,14 @@ by plain autograd, inertias in float64. Made by
 pip install ".[test]" && python -m benchmarks.report
 ```
 
-which takes more than half an hour on one core; `--group tail` runs one group, `--resume` those
+which takes about half an hour on one core; `--group tail` runs one group, `--resume` those
 without results. `pytest benchmarks` asserts the same on small shapes and judges no time.
 
 **How it is timed.** One thread, CPU time of the process (`time.process_time`). What is compared
 runs in the same round, in alternating order, and a ratio is taken in every round. Cells show the
 median ratio and, in brackets, its quartiles over rounds. Under a table of times stands the ratio
-of something to itself: no smaller difference is one. Ratios belong to the processor named; several
-threads, a GPU or another processor would give others.
+of something to itself: a difference smaller than its spread means nothing. Ratios belong to the
+processor named; several threads, a GPU or another processor would give others.
 """
 
 
