@@ -76,25 +76,25 @@ def _attribute(tables: dict[str, list[Row]]) -> Figure:
     order = sorted(first, key=lambda row: row.ratios["forward"]["median"])
     names = [row.name for row in order]
     figure, (axes,) = _figure(0.27 * len(names) + 1)
-    for rows, shape, above in zip(tables.values(), _SHAPES, (-0.22, 0, 0.22), strict=False):
+    batches = zip(tables.items(), _SHAPES, (-0.22, 0, 0.22), strict=False)
+    for (title, rows), shape, above in batches:
         rows = [row for row in rows if row.name in names]
+        colors = [_color(row.name) for row in rows]
         axes.scatter(
             [row.ratios["forward"]["median"] for row in rows],
             [names.index(row.name) + above for row in rows],
             marker=shape,
             s=24,
-            facecolors=["none" if shape != "o" else _color(row.name) for row in rows],
-            edgecolors=[_color(row.name) for row in rows],
+            facecolors=colors if shape == "o" else "none",
+            edgecolors=colors,
         )
+        inside, label = "0.3" if shape == "o" else "none", title.removeprefix("attribute, ")
+        axes.scatter([], [], marker=shape, s=24, facecolors=inside, edgecolors="0.3", label=label)
     axes.axvline(1, color="0.4", linewidth=1)
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
     _names_down(axes, names)
     axes.set_xlabel("CPU time over the bare forward pass (log scale)")
-    for title, shape in zip(tables, _SHAPES, strict=False):
-        inside = "0.3" if shape == "o" else "none"
-        label = title.removeprefix("attribute, ")
-        axes.scatter([], [], marker=shape, s=24, facecolors=inside, edgecolors="0.3", label=label)
     axes.legend(loc="upper right", frameon=False)
     return figure
 
@@ -157,22 +157,10 @@ def _kmeans(tables: dict[str, list[Row]]) -> Figure:
     tables = {title: rows for title, rows in tables.items() if not title.endswith("a class")}
     figure, panels = _figure(3.9, len(tables))
     names = list(dict.fromkeys(row.name for rows in tables.values() for row in rows))
-    colors = ["#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#999933"]
     for axes, (title, rows) in zip(panels, tables.items(), strict=True):
         axes.scatter([1], [1], marker="+", color="black", s=70, label="scikit-learn, n_init=1")
         for row in rows:
-            ratio = row.ratios["scikit-learn, n_init=1"]
-            place = names.index(row.name)
-            is_ours = row.name.startswith("ours")
-            shape = ("P" if row.name.endswith("=1") else "*") if is_ours else "svD^X"[place]
-            axes.scatter(
-                [ratio["median"]],
-                [row.values["inertia"]],
-                color=_OURS if is_ours else colors[place],
-                marker=shape,
-                s=110 if is_ours else 40,
-                label=row.name,
-            )
+            _solver_point(axes, row, names.index(row.name))
         axes.set_xscale("log")
         _plain_ticks(axes.xaxis, (1, 3))
         axes.margins(0.15)
@@ -184,6 +172,17 @@ def _kmeans(tables: dict[str, list[Row]]) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _solver_point(axes: Axes, row: Row, place: int) -> None:
+    """Mark one solver; a star for ours, a cross where it has a single start."""
+    x, y = row.ratios["scikit-learn, n_init=1"]["median"], row.values["inertia"]
+    if row.name.startswith("ours"):
+        shape = "P" if row.name.endswith("=1") else "*"
+        axes.scatter([x], [y], color=_OURS, marker=shape, s=110, label=row.name)
+    else:
+        color = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#999933")[place]
+        axes.scatter([x], [y], color=color, marker="svD^X"[place], s=40, label=row.name)
 
 
 def _stream(tables: dict[str, list[Row]]) -> Figure:

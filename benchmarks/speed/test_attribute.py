@@ -37,39 +37,51 @@ class AttributeCase(Case):
     is_slow: bool = False
 
 
-def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]:
-    """Return the rows of each batch size: fewer methods where the batch is larger."""
-    quick: Builders = {
-        "bare forward, against itself": BareForward,
+def _ours(few: int, many: int) -> Builders:
+    return {
         f"ours, K={few}": partial(Ours, n_prototypes=few),
         f"ours, K={many}": partial(Ours, n_prototypes=many),
         "ours, unfitted": partial(Ours, n_prototypes=0),
         f"ours, prepared, K={few}": partial(Ours, n_prototypes=few, is_prepared=True),
-        "captum LayerGradCam, layer4": partial(GradCams, layers=["layer4"]),
-        "captum LayerGradCam, layer2": partial(GradCams, layers=["layer2"]),
-        "torchcam LayerCAM, layers 2-4": LayerCams,
     }
-    medium: Builders = {
+
+
+def _ours_again(many: int) -> Builders:
+    return {
         f"ours, prepared, K={many}": partial(Ours, n_prototypes=many, is_prepared=True),
         "ours, prepared, unfitted": partial(Ours, n_prototypes=0, is_prepared=True),
-        "captum LayerGradCam, layers 2, 3, 4": partial(GradCams, layers=LAYERS),
-        "pytorch-grad-cam GradCAM, layer4": GradCamPackage,
-        "captum Saliency": PlainSaliency,
-        "zennit EpsilonPlusFlat": LayerwiseRelevance,
     }
-    slow: Builders = {
-        "captum Occlusion, 25 windows": OcclusionWindows,
-        "captum IntegratedGradients, 50 steps": IntegratedGradients50,
-        "captum TCAV, concept vectors ready": partial(Tcav, is_warm=True),
-        "captum TCAV, trained in the call": partial(Tcav, is_warm=False),
-    }
+
+
+_QUICK: Builders = {
+    "captum LayerGradCam, layer4": partial(GradCams, layers=["layer4"]),
+    "captum LayerGradCam, layer2": partial(GradCams, layers=["layer2"]),
+    "torchcam LayerCAM, layers 2-4": LayerCams,
+    "bare forward, against itself": BareForward,
+}
+_MEDIUM: Builders = {
+    "captum LayerGradCam, layers 2, 3, 4": partial(GradCams, layers=LAYERS),
+    "pytorch-grad-cam GradCAM, layer4": GradCamPackage,
+    "captum Saliency": PlainSaliency,
+    "zennit EpsilonPlusFlat": LayerwiseRelevance,
+}
+_SLOW: Builders = {
+    "captum Occlusion, 25 windows": OcclusionWindows,
+    "captum IntegratedGradients, 50 steps": IntegratedGradients50,
+    "captum TCAV, concept vectors ready": partial(Tcav, is_warm=True),
+    "captum TCAV, trained in the call": partial(Tcav, is_warm=False),
+}
+
+
+def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]:
+    """Return the rows of each batch size: fewer methods where the batch is larger."""
     found: list[AttributeCase] = []
     for batch in batches:
-        rows = quick | (medium if batch < 32 else {}) | (slow if batch < 8 else {})
-        rows = dict(sorted(rows.items(), key=lambda named: not named[0].startswith("ours")))
+        rows = _ours(few, many) | (_ours_again(many) if batch < 32 else {}) | _QUICK
+        rows |= (_MEDIUM if batch < 32 else {}) | (_SLOW if batch < 8 else {})
         table = f"attribute, batch {batch}"
         found += [
-            AttributeCase(table, row, build, batch, row in slow) for row, build in rows.items()
+            AttributeCase(table, row, build, batch, row in _SLOW) for row, build in rows.items()
         ]
     return found
 
