@@ -1,0 +1,183 @@
+"""The groups of the report: which tests they run, what their tables show, what to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.speed.results import Row
+
+__all__ = ["GROUPS", "Column", "Group"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its header, and the text of a row's cell."""
+
+    header: str
+    text: Callable[[Row], str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A section of the page, made by one test module.
+
+    Attributes:
+        title: Heading.
+        about: What is measured and how to read it, limits included.
+        row_header: What the rows are.
+        columns: The figures of a row.
+        image: File name of its figure, if it has one.
+        caption: What the figure shows.
+    """
+
+    title: str
+    about: str
+    row_header: str
+    columns: tuple[Column, ...]
+    image: str = ""
+    caption: str = ""
+
+
+def _ratio(header: str, over: str) -> Column:
+    def text(row: Row) -> str:
+        found = row.ratios.get(over)
+        if found is None:
+            return ""
+        return f"{found['median']:.3g} ({found['low']:.3g} to {found['high']:.3g})"
+
+    return Column(header, text)
+
+
+def _value(header: str, name: str, form: str) -> Column:
+    return Column(header, lambda row: format(row.values[name], form) if name in row.values else "")
+
+
+def _time(header: str = "CPU time") -> Column:
+    def text(row: Row) -> str:
+        seconds = row.seconds.get("subject", row.call)
+        return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+    return Column(header, text)
+
+
+GROUPS = {
+    "attribute": Group(
+        "The whole call",
+        "ResNet34 with random weights, 224 x 224 images of noise, layers 2 to 4, against the bare "
+        "forward pass under `inference_mode`. Every method runs through its own package at its own "
+        "defaults, on its own copy of the model. Ours gives a 28 x 28 map from layers 2 to 4; "
+        "`LayerGradCam` at layer4 gives 7 x 7 and differentiates only the pooling and the head, "
+        "at layer2 it gives 28 x 28. Methods differ in what they compute, so this compares "
+        "prices, not maps. Differences of a few percent between whole calls lie within the "
+        "noise; the next section times what we add by itself. Prepared rows explain on the copy "
+        "that `prepare()` makes, with batch norms folded and weights channels-last: it takes the "
+        "memory of the weights a second time. They are compared with the model as the user has it; "
+        "predictions alone gain as much from such a copy.",
+        "method",
+        (_ratio("over the forward", "forward"), _ratio("over ours, K=50", "ours"), _time()),
+        "speed_attribute.png",
+        "CPU time of one call over that of the bare forward pass; left is cheaper.",
+    ),
+    "tail": Group(
+        "What an explanation adds to the forward pass",
+        "The tail, from kept activations to the finished map, each time right after a forward "
+        "pass. The naive way resizes, concatenates and normalises the features, computes all "
+        "distances and scatters; for unfitted use it runs scikit-learn's k-means (one start) "
+        "on each image. The prototypes are noisy rows of the same images. Labels are asserted to "
+        "be the naive ones except for ties of float32. With one layer there is "
+        "nothing to segment, only the head's map.",
+        "case",
+        (
+            _ratio("over the forward", "forward"),
+            _ratio("over the naive way", "naive"),
+            _time(),
+            _value("labels equal", "labels_equal", ".2%"),
+            _value("inertia over the naive way's", "inertia", ".4f"),
+        ),
+        "speed_tail.png",
+        "The tail over the forward pass as prototypes and images grow.",
+    ),
+    "memory": Group(
+        "Memory of an explanation",
+        "Most bytes of live tensors during the second call, from the profiler's allocation events: "
+        "the same on every run. Weights and prototypes are there before and not counted, "
+        "neither are NumPy's arrays (at most 16 bytes a pixel of the map) nor "
+        "oneDNN's workspace. Kept is what the first call leaves behind.",
+        "method",
+        (
+            _value("peak, MiB", "peak_mib", ".1f"),
+            _value("over the forward's", "over_forward", ".2f"),
+            _value("kept, MiB", "kept_mib", ".3f"),
+            _value("prototypes, MiB", "prototypes_mib", ".1f"),
+        ),
+        "speed_memory.png",
+        "Peak of live tensors in a call on 8 images.",
+    ),
+    "kmeans": Group(
+        "Class-wise k-means in memory",
+        "Rows are Student-t mixtures in 24 dimensions, mixed linearly to 512 and rectified. "
+        "The base is a loop over classes of scikit-learn's `KMeans` with one start, its default. "
+        "Inertias are recomputed in float64 from every method's centroids and summed over "
+        "classes. faiss samples 256 rows a cluster unless told otherwise. In the last table ours "
+        "solves all classes in one call and scikit-learn the first twenty; times are a class.",
+        "solver",
+        (
+            _ratio("time over the base", "scikit-learn, n_init=1"),
+            _value("inertia over the base's", "inertia", ".3f"),
+            _time(),
+        ),
+        "speed_kmeans.png",
+        "Time and inertia over scikit-learn's with one start; lower left is better.",
+    ),
+    "fit_stream": Group(
+        "One pass of bounded memory",
+        "Inertia of the prototypes on all rows, over the best of six runs of scikit-learn's "
+        "k-means on all rows; median and 90th percentile over classes and six seeds. Digits: "
+        "stacked rows of a ResNet18 briefly trained on three digits; heavy tails: pooled "
+        "embeddings from t(2.2) mixtures, where a row is a whole image, so that `whole images` is "
+        "a uniform sample. `whole images` is solved by our own k-means, ten starts: the "
+        "difference is the sample. The first row shows how far one run on everything scatters; "
+        "less than that is no difference.",
+        "method",
+        (
+            _value("inertia, median", "inertia", ".4f"),
+            _value("90th percentile", "inertia_p90", ".4f"),
+            _value("rows a class", "rows_a_class", ",d"),
+            _time("CPU time of a fit"),
+        ),
+        "speed_stream.png",
+        "Inertia on all rows: median (dot) and 90th percentile (end of the line).",
+    ),
+    "fit_memory": Group(
+        "Memory of a fit",
+        "Peak resident size of a fresh process that fits two convolutions' features of generated "
+        "32 x 32 images in five classes, two passes. The first row is a second process of the "
+        "same size, so its ratio is the noise. The fit's share is the peak less that after one "
+        "explanation. The last column is arithmetic: what the rows of the finer depth would take.",
+        "images",
+        (
+            _value("peak, MiB", "peak_mib", ".0f"),
+            _value("over the first", "over_first", ".3f"),
+            _value("the fit's share, MiB", "fit_mib", ".0f"),
+            _value("all rows, MiB", "all_rows_mib", ",.0f"),
+        ),
+    ),
+    "fit_step": Group(
+        "Cost of a fit beside its forward passes",
+        "A fit of 64 images, two classes, by ResNet34 at 224 x 224, in batches of 8. The sampling "
+        "pass contains the forward passes and is compared with them alone; its last quarter comes "
+        "nearer to what every further image costs, as a full sample takes fewer rows of it (that "
+        "column divides medians, not rounds). Clustering depends on "
+        "classes and prototypes, not on images, so its share falls as the data grow; with 32 "
+        "images a class it is at its dearest. The second pass finds the nearest patches.",
+        "attribution",
+        (
+            _ratio("sampling pass over the forwards", "forward"),
+            _value("its last quarter", "late_over_forward", ".3f"),
+            _value("clustering over that pass", "solve_over_pass", ".3f"),
+            _value("second pass over the first", "second_over_first", ".3f"),
+            _time("CPU time of the sampling pass"),
+        ),
+    ),
+}

@@ -1,0 +1,103 @@
+"""What a method of the attribution tables must offer, and ours."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.speed.naive import naive_tail
+from benchmarks.speed.setting import Setting, fitted, unfitted
+from benchmarks.speed.tail import Tail
+from captum_kmex import LayerKMeansAttribution
+
+__all__ = ["BareForward", "Method", "NaivePrototypes", "Ours"]
+
+
+class Method(Protocol):
+    """A way to explain the images of a setting."""
+
+    def __call__(self) -> object:
+        """Explain the images."""
+
+    def check(self, result: Any) -> None:
+        """Assert something that only a right result fulfils."""
+
+
+class BareForward:
+    """The prediction alone, to be compared with itself."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def __call__(self) -> Tensor:
+        """Return the logits."""
+        return self._setting.forward()
+
+    def check(self, result: Any) -> None:
+        """Compare with the model called under ``no_grad``."""
+        with torch.no_grad():
+            expected = self._setting.model(self._setting.images)
+        torch.testing.assert_close(result, expected)
+
+
+class Ours:
+    """``LayerKMeansAttribution``, with K prototypes or none, on a prepared copy or not.
+
+    Args:
+        setting: What to explain.
+        n_prototypes: Prototypes of the bank; 0 clusters each image by itself.
+        is_prepared: Explain on the copy of the model that ``prepare`` makes.
+    """
+
+    def __init__(self, setting: Setting, n_prototypes: int, is_prepared: bool = False) -> None:
+        self._setting = setting
+        self._plain = self._attribution(n_prototypes)
+        self._attr = self._attribution(n_prototypes) if is_prepared else self._plain
+        if is_prepared:
+            prepare = getattr(self._attr, "prepare", None)
+            if prepare is None:
+                pytest.skip("not available: this version has no prepare()")
+            prepare()
+
+    def _attribution(self, n_prototypes: int) -> LayerKMeansAttribution:
+        return fitted(self._setting, n_prototypes) if n_prototypes else unfitted(self._setting)
+
+    def __call__(self) -> Tensor:
+        """Return the maps (N, 1, h, w)."""
+        return cast("Tensor", self._attr.attribute(self._setting.images, self._setting.target))
+
+    def check(self, result: Any) -> None:
+        """Assert that map and bias add up to the model's logit, and labels are the eager ones."""
+        setting = self._setting
+        total = result.flatten(1).sum(1) + setting.bias
+        torch.testing.assert_close(total, setting.output, atol=1e-4, rtol=1e-4)
+        if self._attr is not self._plain:
+            same = self._attr.segment(setting.images) == self._plain.segment(setting.images)
+            assert same.float().mean() >= 0.99
+
+
+class NaivePrototypes:
+    """The same map as ``Ours``, its tail computed the naive way.
+
+    Args:
+        setting: What to explain.
+        n_prototypes: Prototypes of the bank.
+    """
+
+    def __init__(self, setting: Setting, n_prototypes: int) -> None:
+        self._setting = setting
+        self._attr = fitted(setting, n_prototypes)
+        self._books = [book.centroids for book in self._attr.bank_.codebooks]
+
+    def __call__(self) -> Tensor:
+        """Return the maps (N, 1, h, w)."""
+        blocks = Tail(self._setting, self._attr).blocks
+        return naive_tail(blocks, self._setting.column, self._books)[0]
+
+    def check(self, result: Any) -> None:
+        """Assert that map and bias add up to the logit."""
+        total = result.flatten(1).sum(1) + self._setting.bias
+        torch.testing.assert_close(total, self._setting.output, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,97 @@
+"""The whole call: ours and the usual alternatives over the bare forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from benchmarks.cases import Case
+from benchmarks.recorder import Recorder
+from benchmarks.speed.methods import BareForward, Method, Ours
+from benchmarks.speed.rivals import (
+    GradCamPackage,
+    GradCams,
+    IntegratedGradients50,
+    LayerCams,
+    LayerwiseRelevance,
+    OcclusionWindows,
+    PlainSaliency,
+    Tcav,
+)
+from benchmarks.speed.setting import LAYERS, Setting, make_setting
+
+_ROUNDS = {1: 9, 8: 5, 32: 3}
+_SLOW_ROUNDS = 3
+Builders = dict[str, Callable[[Setting], Method]]
+
+
+@dataclass(frozen=True)
+class AttributeCase(Case):
+    """A method on a batch."""
+
+    build: Callable[[Setting], Method]
+    batch: int
+    is_slow: bool = False
+
+
+def _ours(few: int, many: int) -> Builders:
+    return {
+        f"ours, K={few}": partial(Ours, n_prototypes=few),
+        f"ours, K={many}": partial(Ours, n_prototypes=many),
+        "ours, unfitted": partial(Ours, n_prototypes=0),
+        f"ours, prepared, K={few}": partial(Ours, n_prototypes=few, is_prepared=True),
+    }
+
+
+def _ours_again(many: int) -> Builders:
+    return {
+        f"ours, prepared, K={many}": partial(Ours, n_prototypes=many, is_prepared=True),
+        "ours, prepared, unfitted": partial(Ours, n_prototypes=0, is_prepared=True),
+    }
+
+
+_QUICK: Builders = {
+    "captum LayerGradCam, layer4": partial(GradCams, layers=["layer4"]),
+    "captum LayerGradCam, layer2": partial(GradCams, layers=["layer2"]),
+    "torchcam LayerCAM, layers 2-4": LayerCams,
+    "bare forward, against itself": BareForward,
+}
+_MEDIUM: Builders = {
+    "captum LayerGradCam, layers 2, 3, 4": partial(GradCams, layers=LAYERS),
+    "pytorch-grad-cam GradCAM, layer4": GradCamPackage,
+    "captum Saliency": PlainSaliency,
+    "zennit EpsilonPlusFlat": LayerwiseRelevance,
+}
+_SLOW: Builders = {
+    "captum Occlusion, 25 windows": OcclusionWindows,
+    "captum IntegratedGradients, 50 steps": IntegratedGradients50,
+    "captum TCAV, concept vectors ready": partial(Tcav, is_warm=True),
+    "captum TCAV, trained in the call": partial(Tcav, is_warm=False),
+}
+
+
+def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]:
+    """Return the rows of each batch size: fewer methods where the batch is larger."""
+    found: list[AttributeCase] = []
+    for batch in batches:
+        rows = _ours(few, many) | (_ours_again(many) if batch < 32 else {}) | _QUICK
+        rows |= (_MEDIUM if batch < 32 else {}) | (_SLOW if batch < 8 else {})
+        table = f"attribute, batch {batch}"
+        found += [
+            AttributeCase(table, row, build, batch, row in _SLOW) for row, build in rows.items()
+        ]
+    return found
+
+
+@pytest.mark.cases(short=_cases(20, 300, (2,)), full=_cases(50, 2000, (1, 8, 32)))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_attribute(case: AttributeCase, record: Recorder, is_full: bool) -> None:
+    setting = make_setting(is_full, case.batch)
+    method = case.build(setting)
+    ours = Ours(setting, 50 if is_full else 20)
+    others: dict[str, Callable[[], object]] = {"forward": setting.forward, "ours": ours}
+    rounds = _SLOW_ROUNDS if case.is_slow else _ROUNDS.get(case.batch, 2)
+    method.check(record.against(method, others, rounds))

@@ -1,0 +1,82 @@
+"""Class-wise k-means with all rows in memory: time and inertia beside scikit-learn and faiss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from benchmarks.cases import Case
+from benchmarks.recorder import Recorder
+from benchmarks.speed.mixtures import rectified_mixture
+from benchmarks.speed.solvers import SOLVERS, inertia, lloyd_once, ours
+from benchmarks.timing import Stopwatch, cpu_seconds
+
+_WIDTH = 512
+_SEED = 0
+# of the loop with one start; ten starts of ours must not be worse than one of theirs
+_WORST = {"ours, n_init=1": 1.1, "ours, n_init=10": 1.01, "scikit-learn Lloyd, n_init=10": 1.0001}
+
+
+@dataclass(frozen=True)
+class KMeansCase(Case):
+    """A solver on so many classes of so many rows."""
+
+    classes: int
+    rows: int
+    k: int
+    rounds: int
+
+
+def _cases(classes: int, rows: int, k: int, rounds: int) -> list[KMeansCase]:
+    table = f"k-means, {classes} classes x {rows} rows x {_WIDTH}, k={k}"
+    return [KMeansCase(table, row, classes, rows, k, rounds) for row in SOLVERS]
+
+
+def _large_cases(classes: int, rows: int, k: int) -> list[KMeansCase]:
+    table = f"k-means, {classes} classes x {rows} rows x {_WIDTH}, k={k}, a class"
+    return [KMeansCase(table, "ours, n_init=10", classes, rows, k, 1)]
+
+
+@pytest.mark.cases(
+    short=_cases(6, 30, 5, 2) + _cases(2, 600, 5, 2),
+    full=_cases(200, 30, 10, 5) + _cases(10, 5000, 5, 3) + _cases(20, 1300, 5, 5),
+)
+def test_kmeans(case: KMeansCase, record: Recorder) -> None:
+    samples = rectified_mixture(case.classes, case.rows, _WIDTH, np.random.default_rng(_SEED))
+    solver = SOLVERS[case.row]
+    once = {"scikit-learn, n_init=1": lambda: lloyd_once(samples, case.k)}
+    found = record.against(lambda: solver(samples, case.k), once, case.rounds)
+    pairs = zip(samples, found, lloyd_once(samples, case.k), strict=True)
+    scores = [(inertia(rows, own), inertia(rows, base)) for rows, own, base in pairs]
+    own, base = (sum(column) for column in zip(*scores, strict=True))
+    assert all(centroids.shape == (case.k, _WIDTH) for centroids in found)
+    assert own <= base * _WORST.get(case.row, 2)
+    record.values(inertia=own / base)
+
+
+@pytest.mark.cases(short=_large_cases(4, 200, 5), full=_large_cases(1000, 1300, 5))
+def test_kmeans_of_many_large_classes(case: KMeansCase, record: Recorder) -> None:
+    """Ours on all classes at once; the loop, whose time is linear, on the first twenty."""
+    generator = np.random.default_rng(_SEED)
+    samples = rectified_mixture(case.classes, case.rows, _WIDTH, generator)
+    few = samples[:20]
+    watches = {
+        "subject": _per_class(lambda: ours(samples, case.k), len(samples)),
+        "scikit-learn, n_init=1": _per_class(lambda: lloyd_once(few, case.k), len(few)),
+    }
+    record.compare(watches, case.rounds)
+    found = record.once(lambda: ours(samples, case.k))
+    pairs = list(zip(few, found, lloyd_once(few, case.k), strict=False))
+    own = sum(inertia(rows, centroids) for rows, centroids, _ in pairs)
+    base = sum(inertia(rows, centroids) for rows, _, centroids in pairs)
+    assert len(found) == case.classes
+    assert own <= base * _WORST[case.row]
+    record.values(inertia=own / base, classes=case.classes)
+
+
+def _per_class(call: Callable[[], object], count: int) -> Stopwatch:
+    watch = cpu_seconds(call)
+    return lambda: watch() / count
