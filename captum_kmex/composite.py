@@ -11,12 +11,12 @@ from torch import Tensor
 
 from captum_kmex.assignment import nearest_at_once, nearest_by_tiles
 from captum_kmex.interpolation import (
-    corners,
     interpolated_norm,
     neighbour_products,
     norm_from_products,
     resize,
     resize_keeping_mean,
+    resized_at,
     transposed_resize,
 )
 from captum_kmex.packed import PackedPrototypes, prototype_offsets
@@ -204,19 +204,12 @@ class StackedBlocks:
             images: Index tensor (M,) into the batch.
             pixels: Index tensor (M,) into the flattened grid.
         """
-        _, columns = self.grid
-        y, x = pixels // columns, pixels % columns
+        y, x = pixels // self.grid[1], pixels % self.grid[1]
         parts = []
         for block, weight in zip(self.blocks, self.weights, strict=True):
-            cells = block.permute(0, 2, 3, 1)
-            y0, y1, v = corners(self.grid[0], block.shape[2], block.dtype, block.device)
-            x0, x1, u = corners(self.grid[1], block.shape[3], block.dtype, block.device)
-            v, u = v[y, None], u[x, None]
-            top = cells[images, y0[y], x0[x]] * (1 - u) + cells[images, y0[y], x1[x]] * u
-            low = cells[images, y1[y], x0[x]] * (1 - u) + cells[images, y1[y], x1[x]] * u
-            vectors = top * (1 - v) + low * v
-            norm = vectors.norm(dim=1, keepdim=True)
-            parts.append(vectors * (weight / norm.clamp_min(torch.finfo(norm.dtype).eps)))
+            vectors = resized_at(block, self.grid, images, y, x)
+            norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+            parts.append(vectors.mul_(weight / norm.clamp_min(torch.finfo(norm.dtype).eps)))
         return torch.cat(parts, 1)
 
     def sums(self, membership: Tensor) -> Tensor:

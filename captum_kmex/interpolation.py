@@ -16,6 +16,7 @@ __all__ = [
     "resize",
     "resize_keeping_mean",
     "resize_matrix",
+    "resized_at",
     "transposed_resize",
 ]
 
@@ -47,6 +48,28 @@ def transposed_resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     shape = [*maps.shape[:2], *size]
     result: Tensor = backward(maps.contiguous(), maps.shape[-2:], shape, False)
     return result
+
+
+def resized_at(
+    block: Tensor, size: tuple[int, int], images: Tensor, rows: Tensor, columns: Tensor
+) -> Tensor:
+    """Return the vectors (M, D) of chosen positions of the resized block, and only these.
+
+    Args:
+        block: Float tensor (N, D, h, w).
+        size: Height and width of the grid it is resized to.
+        images: Index tensor (M,) into the batch.
+        rows: Index tensor (M,), positions along the height.
+        columns: Index tensor (M,), positions along the width.
+    """
+    height, width = block.shape[2:]
+    top, bottom, v = (x[rows] for x in corners(size[0], height, block.dtype, block.device))
+    left, right, u = (x[columns] for x in corners(size[1], width, block.dtype, block.device))
+    cells = [top * width + left, top * width + right, bottom * width + left, bottom * width + right]
+    shares = [(1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u]
+    index = torch.stack(cells, 1) + (images * (height * width)).unsqueeze(1)
+    vectors = block.permute(0, 2, 3, 1).flatten(0, 2)  # (N * h * w, D)
+    return F.embedding_bag(index, vectors, mode="sum", per_sample_weights=torch.stack(shares, 1))
 
 
 def interpolated_norm(block: Tensor, size: tuple[int, int]) -> Tensor:
