@@ -21,7 +21,7 @@ from captum_kmex.sampling import ClassSample, SampledRows
 __all__ = ["solve"]
 
 _FEW_ROWS = 10  # a prototype
-_ROWS_AT_ONCE = 2**17
+_ROWS_AT_ONCE = 2**15
 _CPU = torch.device("cpu")
 
 
@@ -112,9 +112,15 @@ def _solved(
 
 def _in_parts(sample: ClassSample, classes: list[int]) -> Iterator[list[int]]:
     """Return the classes, few enough at a time for their sorted rows to lie beside the sample."""
-    each = max(1, _ROWS_AT_ONCE // sample.capacity)
-    for start in range(0, len(classes), each):
-        yield classes[start : start + each]
+    some, size = list[int](), 0
+    for c in classes:
+        size += sample.kept(c)
+        if some and size > _ROWS_AT_ONCE:
+            yield some
+            some, size = [], sample.kept(c)
+        some.append(c)
+    if some:
+        yield some
 
 
 def _codebook(

@@ -13,6 +13,7 @@ from captum_kmex.interpolation import (
     norm_from_products,
     resize,
     resize_matrix,
+    resized_at,
     transposed_resize,
 )
 
@@ -84,3 +85,13 @@ def test_suffix_shares_inner_products_and_agrees_with_its_own():
     fresh = StackedBlocks(blocks[1:], (1.0, 1.0))
     for found, expected in zip(shared.scales, fresh.scales, strict=True):
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("size", [(7, 5), (12, 9), (3, 4)], ids=["same", "finer", "coarser"])
+def test_vectors_at_positions_equal_the_whole_map_resized(size):
+    block = torch.randn(3, 6, 7, 5, generator=torch.Generator().manual_seed(0)).double()
+    whole = F.interpolate(block, size, mode="bilinear", align_corners=False)
+    images = torch.tensor([2, 0, 1, 2, 2])
+    rows, columns = torch.tensor([0, 2, 1, 2, 0]), torch.tensor([3, 0, 1, 1, 0])
+    found = resized_at(block, size, images, rows, columns)
+    torch.testing.assert_close(found, whole[images, :, rows, columns])
