@@ -205,6 +205,5 @@ def _offer(
     candidates = sample.candidates(keys, classes, masses)
     for pair, pixel in zip(*(x.split(_ROWS_AT_ONCE) for x in candidates), strict=True):
         rows = source.rows(images[pair], pixel)
-        own = rows.new_zeros(len(rows), dtype=torch.float64)
-        own = own if masses is None else masses[pair, pixel]
+        own = rows.new_zeros(len(rows)) if masses is None else masses[pair, pixel]
         sample.add(SampledRows(rows, keys[pair, pixel], tags[pair], own), classes[pair])

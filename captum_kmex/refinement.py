@@ -68,8 +68,9 @@ class LloydSums:
             totals = torch.cat([totals, votes], 2)
         # a repeat in the padding wins nothing but by rounding; its rows are the first's
         owner = torch.where(owner < 0, owner[:, :1], owner).flatten().to(self._sums.device)
-        self._sums.index_add_(0, owner, rows.sums(members).flatten(0, 1).to(self._sums))
-        self._totals.index_add_(0, owner, totals.flatten(0, 1).to(self._sums))
+        for sums, found in ((self._sums, rows.sums(members)), (self._totals, totals)):
+            # the device first: MPS has no float64
+            sums.index_add_(0, owner, found.flatten(0, 1).to(sums.device).to(sums.dtype))
 
     def state(self) -> dict[str, Tensor]:
         """Return the sums, to save, to add up over machines in place, or to ``restore``."""
@@ -85,11 +86,14 @@ class LloydSums:
         means = self._sums / counts.clamp_min(1)
         spread = (squares / counts[:, 0].clamp_min(1) - means.square().sum(1)).clamp_min(0)
         kept = self._book.centroids
-        centroids = torch.where(counts > 0, means, kept.to(means)).to(kept)
+        means, counts = (x.to(kept.dtype).to(kept.device) for x in (means, counts))
+        centroids = torch.where(counts > 0, means, kept)
         membership = self._book.membership
         if membership.ndim == 2:
             votes = self._totals[:, 2:]
-            shares = (votes / votes.sum(1, keepdim=True).clamp_min(1)).to(membership)
-            membership = torch.where(counts.to(shares) > 0, shares, membership)  # (K, C)
-        counts = counts[:, 0].long().to(kept.device)
-        return Codebook(centroids, membership, counts, spread.to(kept))
+            shares = votes / votes.sum(1, keepdim=True).clamp_min(1)  # (K, C)
+            shares = shares.to(membership.dtype).to(membership.device)
+            membership = torch.where(counts > 0, shares, membership)
+        spread = spread.to(kept.dtype).to(kept.device)
+        counts = self._totals[:, 0].long().to(kept.device)
+        return Codebook(centroids, membership, counts, spread)

@@ -27,7 +27,7 @@ class RowSource(Protocol):
 
     @property
     def masses(self) -> Tensor | None:
-        """What a row's chance to be sampled grows with (N, H*W), float64; ``None``: nothing."""
+        """What a row's chance to be sampled grows with (N, H*W); ``None``: nothing."""
 
     def select(self, images: Tensor) -> RowSource:
         """Return the rows of chosen images."""
@@ -69,7 +69,7 @@ class PooledRows:
     @property
     def masses(self) -> Tensor:
         """Squared norm of each embedding (N, 1)."""
-        return self.squared_norms.flatten(1).double()
+        return self.squared_norms.flatten(1)
 
     def select(self, images: Tensor) -> PooledRows:
         """Return chosen embeddings."""

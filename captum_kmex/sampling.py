@@ -55,7 +55,7 @@ class SampledRows:
         rows: Float tensor (M, D).
         keys: Integer tensor (M,), the rows' random numbers in [0, 2^63).
         tags: Integer tensor (M,), kept beside each row.
-        masses: Float64 tensor (M,), what a row's chance grows with; 0 in a uniform sample.
+        masses: Float tensor (M,), what a row's chance grows with; 0 in a uniform sample.
     """
 
     rows: Tensor
@@ -114,7 +114,7 @@ class ClassSample:
         self.seen = torch.zeros(n_classes, dtype=torch.int64)
         self._parts: list[list[SampledRows]] = [[] for _ in range(n_classes)]
         self._key_limits = torch.full((n_classes,), torch.iinfo(torch.int64).max)
-        self._ratio_limits = torch.full((n_classes,), torch.inf, dtype=torch.float64)
+        self._ratio_limits = torch.full((n_classes,), torch.inf)
 
     def candidates(
         self, keys: Tensor, classes: Tensor, masses: Tensor | None = None
@@ -124,7 +124,7 @@ class ClassSample:
         Args:
             keys: Integer tensor (N, P).
             classes: Integer tensor (N,).
-            masses: Float64 tensor (N, P), for a weighted sample.
+            masses: Float tensor (N, P), for a weighted sample.
 
         Returns:
             Two index tensors (M,), into N and into P; of a uniform sample at most
@@ -260,5 +260,5 @@ class ClassSample:
 
 def _ratios(keys: Tensor, masses: Tensor) -> Tensor:
     """Return a second uniform number of each row over its mass, infinite without mass."""
-    second = (_mix(keys) & 0x7FFF_FFFF_FFFF_FFFF).double() / _RANGE
+    second = (_mix(keys) & 0x7FFF_FFFF_FFFF_FFFF).to(masses.dtype) / _RANGE
     return second / masses
