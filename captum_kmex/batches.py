@@ -60,7 +60,6 @@ class IndexedBatches:
 
     Raises:
         TypeError: Not an iterable of batches.
-        ValueError: All machines of a group read the same images.
     """
 
     def __init__(self, loader: Iterable[object], device: torch.device) -> None:
@@ -73,8 +72,6 @@ class IndexedBatches:
         self._loader, self._order = _in_order(loader)
         self.is_repeatable = not isinstance(loader, Iterator)
         self._is_shared = self._order is not None and not _has_plain_sampler(loader)
-        if world_size() > 1:
-            _check_shards(None if self._is_shared else self._loader)
 
     def __len__(self) -> int:
         try:
@@ -99,6 +96,15 @@ class IndexedBatches:
                 targets = targets if targets is None else targets.to(self.device)
                 yield Batch(moved, targets, self._indices(start, stop).to(self.device))
             start = stop
+
+    def check_shards(self) -> None:
+        """Compare the first image of each machine's own shard; all machines must call this.
+
+        Raises:
+            ValueError: They read the same images.
+        """
+        if world_size() > 1:
+            _check_shards(None if self._is_shared else self._loader)
 
     def identity(self) -> dict[str, object]:
         """Return what must be equal for two loaders to give the same batches, fit for JSON."""

@@ -188,6 +188,7 @@ class FittedAttribution(PrototypeAttribution):
         at_input = attribute_to_layer_input
         observe = partial(self._observe, args=additional_forward_args, at_input=at_input)
         batches = self._batches(loader)
+        batches.check_shards()
         identity = self._fit_identity(options, batches, at_input) if checkpoint else {}
         progress = Checkpoint(checkpoint, identity, checkpoint_interval)
         fit = Fit(batches, observe, options, progress, show_progress)

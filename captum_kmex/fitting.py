@@ -155,6 +155,7 @@ class Fit:
         start = self.checkpoint.position if self.checkpoint.stage == stage else 0
         if start:
             collector.restore(self.checkpoint.collected)
+            self.checkpoint.collected.clear()  # or the sample would lie in memory twice
         bar: Iterator[Batch] = tqdm(
             self.batches.after(start),
             desc=f"KMEx: {title}",
