@@ -72,7 +72,7 @@ class LloydSums:
         self._totals.index_add_(0, owner, totals.flatten(0, 1).to(self._sums))
 
     def state(self) -> dict[str, Tensor]:
-        """Return the sums, to save, to add up over machines in place, or to ``restore``."""
+        """Return the sums, to save, to add up over machines, or to ``restore``."""
         return {"sums": self._sums, "totals": self._totals}
 
     def restore(self, state: dict[str, Tensor]) -> None:
