@@ -20,7 +20,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from captum_kmex.ranks import gather, rank, world_size
+from captum_kmex.ranks import gather, rank, together, world_size
 
 __all__ = ["Batch", "IndexedBatches", "Labels", "class_pairs"]
 
@@ -102,9 +102,16 @@ class IndexedBatches:
 
     def identity(self) -> dict[str, object]:
         """Return what must be equal for two loaders to give the same batches, fit for JSON."""
-        order = None if self._order is None else self._order.numpy().tobytes()
-        digest = None if order is None else hashlib.sha256(order).hexdigest()
-        return {"batches": len(self), "order": digest}
+        if self._order is None:
+            return {"batches": len(self), "batch_size": None, "order": None}
+        batches = cast("DataLoader[object]", self._loader).batch_sampler
+        sizes = torch.tensor([len(batch) for batch in batches or ()], dtype=torch.int64)
+        digest = hashlib.sha256(torch.cat([sizes, self._order]).numpy().tobytes())
+        return {
+            "batches": len(sizes),
+            "batch_size": max(sizes.tolist(), default=0),
+            "order": digest.hexdigest(),
+        }
 
     def _indices(self, start: int, stop: int) -> Tensor:
         local = torch.arange(start, stop)
@@ -167,10 +174,8 @@ def _has_plain_sampler(loader: Iterable[object]) -> bool:
 
 def _check_shards(loader: Iterable[object] | None) -> None:
     """Compare the first image of each machine's own shard."""
-    digest = None
-    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-        with torch.random.fork_rng(devices=[]):
-            digest = hashlib.sha256(pickle.dumps(loader.dataset[0])).hexdigest()
+    with together():
+        digest = _first_image(loader)
     digests = [found for found in gather(digest) if found is not None]
     if len(set(digests)) < len(digests):
         raise ValueError(
@@ -178,6 +183,16 @@ def _check_shards(loader: Iterable[object] | None) -> None:
             "read all of them; pass DataLoader(dataset, batch_size, "
             "sampler=DistributedSampler(dataset, shuffle=False))"
         )
+
+
+def _first_image(loader: Iterable[object] | None) -> str | None:
+    """Return the digest of a loader's first image, where it has one and that can be known."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    if not len(loader.dataset):  # type: ignore[arg-type]  # map-style data sets have a length
+        return None
+    with torch.random.fork_rng(devices=[]):
+        return hashlib.sha256(pickle.dumps(loader.dataset[0])).hexdigest()
 
 
 def _rebuilt(loader: DataLoader[object], **order: object) -> DataLoader[object]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from captum_kmex.files import read_tensors, write_tensors
-from captum_kmex.ranks import gather, rank, world_size
+from captum_kmex.files import discard_unfinished, read_tensors, write_tensors
+from captum_kmex.ranks import gather, rank, together, world_size
 
 __all__ = ["Checkpoint", "part"]
 
@@ -47,6 +47,8 @@ class Checkpoint:
 
     Raises:
         ValueError: The file is damaged or belongs to another fit.
+        FileNotFoundError: Its folder does not exist.
+        RuntimeError: The fit failed on another machine of the group.
     """
 
     def __init__(
@@ -60,9 +62,17 @@ class Checkpoint:
         self.stage = self.position = 0
         self.common: dict[str, Tensor] = {}
         self.collected: dict[str, Tensor] = {}
-        if self._path is not None and self._path.is_file():
-            self._read(self._path)
+        with together():
+            if self._path is not None:
+                self._open(self._path)
         self._catch_up()
+
+    def _open(self, path: Path) -> None:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"no folder {path.parent} for the checkpoint; create it")
+        discard_unfinished(path)
+        if path.is_file():
+            self._read(path)
 
     def _read(self, path: Path) -> None:
         tensors, header = read_tensors(path, _HEADER, "checkpoint of a fit", "delete it")
@@ -97,7 +107,8 @@ class Checkpoint:
         if stage > self.stage:
             self.stage, self.position = stage, 0
             self.common, self.collected = dict(common), {}
-            self.save(0, {})
+            with together():
+                self.save(0, {})
 
     @property
     def is_due(self) -> bool:
@@ -120,6 +131,7 @@ class Checkpoint:
         """Delete the file: the fit is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+            discard_unfinished(self._path)
 
 
 def _own_path(path: Path) -> Path:
