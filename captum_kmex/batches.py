@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -20,7 +19,8 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from captum_kmex.ranks import gather, rank, together, world_size
+from captum_kmex.ranks import rank, world_size
+from captum_kmex.shards import check_shards, without_padding
 
 __all__ = ["Batch", "IndexedBatches", "Labels", "class_pairs"]
 
@@ -51,7 +51,8 @@ class IndexedBatches:
     as it comes.
 
     In a group of machines each reads a shard. With a sampler of its own, such as a
-    ``DistributedSampler``, a loader's indices are positions in the data set they share;
+    ``DistributedSampler``, a loader's indices are positions in the data set they share (its
+    padding is left out);
     another loader's images, its own shard, are numbered by turns with the other machines'.
 
     Args:
@@ -61,6 +62,7 @@ class IndexedBatches:
     Raises:
         TypeError: Not an iterable of batches.
         ValueError: All machines of a group read the same images.
+        RuntimeError: Another machine of the group failed.
     """
 
     def __init__(self, loader: Iterable[object], device: torch.device) -> None:
@@ -74,7 +76,7 @@ class IndexedBatches:
         self.is_repeatable = not isinstance(loader, Iterator)
         self._is_shared = self._order is not None and not _has_plain_sampler(loader)
         if world_size() > 1:
-            _check_shards(None if self._is_shared else self._loader)
+            check_shards(None if self._is_shared else self._loader)
 
     def __len__(self) -> int:
         try:
@@ -150,7 +152,7 @@ def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None
         in_order = _rebuilt(loader, sampler=range(size), batch_size=loader.batch_size)
         return in_order, torch.arange(size)
     with torch.random.fork_rng(devices=[]):
-        drawn = [list(batch) for batch in loader.batch_sampler]
+        drawn = without_padding(loader, [list(batch) for batch in loader.batch_sampler])
     order = torch.tensor(list(chain.from_iterable(drawn)), dtype=torch.int64)
     return _rebuilt(loader, batch_sampler=drawn), order
 
@@ -170,29 +172,6 @@ def _has_plain_sampler(loader: Iterable[object]) -> bool:
     sampler = getattr(loader, "sampler", None)
     own = getattr(loader, "batch_sampler", None)
     return isinstance(sampler, (SequentialSampler, RandomSampler)) and type(own) is BatchSampler
-
-
-def _check_shards(loader: Iterable[object] | None) -> None:
-    """Compare the first image of each machine's own shard."""
-    with together():
-        digest = _first_image(loader)
-    digests = [found for found in gather(digest) if found is not None]
-    if len(set(digests)) < len(digests):
-        raise ValueError(
-            f"{len(digests)} machines read data sets that begin with the same image, so each would "
-            "read all of them; pass DataLoader(dataset, batch_size, "
-            "sampler=DistributedSampler(dataset, shuffle=False))"
-        )
-
-
-def _first_image(loader: Iterable[object] | None) -> str | None:
-    """Return the digest of a loader's first image, where it has one and that can be known."""
-    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        return None
-    if not len(loader.dataset):  # type: ignore[arg-type]  # map-style data sets have a length
-        return None
-    with torch.random.fork_rng(devices=[]):
-        return hashlib.sha256(pickle.dumps(loader.dataset[0])).hexdigest()
 
 
 def _rebuilt(loader: DataLoader[object], **order: object) -> DataLoader[object]:
