@@ -82,7 +82,7 @@ def read_tensors(
             f"{path} is truncated or no safetensors file ({error}); {remedy}"
         ) from error
     if text is None:
-        raise ValueError(f"{path} is a safetensors file, but no {kind}")
+        raise ValueError(f"{path} is a safetensors file, but no {kind}; pass another path")
     try:
         header: dict[str, object] = json.loads(text)
     except json.JSONDecodeError as error:
