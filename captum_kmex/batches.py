@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -20,7 +19,8 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from captum_kmex.ranks import gather, rank, world_size
+from captum_kmex.ranks import rank, world_size
+from captum_kmex.shards import check_shards, without_padding
 
 __all__ = ["Batch", "IndexedBatches", "Labels", "class_pairs"]
 
@@ -51,8 +51,9 @@ class IndexedBatches:
     as it comes.
 
     In a group of machines each reads a shard. With a sampler of its own, such as a
-    ``DistributedSampler``, a loader's indices are positions in the data set they share;
-    another loader's images, its own shard, are numbered by turns with the other machines'.
+    ``DistributedSampler``, a loader's indices are positions in the data set they share (its
+    padding is left out); another loader's images, its own shard, are numbered by turns with
+    the other machines'.
 
     Args:
         loader: A ``DataLoader``, or an iterable of ``(images, labels)`` or ``images``.
@@ -102,15 +103,23 @@ class IndexedBatches:
 
         Raises:
             ValueError: They read the same images.
+            RuntimeError: Another machine's first image cannot be read.
         """
         if world_size() > 1:
-            _check_shards(None if self._is_shared else self._loader)
+            check_shards(None if self._is_shared else self._loader)
 
     def identity(self) -> dict[str, object]:
         """Return what must be equal for two loaders to give the same batches, fit for JSON."""
-        order = None if self._order is None else self._order.numpy().tobytes()
-        digest = None if order is None else hashlib.sha256(order).hexdigest()
-        return {"batches": len(self), "order": digest}
+        if self._order is None:
+            return {"batches": len(self), "batch_size": None, "order": None}
+        batches = cast("DataLoader[object]", self._loader).batch_sampler
+        sizes = torch.tensor([len(batch) for batch in batches or ()], dtype=torch.int64)
+        digest = hashlib.sha256(torch.cat([sizes, self._order]).numpy().tobytes())
+        return {
+            "batches": len(sizes),
+            "batch_size": max(sizes.tolist(), default=0),
+            "order": digest.hexdigest(),
+        }
 
     def _indices(self, start: int, stop: int) -> Tensor:
         local = torch.arange(start, stop)
@@ -149,7 +158,7 @@ def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None
         in_order = _rebuilt(loader, sampler=range(size), batch_size=loader.batch_size)
         return in_order, torch.arange(size)
     with torch.random.fork_rng(devices=[]):
-        drawn = [list(batch) for batch in loader.batch_sampler]
+        drawn = without_padding(loader, [list(batch) for batch in loader.batch_sampler])
     order = torch.tensor(list(chain.from_iterable(drawn)), dtype=torch.int64)
     return _rebuilt(loader, batch_sampler=drawn), order
 
@@ -169,28 +178,6 @@ def _has_plain_sampler(loader: Iterable[object]) -> bool:
     sampler = getattr(loader, "sampler", None)
     own = getattr(loader, "batch_sampler", None)
     return isinstance(sampler, (SequentialSampler, RandomSampler)) and type(own) is BatchSampler
-
-
-def _check_shards(loader: Iterable[object] | None) -> None:
-    """Compare the first image of each machine's own shard."""
-    digest = None
-    if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-        with torch.random.fork_rng(devices=[]):
-            digest = hashlib.sha256(_content(loader.dataset[0])).hexdigest()
-    digests = [found for found in gather(digest) if found is not None]
-    if len(set(digests)) < len(digests):
-        raise ValueError(
-            f"{len(digests)} machines read data sets that begin with the same image, so each would "
-            "read all of them; pass DataLoader(dataset, batch_size, "
-            "sampler=DistributedSampler(dataset, shuffle=False))"
-        )
-
-
-def _content(item: object) -> bytes:
-    """Return a sample as bytes that are the same in every process; pickled tensors differ."""
-    if isinstance(item, (tuple, list)):
-        return b"".join(map(_content, item))
-    return item.cpu().numpy().tobytes() if isinstance(item, Tensor) else pickle.dumps(item)
 
 
 def _rebuilt(loader: DataLoader[object], **order: object) -> DataLoader[object]:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from captum_kmex.files import read_tensors, write_tensors
-from captum_kmex.ranks import gather, rank, world_size
+from captum_kmex.files import discard_unfinished, read_tensors, write_tensors
+from captum_kmex.ranks import gather, rank, together, world_size
 
 __all__ = ["Checkpoint", "part"]
 
 _HEADER = "captum_kmex_checkpoint"
+_REMEDY = "delete it, or pass another path"
 _SHARE = 20  # a save may take one part in so many of the time between two
 
 
@@ -48,6 +49,9 @@ class Checkpoint:
 
     Raises:
         ValueError: The file is damaged or belongs to another fit.
+        FileNotFoundError: Its folder does not exist.
+        IsADirectoryError: It is a folder.
+        RuntimeError: The fit failed on another machine of the group.
     """
 
     def __init__(
@@ -61,12 +65,22 @@ class Checkpoint:
         self.stage = self.position = 0
         self.common: dict[str, Tensor] = {}
         self.collected: dict[str, Tensor] = {}
-        if self._path is not None and self._path.is_file():
-            self._read(self._path)
+        with together():
+            if self._path is not None:
+                self._open(self._path)
         self._catch_up()
 
+    def _open(self, path: Path) -> None:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"no folder {path.parent} for the checkpoint; create it")
+        if path.is_dir():
+            raise IsADirectoryError(f"the checkpoint {path} is a folder; name a file in it")
+        discard_unfinished(path)
+        if path.is_file():
+            self._read(path)
+
     def _read(self, path: Path) -> None:
-        tensors, header = read_tensors(path, _HEADER, "checkpoint of a fit", "delete it")
+        tensors, header = read_tensors(path, _HEADER, "checkpoint of a fit", _REMEDY)
         found: Mapping[str, object] = header["identity"]  # type: ignore[assignment]
         names = sorted(self._identity.keys() | found.keys())
         differing = [name for name in names if self._identity.get(name) != found.get(name)]
@@ -74,8 +88,7 @@ class Checkpoint:
             name = differing[0]
             raise ValueError(
                 f"the checkpoint {path} belongs to another fit: it differs in {differing} "
-                f"({name}: {found.get(name)!r}, now {self._identity.get(name)!r}); delete it, or "
-                "pass another path"
+                f"({name}: {found.get(name)!r}, now {self._identity.get(name)!r}); {_REMEDY}"
             )
         self.stage, self.position = int(header["stage"]), int(header["position"])  # type: ignore[call-overload]
         self.common, self.collected = part(tensors, "common."), part(tensors, "collected.")
@@ -98,7 +111,8 @@ class Checkpoint:
         if stage > self.stage:
             self.stage, self.position = stage, 0
             self.common, self.collected = dict(common), {}
-            self.save(0, {})
+            with together():
+                self.save(0, {})
 
     @property
     def is_due(self) -> bool:
@@ -122,6 +136,7 @@ class Checkpoint:
         """Delete the file: the fit is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+            discard_unfinished(self._path)
 
 
 def _own_path(path: Path) -> Path:

@@ -141,6 +141,8 @@ class Collection:
 
     def _share(self, sample: ClassSample) -> None:
         sample.seen = torch.stack(gather(sample.seen)).sum(0)
+        for limits in gather(sample.limits):
+            sample.lower(*limits)
         for c in sample.seen.nonzero().flatten().tolist():
             mine = [part.to(torch.device("cpu")) for part in sample.take(c)]
             everyone = gather_to(c % world_size(), mine)

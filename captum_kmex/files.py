@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import uuid
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["discard_unfinished", "read_tensors", "write_tensors"]
 
 
 def write_tensors(
@@ -30,7 +31,7 @@ def write_tensors(
         OSError: The file cannot be written, for instance for want of space.
     """
     content = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    beside = _beside(path, uuid.uuid4().hex)
     try:
         beside.touch(exist_ok=False)
         mode = beside.stat().st_mode  # what the user's umask gives
@@ -45,6 +46,17 @@ def write_tensors(
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def discard_unfinished(path: Path) -> None:
+    """Delete what a process that was killed while writing left beside a file."""
+    pattern = _beside(Path(glob.escape(path.name)), "[0-9a-f]" * 32)
+    for left in path.parent.glob(str(pattern)):
+        left.unlink(missing_ok=True)
+
+
+def _beside(path: Path, mark: str) -> Path:
+    return path.with_name(f".{path.name}.{mark}")
 
 
 def read_tensors(
@@ -70,7 +82,7 @@ def read_tensors(
             f"{path} is truncated or no safetensors file ({error}); {remedy}"
         ) from error
     if text is None:
-        raise ValueError(f"{path} is a safetensors file, but no {kind}")
+        raise ValueError(f"{path} is a safetensors file, but no {kind}; pass another path")
     try:
         header: dict[str, object] = json.loads(text)
     except json.JSONDecodeError as error:

@@ -14,6 +14,7 @@ import torch
 from captum.concept import Concept
 from torch import Tensor, nn
 
+from captum_kmex._version import __version__
 from captum_kmex.activations import layer_name
 from captum_kmex.bank import ModelFingerprint, PrototypeBank
 from captum_kmex.base import Inputs, Layer, PrototypeAttribution, check_choice
@@ -158,7 +159,8 @@ class FittedAttribution(PrototypeAttribution):
             n_representatives: Nearest training patches kept of each prototype; 0 skips the
                 last pass.
             checkpoint: File for the progress. A fit that was interrupted goes on from there
-                and ends as it would have; the file is deleted at the end.
+                and ends as it would have; the file is deleted at the end. A loader whose
+                images are random draws them anew.
             checkpoint_interval: Seconds between two saves of the progress, at least; 0 saves
                 after every batch.
             additional_forward_args: Further arguments of the model.
@@ -172,6 +174,7 @@ class FittedAttribution(PrototypeAttribution):
             ValueError: No or bad labels, a class without samples, fewer rows than prototypes,
                 an empty loader, or bad layers; a checkpoint of another fit.
             TypeError: ``loader`` yields no batches.
+            RuntimeError: The fit failed on another process of the group.
         """
         check_choice("labels", labels, self._label_modes)
         options = FitOptions(
@@ -310,6 +313,7 @@ class FittedAttribution(PrototypeAttribution):
             "settings": self._settings(),
             "options": options.describe(),
             "machines": world_size(),
+            "version": __version__,
             **batches.identity(),
         }
         as_saved: dict[str, object] = json.loads(json.dumps(identity))

@@ -21,7 +21,7 @@ from captum_kmex.checkpoint import Checkpoint, part
 from captum_kmex.collection import Collection, Summary
 from captum_kmex.exceptions import RepresentativesWarning
 from captum_kmex.fit_options import FitOptions, Observation, Observer
-from captum_kmex.ranks import add_up, gather
+from captum_kmex.ranks import add_up, gather, together
 from captum_kmex.refinement import LloydSums
 from captum_kmex.representatives import NearestPatches, Representatives
 from captum_kmex.solving import solve
@@ -126,7 +126,13 @@ class Fit:
         self.checkpoint.begin(stage, found.state())
         step = _LloydPass(found, self.options)
         self._stream(step, stage, f"refining {stage}")
-        return step.result()
+        books = step.result()
+        if step.n_images != found.summary.n_images:
+            raise ValueError(
+                f"refine read {step.n_images} images, the first pass {found.summary.n_images}; "
+                "pass a DataLoader that repeats, or refine=0"
+            )
+        return books
 
     def _with_patches(self, found: Fitted, stage: int) -> Sequence[Codebook]:
         """Return the codebooks with the training patches nearest to each prototype."""
@@ -163,12 +169,13 @@ class Fit:
             initial=start,
             disable=not self.show_progress,
         )
-        for position, batch in enumerate(bar, start + 1):
-            seen = self.observe(batch)
-            with self._plain_arithmetic():
-                collector.add(batch, seen)
-            if self.checkpoint.is_due:
-                self.checkpoint.save(position, collector.state())
+        with together():
+            for position, batch in enumerate(bar, start + 1):
+                seen = self.observe(batch)
+                with self._plain_arithmetic():
+                    collector.add(batch, seen)
+                if self.checkpoint.is_due:
+                    self.checkpoint.save(position, collector.state())
 
     def _plain_arithmetic(self) -> AbstractContextManager[object]:
         """Switch autocast off: it is for the model, not for distances."""
@@ -180,21 +187,29 @@ def _warn_patches(message: str) -> None:
 
 
 class _LloydPass:
-    """One exact Lloyd step at each depth."""
+    """One exact Lloyd step at each depth.
+
+    Attributes:
+        n_images: Images seen; after ``result``, on all machines.
+    """
 
     def __init__(self, found: Fitted, options: FitOptions) -> None:
         self._options = options
         self._steps = [LloydSums(book, found.summary.n_classes) for book in found.codebooks]
+        self.n_images = 0
 
     def add(self, batch: Batch, seen: Observation) -> None:
+        self.n_images += len(batch.indices)
         pairs = self._options.pairs(batch, seen.logits)
         for step, source in zip(self._steps, seen.sources, strict=True):
             step.add(source, pairs)
 
     def state(self) -> dict[str, Tensor]:
-        return _by_depth([step.state() for step in self._steps])
+        state = _by_depth([step.state() for step in self._steps])
+        return state | {"n_images": torch.tensor(self.n_images)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
+        self.n_images = int(state["n_images"])
         for depth, step in enumerate(self._steps):
             step.restore(part(state, f"{depth}."))
 

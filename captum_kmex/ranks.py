@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["add_up", "gather", "gather_to", "rank", "world_size"]
+__all__ = ["add_up", "gather", "gather_to", "rank", "together", "world_size"]
 
 _T = TypeVar("_T")
 
@@ -49,3 +51,28 @@ def add_up(tensor: Tensor) -> Tensor:
     total = tensor.to(device, copy=True)
     dist.all_reduce(total)
     return total.to(tensor.device)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let an error on one machine stop all of them; the others would wait for it in vain.
+
+    What is done inside must not wait for other machines itself.
+
+    Raises:
+        RuntimeError: Another machine failed.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    reports = gather(None if failure is None else f"{type(failure).__name__}: {failure}")
+    if failure is not None:
+        raise failure
+    for number, report in enumerate(reports):
+        if report is not None:
+            raise RuntimeError(
+                f"the fit failed on rank {number} of {len(reports)} ({report}); mend it there "
+                "and call fit on all ranks again"
+            )

@@ -73,7 +73,7 @@ class LloydSums:
             sums.index_add_(0, owner, found.flatten(0, 1).to(sums.device).to(sums.dtype))
 
     def state(self) -> dict[str, Tensor]:
-        """Return the sums, to save, to add up over machines in place, or to ``restore``."""
+        """Return the sums, to save, to add up over machines, or to ``restore``."""
         return {"sums": self._sums, "totals": self._totals}
 
     def restore(self, state: dict[str, Tensor]) -> None:

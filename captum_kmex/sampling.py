@@ -132,7 +132,7 @@ class ClassSample:
         """
         below = keys < self._key_limits.to(keys.device)[classes].unsqueeze(1)
         if masses is not None:
-            limits = self._ratio_limits.to(keys.device)[classes].unsqueeze(1)
+            limits = self._ratio_limits.to(masses)[classes].unsqueeze(1)
             below |= _ratios(keys, masses) < limits
         rows, pixels = below.nonzero(as_tuple=True)
         if len(rows) <= self.capacity or masses is not None:
@@ -169,11 +169,22 @@ class ClassSample:
                 "cannot merge; fit both alike"
             )
         self.seen += other.seen
+        self.lower(*other.limits)
         for c, parts in enumerate(other._parts):
             self.merge_class(c, parts)
 
+    @property
+    def limits(self) -> tuple[Tensor, Tensor]:
+        """Key and ratio of each class (C,) from which on no row can enter."""
+        return self._key_limits, self._ratio_limits
+
+    def lower(self, keys: Tensor, ratios: Tensor) -> None:
+        """Take over limits of another sample, before its rows: those it left out stay out."""
+        self._key_limits = self._key_limits.minimum(keys)
+        self._ratio_limits = self._ratio_limits.minimum(ratios)
+
     def merge_class(self, c: int, parts: Sequence[SampledRows]) -> None:
-        """Take in what other samples kept of one class."""
+        """Take in what other samples kept of one class, once their limits are taken over."""
         self._parts[c] += parts
         self._prune(c, is_distinct=False)
 
@@ -250,7 +261,7 @@ class ClassSample:
             ratios = _ratios(offered.keys, offered.masses)
             smallest, far = ratios.topk(self.capacity // 2, largest=False)
             self._ratio_limits[c] = smallest[-1]
-            is_far[far] = True
+            is_far[far[smallest.isfinite()]] = True  # a row without mass is not far
         others = (~is_far).nonzero().squeeze(1)
         keys, chosen = offered.keys[others].topk(self.capacity - int(is_far.sum()), largest=False)
         self._key_limits[c] = keys[-1]

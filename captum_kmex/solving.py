@@ -15,7 +15,7 @@ from captum_kmex.collection import Collection, kept_rows
 from captum_kmex.exceptions import FewRowsWarning
 from captum_kmex.fit_options import FitOptions
 from captum_kmex.gram import TINY
-from captum_kmex.ranks import gather, rank, world_size
+from captum_kmex.ranks import gather, rank, together, world_size
 from captum_kmex.sampling import ClassSample, SampledRows
 
 __all__ = ["solve"]
@@ -38,10 +38,10 @@ def solve(found: Collection, options: FitOptions, show_progress: bool) -> list[C
     for depth, sample in enumerate(found.samples):
         bar = tqdm(own, desc=f"KMEx: clustering {depth}", disable=not show_progress)
         solved = _solved(found, sample, own, options)
-        parts = gather(
-            {c: Codebook.of(book.state(), _CPU) for c, book in zip(bar, solved, strict=True)}
-        )
-        merged = {c: book for part in parts for c, book in part.items()}
+        with together():
+            pairs = zip(bar, solved, strict=True)
+            mine = {c: Codebook.of(book.state(), _CPU) for c, book in pairs}
+        merged = {c: book for part in gather(mine) for c, book in part.items()}
         books.append(_joined([merged[c] for c in classes], found.device))
     return books
 

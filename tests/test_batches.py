@@ -273,3 +273,77 @@ def test_loader_with_its_own_iteration_is_read_as_it_comes():
     loader = Halving(TensorDataset(torch.ones(4, 1, 2, 2)), 2)
     for batch in IndexedBatches(loader, torch.device("cpu")):
         assert torch.equal(batch.inputs[0], torch.full((2, 1, 2, 2), 0.5))
+
+
+LOADERS = {
+    "ordered": lambda data: DataLoader(data, 4),
+    "shuffled": lambda data: DataLoader(data, 4, shuffle=True),
+    "subset": lambda data: DataLoader(data, 3, sampler=SubsetRandomSampler([1, 4, 7, 8, 9])),
+    "uneven": lambda data: DataLoader(data, batch_sampler=[[7, 1], [3], [9, 8, 2]]),
+    "list": lambda data: list(DataLoader(data, 4)),
+    "stream": lambda data: DataLoader(Stream(), 2),
+}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("count", range(4))
+def test_batches_after_some_are_the_rest(dataset, name, count):
+    batches = IndexedBatches(LOADERS[name](dataset), CPU)
+    whole, rest = list(batches), list(batches.after(count))
+    assert len(rest) == max(0, len(whole) - count)
+    for ours, theirs in zip(rest, whole[count:], strict=True):
+        assert torch.equal(ours.inputs[0], theirs.inputs[0])
+        assert torch.equal(ours.targets, theirs.targets)
+        assert torch.equal(ours.indices, theirs.indices)
+
+
+class Counted(TensorDataset):
+    """Notes which images are read."""
+
+    def __init__(self, *tensors) -> None:
+        super().__init__(*tensors)
+        self.read = []
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("name", ["ordered", "shuffled", "subset", "uneven"])
+def test_batches_after_some_do_not_read_those_before(dataset, name):
+    counted = Counted(*dataset.tensors)
+    batches = IndexedBatches(LOADERS[name](counted), CPU)
+    rest = torch.cat([batch.indices for batch in batches.after(1)]).tolist()
+    assert counted.read == rest
+
+
+def identity(loader) -> dict[str, object]:
+    return IndexedBatches(loader, CPU).identity()
+
+
+def test_identity_of_a_shuffled_loader_is_that_of_the_order_it_is_read_in(dataset):
+    first, second = (identity(DataLoader(dataset, 4, shuffle=True)) for _ in range(2))
+    assert first == second == identity(DataLoader(dataset, 4))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda data: DataLoader(data, 5),
+        lambda data: DataLoader(data, 4, sampler=range(9, -1, -1)),
+        lambda data: DataLoader(data, batch_sampler=[[0, 1], [2, 3, 4, 5], [6, 7, 8, 9]]),
+        lambda data: DataLoader(data, 4, drop_last=True),
+        lambda data: DataLoader(TensorDataset(*data[:9]), 4),
+        lambda data: list(DataLoader(data, 4)),
+    ],
+    ids=["batch_size", "order", "boundaries", "drop_last", "fewer_images", "list"],
+)
+def test_identity_of_another_loader_differs(dataset, other):
+    assert identity(other(dataset)) != identity(DataLoader(dataset, 4))
+
+
+def test_identity_of_boundaries_differs_with_equal_sizes_and_order(dataset):
+    one, other = ([[0, 1], [2], [3]], [[0], [1, 2], [3]])
+    assert identity(DataLoader(dataset, batch_sampler=one)) != identity(
+        DataLoader(dataset, batch_sampler=other)
+    )

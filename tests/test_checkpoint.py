@@ -1,217 +1,553 @@
-"""A fit killed at any batch and started again ends with the same bank, bit for bit."""
+"""A fit that was killed, at whatever moment, ends with the bank of one that was not."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import re
 import signal
-import subprocess
-import sys
-import time
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from fit_process import N_IMAGES, Images, make_attribution, make_loader, run
-from safetensors.torch import load_file
+from conftest import make_net
+from processes import finish, needs_processes, start
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-import captum_kmex
-from captum_kmex import KMExAttribution
+from captum_kmex import KMExAttribution, LayerKMeansAttribution, PrototypeBank, checkpoint
+from captum_kmex.checkpoint import Checkpoint, part
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*kept fewer than")
+pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 
-ROOT = Path(captum_kmex.__file__).parents[1]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def start(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "tests" / "fit_process.py"), *map(str, arguments)]
-    return subprocess.Popen(
-        command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+N_IMAGES, BATCH, REFINE = 20, 3, 2
+N_PASSES = 2 + REFINE  # sample, refine twice, nearest patches
+TIGHT = {"kmex": 480, "layers": 12_000, "ridge": 12_000}  # bytes; not all rows fit
+KILLED = -signal.SIGKILL
+FLUSHES = [os.fsync]
 
 
-def finish(process: subprocess.Popen[str]) -> int:
-    """Wait for a fit; return how many images it read."""
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return int(re.findall(r"reads (\d+)", out)[0])
+class Headless(nn.Module):
+    """Its logits are no affine function of a map, so that a ridge surrogate is fitted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stage2 = nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), nn.ReLU())
+        self.stage3 = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU())
+        self.tail = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.stage3(self.stage2(x)).mean((2, 3)))
 
 
-def fork(*arguments: object) -> tuple[int, int]:
-    """Fit in a forked process, which costs no import; return exit code and images read."""
-    process = multiprocessing.get_context("fork").Process(
-        target=run, args=([str(argument) for argument in arguments],)
-    )
-    process.start()
-    process.join(120)
-    reads = Path(f"{arguments[0]}.reads")
-    return process.exitcode, int(reads.read_text()) if reads.exists() else -1
+class Images(Dataset):
+    """Notes what is read in a file, and may kill its own process at the n-th reading."""
+
+    def __init__(self, log: Path | None = None, kill_at: int | None = None, count=N_IMAGES):
+        generator = torch.Generator().manual_seed(3)
+        self.x = torch.rand(count, 1, 12, 10, generator=generator)
+        self.y = torch.arange(count) % 3
+        self.x += self.y[:, None, None, None] / 3
+        self.log, self.kill_at, self.n_read = log, kill_at, 0
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        self.n_read += 1
+        if self.n_read == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(f"{index}\n")
+        return self.x[index], self.y[index]
 
 
-def fit_here(path: Path, method: str = "layers", loader: str = "plain", **options: object) -> None:
-    options = {"refine": 1, "memory_budget": 30_000, "checkpoint_interval": 0} | options
-    make_attribution(method).fit(make_loader(loader, Images()), **options).save(path)
+class Batches:
+    """A plain iterable of batches, without positions."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __iter__(self):
+        for indices in torch.arange(len(self.images)).split(BATCH):
+            x, y = zip(*(self.images[i] for i in indices.tolist()), strict=True)
+            yield torch.stack(x), torch.stack(y)
 
 
-def assert_same_bank(one: Path, other: Path) -> None:
-    ours, theirs = load_file(one), load_file(other)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert torch.equal(ours[name], theirs[name]), name
+ORDER = np.random.default_rng(1).permutation(N_IMAGES).tolist()
+
+LOADERS = {
+    "ordered": lambda images: DataLoader(images, BATCH),
+    "shuffled": lambda images: DataLoader(images, BATCH, shuffle=True),
+    "sampler": lambda images: DataLoader(images, BATCH, sampler=ORDER),
+    "batch_sampler": lambda images: DataLoader(images, batch_sampler=[ORDER[:9], ORDER[9:13]]),
+    "workers": lambda images: DataLoader(images, BATCH, num_workers=1),
+    "batches": Batches,
+}
 
 
-# with 30 images a pass: killed in the sampling, in the refinement, in the search for patches
-@pytest.mark.parametrize("dies_after", [0, 13, 41, 77], ids=["first", "sample", "refine", "patch"])
-def test_killed_fit_goes_on_to_the_same_bank(tmp_path, dies_after):
-    fit_here(tmp_path / "whole")
-    place = ["--checkpoint", tmp_path / "c"]
-    code, _ = fork(tmp_path / "b", *place, "--dies-after", dies_after)
-    assert code == -signal.SIGKILL
-    assert not (tmp_path / "b").exists()
-    code, reads = fork(tmp_path / "b", *place)
-    assert code == 0
-    in_last_stage = dies_after % N_IMAGES
-    assert reads == 3 * N_IMAGES - dies_after + in_last_stage % 4  # the batch it died in again
-    assert_same_bank(tmp_path / "whole", tmp_path / "b")
-    assert not (tmp_path / "c").exists()
+def attribution(kind: str):
+    if kind == "kmex":
+        return KMExAttribution(make_net(), n_prototypes={0: 2, 1: 1, 2: 2})
+    model = make_net() if kind == "layers" else Headless().eval()
+    return LayerKMeansAttribution(model, ["stage2", "stage3"], n_prototypes=2)
 
 
+OPTIONS = {"n_init": 2, "refine": REFINE, "n_representatives": 2}
+
+
+def fit(kind: str, loader: str, images: Images, folder: Path, **options) -> PrototypeBank:
+    options = {"memory_budget": TIGHT[kind], "checkpoint_interval": 0} | OPTIONS | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return (
+            attribution(kind)
+            .fit(LOADERS[loader](images), checkpoint=folder / "progress", **options)
+            .bank_
+        )
+
+
+def fit_and_save(
+    kind: str, loader: str, folder: Path, kill_at: int | None, count: int = N_IMAGES
+) -> None:
+    """What runs in a process of its own."""
+    checkpoint._SHARE = 0  # save after every batch, however long that takes
+    if os.fsync in FLUSHES:  # it guards against a loss of power, which a kill is not
+        os.fsync = int
+    fit(kind, loader, Images(folder / "log", kill_at, count), folder).save(folder / "bank")
+
+
+def expected_bytes(kind: str, loader: str, folder: Path, count: int = N_IMAGES) -> bytes:
+    """Save the bank of a fit without checkpoint and read the file."""
+    options = {"memory_budget": TIGHT[kind]} | OPTIONS
+    bank = attribution(kind).fit(LOADERS[loader](Images(count=count)), **options).bank_
+    bank.save(folder / "expected")
+    return (folder / "expected").read_bytes()
+
+
+def readings(folder: Path) -> list[int]:
+    """Return the indices read since the last call."""
+    log = folder / "log"
+    found = [int(line) for line in log.read_text().split()] if log.exists() else []
+    log.unlink(missing_ok=True)
+    return found
+
+
+@needs_processes
 @pytest.mark.parametrize(
-    ("method", "loader", "dies_after"),
+    ("kind", "loader"),
     [
-        ("kmex", "shuffled", 17),
-        ("headless", "plain", 9),
-        ("layers", "sampler", 22),
-        ("kmex", "list", 50),
-        ("layers", "list", 14),
+        ("kmex", "ordered"),
+        ("kmex", "sampler"),
+        ("kmex", "batches"),
+        ("layers", "shuffled"),
+        ("layers", "batch_sampler"),
+        ("layers", "batches"),
+        ("ridge", "ordered"),
     ],
 )
-def test_any_killed_fit_goes_on_to_the_same_bank(tmp_path, method, loader, dies_after):
-    fit_here(tmp_path / "whole", method, loader, memory_budget=4_000)
-    what = ["--method", method, "--loader", loader, "--budget", 4_000]
-    what += ["--checkpoint", tmp_path / "c"]
-    code, _ = fork(tmp_path / "b", *what, "--dies-after", dies_after)
-    assert code == -signal.SIGKILL
-    code, _ = fork(tmp_path / "b", *what)
+def test_fit_killed_again_and_again_ends_with_the_same_bank(tmp_path, kind, loader):
+    moments = np.random.default_rng(len(kind + loader)).integers(5, 45, 100).tolist()
+    n_kills, code = 0, KILLED
+    while code == KILLED:
+        code = finish(start(fit_and_save, kind, loader, tmp_path, moments[n_kills]))
+        n_kills += code == KILLED
     assert code == 0
-    assert_same_bank(tmp_path / "whole", tmp_path / "b")
+    assert n_kills > 1
+    assert (tmp_path / "bank").read_bytes() == expected_bytes(kind, loader, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["bank", "expected", "log"]
 
 
-def test_fit_killed_again_and_again_ends_with_the_same_bank(tmp_path):
-    fit_here(tmp_path / "whole")
-    codes = []
-    while 0 not in codes and len(codes) < 20:
-        code, _ = fork(tmp_path / "b", "--checkpoint", tmp_path / "c", "--dies-after", 23)
-        codes.append(code)
-    assert codes == [-signal.SIGKILL] * (len(codes) - 1) + [0]
-    assert len(codes) > 3  # each lives for less than a pass
-    assert_same_bank(tmp_path / "whole", tmp_path / "b")
+@needs_processes
+@pytest.mark.parametrize("stage", range(N_PASSES))
+@pytest.mark.parametrize("nth", [2, 11, N_IMAGES], ids=["first_batch", "middle", "last_image"])
+def test_restart_loads_no_image_that_is_done(tmp_path, stage, nth):
+    kill_at = stage * N_IMAGES + nth
+    assert finish(start(fit_and_save, "layers", "ordered", tmp_path, kill_at)) == KILLED
+    readings(tmp_path)
+    assert finish(start(fit_and_save, "layers", "ordered", tmp_path, None)) == 0
+    done = BATCH * ((nth - 1) // BATCH)
+    later = list(range(N_IMAGES)) * (N_PASSES - 1 - stage)
+    assert readings(tmp_path) == [*range(done, N_IMAGES), *later]
+    assert (tmp_path / "bank").read_bytes() == expected_bytes("layers", "ordered", tmp_path)
 
 
-def test_fit_killed_from_outside_goes_on(tmp_path):
-    count = 300
-    options = ["--checkpoint", tmp_path / "c", "--images", count]
-    process = start(tmp_path / "b", *options)
-    while not (tmp_path / "c").exists() and process.poll() is None:
-        time.sleep(0.01)
+@needs_processes
+def test_restart_of_a_sampler_loads_no_image_that_is_done(tmp_path):
+    assert finish(start(fit_and_save, "kmex", "sampler", tmp_path, N_IMAGES + 8)) == KILLED
+    readings(tmp_path)
+    assert finish(start(fit_and_save, "kmex", "sampler", tmp_path, None)) == 0
+    assert readings(tmp_path) == ORDER[6:] + ORDER * 2
+
+
+@needs_processes
+@pytest.mark.parametrize("seen", [30, 250, 500])
+def test_fit_killed_from_outside_ends_with_the_same_bank(tmp_path, seen):
+    count = 8 * N_IMAGES
+    process = start(fit_and_save, "kmex", "ordered", tmp_path, None, count)
+    log = tmp_path / "log"
+    while not (log.exists() and log.read_text().count("\n") >= seen) and process.is_alive():
+        process.join(0.001)
     process.kill()
-    process.communicate(timeout=120)
-    reads = finish(start(tmp_path / "b", *options))
-    assert reads < 3 * count
-    finish(start(tmp_path / "whole", "--images", count))
-    assert_same_bank(tmp_path / "whole", tmp_path / "b")
+    assert finish(process) == KILLED
+    assert finish(start(fit_and_save, "kmex", "ordered", tmp_path, None, count)) == 0
+    expected = expected_bytes("kmex", "ordered", tmp_path, count)
+    assert (tmp_path / "bank").read_bytes() == expected
+    assert not (tmp_path / "progress").exists()
+
+
+def fit_killed_while_saving(folder: Path, function: str, nth: int) -> None:
+    calls, real = [], getattr(os, function)
+
+    def killing(*arguments):
+        calls.append(arguments)
+        if len(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    setattr(os, function, killing)
+    fit_and_save("layers", "ordered", folder, None)
+
+
+@needs_processes
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+@pytest.mark.parametrize("nth", [1, 5, 9])
+def test_fit_killed_while_it_saves_leaves_nothing_behind(tmp_path, function, nth):
+    assert finish(start(fit_killed_while_saving, tmp_path, function, nth)) == KILLED
+    assert any(name.startswith(".progress.") for name in os.listdir(tmp_path))
+    assert finish(start(fit_and_save, "layers", "ordered", tmp_path, None)) == 0
+    assert (tmp_path / "bank").read_bytes() == expected_bytes("layers", "ordered", tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["bank", "expected", "log"]
+
+
+@needs_processes
+def test_restart_with_workers_ends_with_the_same_bank(tmp_path):
+    folder = tmp_path
+    stopped = Stopping(2 * N_IMAGES + 7)
+    with pytest.raises(StoppedError):
+        fit("layers", "ordered", stopped, folder)
+    bank = fit("layers", "ordered", Images(), folder)
+    other = fit("layers", "workers", Images(), folder)
+    for ours, theirs in zip(bank.codebooks, other.codebooks, strict=True):
+        assert torch.equal(ours.centroids, theirs.centroids)
+
+
+class StoppedError(Exception):
+    pass
+
+
+class Stopping(Images):
+    """Raises at the n-th reading."""
+
+    def __init__(self, stop_at: int) -> None:
+        super().__init__()
+        self.stop_at = stop_at
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if self.n_read + 1 == self.stop_at:
+            raise StoppedError
+        return super().__getitem__(index)
 
 
 @pytest.fixture
-def interrupted(tmp_path) -> Path:
-    """A checkpoint that an error in the middle of the sampling left."""
-    path = tmp_path / "progress"
+def every_batch(monkeypatch) -> None:
+    monkeypatch.setattr(checkpoint, "_SHARE", 0)
+    monkeypatch.setattr(os, "fsync", int)
 
-    class Failing(Images):
-        def __getitem__(self, index: int):
-            if index == 13:
-                raise OSError("a damaged image")
-            return super().__getitem__(index)
 
-    with pytest.raises(OSError, match="a damaged image"):
-        make_attribution("kmex").fit(
-            make_loader("plain", Failing()), checkpoint=path, checkpoint_interval=0
+@pytest.fixture
+def interrupted(tmp_path, every_batch) -> Path:
+    """A checkpoint in the middle of the second pass."""
+    with pytest.raises(StoppedError):
+        fit("layers", "ordered", Stopping(N_IMAGES + 8), tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["kmex", "layers", "ridge"])
+@pytest.mark.parametrize("stop_at", [7, N_IMAGES + 1, 3 * N_IMAGES + 15])
+def test_fit_after_an_exception_ends_with_the_same_bank(tmp_path, every_batch, kind, stop_at):
+    with pytest.raises(StoppedError):
+        fit(kind, "shuffled", Stopping(stop_at), tmp_path)
+    assert (tmp_path / "progress").is_file()
+    fit(kind, "shuffled", Images(), tmp_path).save(tmp_path / "bank")
+    assert (tmp_path / "bank").read_bytes() == expected_bytes(kind, "shuffled", tmp_path)
+    assert not (tmp_path / "progress").exists()
+
+
+def test_exception_keeps_the_earlier_bank(tmp_path, every_batch):
+    attr = attribution("layers").fit(DataLoader(Images(), BATCH), **OPTIONS)
+    bank = attr.bank_
+    loader = DataLoader(Stopping(N_IMAGES + 8), BATCH)
+    with pytest.raises(StoppedError):
+        attr.fit(loader, checkpoint=tmp_path / "progress", checkpoint_interval=0, **OPTIONS)
+    assert attr.bank_ is bank
+    assert os.listdir(tmp_path) == ["progress"]
+
+
+def test_one_shot_loader_goes_on_where_it_stopped(tmp_path, every_batch):
+    options = {"refine": 0, "n_representatives": 0}
+    images = Stopping(11)
+
+    def once(images):
+        yield from Batches(images)
+
+    with pytest.raises(StoppedError):
+        attribution("kmex").fit(
+            once(images), checkpoint=tmp_path / "c", checkpoint_interval=0, **options
         )
-    return path
+    found = attribution("kmex").fit(once(Images()), checkpoint=tmp_path / "c", **options).bank_
+    expected = attribution("kmex").fit(Batches(Images()), **options).bank_
+    assert torch.equal(found.codebooks[0].centroids, expected.codebooks[0].centroids)
 
 
-def test_error_in_the_middle_leaves_a_checkpoint_to_go_on_from(interrupted, tmp_path):
-    data = Images()
-    attr = make_attribution("kmex")
-    attr.fit(make_loader("plain", data), checkpoint=interrupted, checkpoint_interval=0)
-    attr.save(tmp_path / "b")
-    assert data.reads == 2 * N_IMAGES - 12  # three batches of four were done
-    make_attribution("kmex").fit(make_loader("plain", Images())).save(tmp_path / "whole")
-    assert_same_bank(tmp_path / "whole", tmp_path / "b")
+@pytest.mark.parametrize("nth", [1, 4, 9])
+def test_full_disk_leaves_the_checkpoint_before_it(tmp_path, every_batch, monkeypatch, nth):
+    replaced, real = [], os.replace
 
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        (lambda attr: setattr(attr, "seed", 1), "settings"),
-        (lambda attr: attr.model.head.weight.data.mul_(2), "model"),
-        (lambda attr: setattr(attr, "n_prototypes", 3), "options"),
-    ],
-    ids=["seed", "weights", "prototypes"],
-)
-def test_checkpoint_of_another_fit_is_refused(interrupted, change, what):
-    attr = make_attribution("kmex")
-    change(attr)
-    with pytest.raises(ValueError, match=f"belongs to another fit: it differs in .*{what}.*delete"):
-        attr.fit(make_loader("plain", Images()), checkpoint=interrupted)
-    assert interrupted.exists()
-    assert not attr.is_fitted
-
-
-def test_checkpoint_of_another_order_is_refused(interrupted):
-    with pytest.raises(ValueError, match=r"it differs in .*order"):
-        make_attribution("kmex").fit(make_loader("sampler", Images()), checkpoint=interrupted)
-
-
-def test_damaged_checkpoint_is_refused(interrupted):
-    interrupted.write_bytes(interrupted.read_bytes()[:50])
-    with pytest.raises(ValueError, match=r"truncated or no safetensors file .*; delete it"):
-        make_attribution("kmex").fit(make_loader("plain", Images()), checkpoint=interrupted)
-
-
-def test_bank_is_no_checkpoint(tmp_path):
-    attr: KMExAttribution = make_attribution("kmex").fit(make_loader("plain", Images()))
-    attr.save(tmp_path / "bank")
-    with pytest.raises(ValueError, match="a safetensors file, but no checkpoint of a fit"):
-        attr.fit(make_loader("plain", Images()), checkpoint=tmp_path / "bank")
-    assert (tmp_path / "bank").exists()
-
-
-def test_full_disk_leaves_the_checkpoint_before_it(interrupted, monkeypatch):
-    before = interrupted.read_bytes()
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def full(source, target):
+        if len(replaced) + 1 == nth:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+        replaced.append(Path(target).read_bytes())
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
-        make_attribution("kmex").fit(
-            make_loader("plain", Images()), checkpoint=interrupted, checkpoint_interval=0
+        fit("layers", "ordered", Images(), tmp_path)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == (["progress"] if nth > 1 else [])
+    if nth > 1:
+        assert (tmp_path / "progress").read_bytes() == replaced[-1]
+    fit("layers", "ordered", Images(), tmp_path).save(tmp_path / "bank")
+    assert (tmp_path / "bank").read_bytes() == expected_bytes("layers", "ordered", tmp_path)
+
+
+def test_uninterrupted_fit_leaves_no_file(tmp_path):
+    fit("kmex", "ordered", Images(), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_failed_fit_without_a_save_leaves_no_file(tmp_path):
+    with pytest.raises(StoppedError):
+        fit("kmex", "ordered", Stopping(5), tmp_path, checkpoint_interval=1000)
+    assert os.listdir(tmp_path) == []
+
+
+def test_long_saves_are_made_less_often(tmp_path, monkeypatch):
+    """A save may take a twentieth of the time, whatever the interval."""
+    now = [0.0]
+    monkeypatch.setattr("captum_kmex.checkpoint.time.monotonic", lambda: now[0])
+    progress = Checkpoint(tmp_path / "c", {}, interval=1)
+
+    def slow(*_):
+        now[0] += 3
+
+    monkeypatch.setattr("captum_kmex.checkpoint.write_tensors", slow)
+    now[0] = 1.0
+    assert progress.is_due
+    progress.save(1, {})
+    now[0] += 59
+    assert not progress.is_due
+    now[0] += 1
+    assert progress.is_due
+
+
+def test_without_a_path_nothing_is_ever_due():
+    progress = Checkpoint(None, {}, interval=0)
+    assert not progress.is_due
+    progress.save(1, {})
+    progress.remove()
+
+
+# ---------------------------------------------------------------- of another fit
+
+
+def other_weights() -> LayerKMeansAttribution:
+    return LayerKMeansAttribution(make_net(seed=1), ["stage2", "stage3"], n_prototypes=2)
+
+
+def like_first(**options) -> LayerKMeansAttribution:
+    layers = options.pop("layers", ["stage2", "stage3"])
+    return LayerKMeansAttribution(make_net(), layers, **({"n_prototypes": 2} | options))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "names"),
+    [
+        (lambda: like_first(seed=1), {}, ["options", "settings"]),
+        (lambda: like_first(n_prototypes=3), {}, ["options", "settings"]),
+        (lambda: like_first(weighting="nave"), {}, ["settings"]),
+        (other_weights, {}, ["model"]),
+        (lambda: like_first(layers=["stage1", "stage3"]), {}, ["layers"]),
+        (lambda: like_first(layers=["stage3"]), {}, ["layers"]),
+        (like_first, {"refine": 3}, ["options"]),
+        (like_first, {"n_init": 3}, ["options"]),
+        (like_first, {"labels": "predicted"}, ["options"]),
+        (like_first, {"classes": [0, 1]}, ["options"]),
+        (like_first, {"memory_budget": 13_000}, ["options"]),
+        (like_first, {"attribute_to_layer_input": True}, ["at_input"]),
+    ],
+)
+def test_checkpoint_of_another_fit_is_refused_with_what_differs(interrupted, make, options, names):
+    options = OPTIONS | {"memory_budget": TIGHT["layers"]} | options
+    before = (interrupted / "progress").read_bytes()
+    message = f"belongs to another fit: it differs in {names} .*delete it, or pass another path"
+    with pytest.raises(ValueError, match=message.replace("[", r"\[").replace("]", r"\]")):
+        make().fit(DataLoader(Images(), BATCH), checkpoint=interrupted / "progress", **options)
+    assert (interrupted / "progress").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("loader", "names"),
+    [
+        (DataLoader(Images(), BATCH, sampler=ORDER), ["order"]),
+        (DataLoader(Images(), BATCH + 1), ["batch_size", "batches", "order"]),
+        (DataLoader(Images(count=19), BATCH), ["order"]),
+        (DataLoader(Images(), batch_sampler=[*torch.arange(20).split(3)][::-1]), ["order"]),
+        (Batches(Images()), ["batch_size", "batches", "order"]),
+    ],
+    ids=["sampler", "batch_size", "fewer_images", "reversed", "without_positions"],
+)
+def test_checkpoint_of_another_loader_is_refused_with_what_differs(interrupted, loader, names):
+    message = f"it differs in {names} ".replace("[", r"\[").replace("]", r"\]")
+    with pytest.raises(ValueError, match=message):
+        like_first().fit(
+            loader,
+            checkpoint=interrupted / "progress",
+            memory_budget=TIGHT["layers"],
+            **OPTIONS,
         )
-    assert interrupted.read_bytes() == before
-    assert list(interrupted.parent.glob(".*")) == []
 
 
-def test_fit_without_checkpoint_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_attribution("kmex").fit(make_loader("plain", Images()))
-    assert list(tmp_path.iterdir()) == []
+def test_checkpoint_of_batches_as_many_of_another_size_is_refused(tmp_path, every_batch):
+    """Nine images in three batches of four, or of three: a position means other images."""
+    options = {"checkpoint": tmp_path / "c", "checkpoint_interval": 0}
+    stopping = Stopping(9)
+    stopping.x, stopping.y = stopping.x[:9], stopping.y[:9]
+    with pytest.raises(StoppedError):
+        like_first().fit(DataLoader(stopping, 4, shuffle=True), **options)
+    with pytest.raises(ValueError, match=r"differs in \['batch_size', 'order'\] \(batch_size: 4"):
+        like_first().fit(DataLoader(Images(count=9), 3, shuffle=True), **options)
 
 
-def test_checkpoint_is_not_written_before_its_interval(tmp_path):
-    make_attribution("kmex").fit(
-        make_loader("plain", Images()), checkpoint=tmp_path / "c", n_representatives=0
-    )
-    assert list(tmp_path.iterdir()) == []
+def test_checkpoint_of_another_method_is_refused(interrupted):
+    with pytest.raises(
+        ValueError, match=r"differs in \['layers', 'method', 'options', 'settings'\]"
+    ):
+        KMExAttribution(make_net()).fit(
+            DataLoader(Images(), BATCH), checkpoint=interrupted / "progress"
+        )
+
+
+def test_checkpoint_of_another_release_is_refused(interrupted, monkeypatch):
+    monkeypatch.setattr("captum_kmex.fitted.__version__", "99")
+    with pytest.raises(ValueError, match=r"differs in \['version'\] .*now '99'"):
+        fit("layers", "ordered", Images(), interrupted)
+
+
+def bank_file(path: Path) -> bytes:
+    attribution("kmex").fit(DataLoader(Images(), BATCH)).save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.read_bytes()[:200], "truncated or no safetensors file"),
+        (lambda path: path.read_bytes()[:-1], "truncated or no safetensors file"),
+        (lambda path: b"", "truncated or no safetensors file"),
+        (lambda path: b"notes of mine, " * 99, "truncated or no safetensors file"),
+        (bank_file, "is a safetensors file, but no checkpoint of a fit"),
+    ],
+    ids=["begin", "last_byte", "empty", "foreign", "bank"],
+)
+def test_damaged_or_foreign_checkpoint_is_refused_with_what_to_do(interrupted, spoil, message):
+    path = interrupted / "progress"
+    content = spoil(path)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{message}.*; .*pass another path"):
+        fit("layers", "ordered", Images(), interrupted)
+    assert path.read_bytes() == content
+
+
+def test_missing_folder_is_refused_before_any_work(tmp_path):
+    images = Images(tmp_path / "log")
+    with pytest.raises(FileNotFoundError, match=r"no folder .* for the checkpoint; create it"):
+        fit("kmex", "ordered", images, tmp_path / "nowhere")
+    assert images.n_read == 0
+
+
+def test_folder_as_checkpoint_is_refused_before_any_work(tmp_path):
+    (tmp_path / "progress").mkdir()
+    images = Images()
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file in it"):
+        fit("kmex", "ordered", images, tmp_path)
+    assert images.n_read == 0
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_checkpoint_reads_what_it_saved(tmp_path):
+    saved = Checkpoint(tmp_path / "c", {"seed": 1}, 60)
+    saved.begin(2, {"a": torch.arange(3)})
+    saved.save(7, {"b": torch.rand(2, 2, dtype=torch.float64)})
+    found = Checkpoint(tmp_path / "c", {"seed": 1}, 60)
+    assert (found.stage, found.position) == (2, 7)
+    assert torch.equal(found.common["a"], torch.arange(3))
+    assert found.collected["b"].dtype == torch.float64
+
+
+def test_beginning_a_stage_again_keeps_its_progress(tmp_path):
+    saved = Checkpoint(tmp_path / "c", {}, 60)
+    saved.begin(1, {"a": torch.zeros(1)})
+    saved.save(4, {"b": torch.ones(1)})
+    found = Checkpoint(tmp_path / "c", {}, 60)
+    found.begin(1, {"a": torch.ones(1)})
+    assert (found.position, found.common["a"].item()) == (4, 0)
+    found.begin(2, {"a": torch.ones(1)})
+    assert (found.stage, found.position, found.collected) == (2, 0, {})
+
+
+def test_unfinished_files_of_others_are_left_alone(tmp_path):
+    mark = "0123456789abcdef" * 2
+    others = [f".progress2.{mark}", f".progress.rank1.{mark}", ".progress.notes", "progress2"]
+    for name in [*others, f".progress.{mark}"]:
+        (tmp_path / name).touch()
+    Checkpoint(tmp_path / "progress", {}, 60)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+def test_part_takes_names_under_a_prefix():
+    state = {"0.a": torch.zeros(1), "0.b.c": torch.ones(1), "10.a": torch.ones(1)}
+    assert sorted(part(state, "0.")) == ["a", "b.c"]
+
+
+def test_collected_of_a_data_set_of_tensors_is_small(tmp_path, every_batch):
+    """The file holds the sample, not what was read."""
+    images = Stopping(4 * 50)
+    x, y = images.x.repeat(50, 1, 1, 1), images.y.repeat(50)
+    sizes = []
+    for count in (30, 1000):
+        with pytest.raises(StoppedError):
+            attribution("kmex").fit(
+                Failing(DataLoader(TensorDataset(x[:count], y[:count]), 10)),
+                checkpoint=tmp_path / "c",
+                checkpoint_interval=0,
+                memory_budget=TIGHT["kmex"],
+            )
+        sizes.append((tmp_path / "c").stat().st_size)
+        (tmp_path / "c").unlink()
+    assert sizes[0] == sizes[1]
+
+
+class Failing:
+    """Raises after the last batch of a loader."""
+
+    def __init__(self, loader) -> None:
+        self.loader = loader
+
+    def __iter__(self):
+        yield from self.loader
+        raise StoppedError

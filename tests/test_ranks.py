@@ -1,147 +1,538 @@
-"""Several processes that read a shard each end with the bank of one that reads everything."""
+"""A fit on several machines: processes of a gloo group, each with its part of the images."""
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import signal
+import warnings
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from fit_process import N_IMAGES, Images, make_attribution, make_loader, run_rank
-from safetensors.torch import load_file
-from torch import Tensor
+import torch.distributed as dist
+from processes import finish, needs_processes, start
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
-from captum_kmex.bank import PrototypeBank
+from captum_kmex import KMExAttribution, LayerKMeansAttribution, PrototypeBank, checkpoint
+from captum_kmex.ranks import add_up, gather, gather_to, rank, together, world_size
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*kept fewer than")
+pytestmark = [
+    needs_processes,
+    pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed"),
+]
+
+N_CLASSES, N_IMAGES, BATCH = 3, 41, 4  # 41 is divided by neither 2 nor 4
+KILLED = -signal.SIGKILL
 
 
-def fit_ranks(path: Path, world_size: int, *arguments: object) -> list[int]:
-    """Fit on several ranks; return their exit codes."""
-    store = path.with_name(f"store{len(list(path.parent.glob('store*')))}")
-    context = multiprocessing.get_context("fork")
-    words = [str(path), *map(str, arguments)]
-    processes = [
-        context.Process(target=run_rank, args=(rank, world_size, str(store), words))
-        for rank in range(world_size)
+# ---------------------------------------------------------------- a group of processes
+
+
+def in_group(function, size: int, folder: Path, *arguments) -> list[int]:
+    """Call ``function(folder, *arguments)`` on every rank and return the exit codes."""
+    store = folder / f"store{len(list(folder.glob('store*')))}"
+    group = [
+        start(as_rank, number, size, store, function, folder, arguments) for number in range(size)
     ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(90)
-        process.kill()
-        process.join()
-    return [process.exitcode for process in processes]
+    return [finish(process) for process in group]
 
 
-def banks(path: Path, world_size: int) -> list[dict[str, Tensor]]:
-    return [load_file(f"{path}.{rank}") for rank in range(world_size)]
+def as_rank(number, size, store, function, folder, arguments) -> None:
+    warnings.simplefilter("ignore")
+    dist.init_process_group(
+        "gloo",
+        store=dist.FileStore(str(store), size),
+        rank=number,
+        world_size=size,
+        timeout=timedelta(seconds=30),
+    )
+    function(folder, *arguments)
+    dist.destroy_process_group()
 
 
-def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor], atol: float) -> None:
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        if atol and ours[name].is_floating_point():
-            torch.testing.assert_close(ours[name], theirs[name], atol=atol, rtol=1e-5)
-        else:
-            assert torch.equal(ours[name], theirs[name]), name
+class Blobs(Dataset):
+    """Images of two colours a class, so that every depth has clear clusters."""
+
+    def __init__(self, count: int = N_IMAGES) -> None:
+        generator = torch.Generator().manual_seed(5)
+        self.y = torch.arange(count) % N_CLASSES
+        kind = torch.arange(count) // N_CLASSES % 2
+        colours = torch.randn(N_CLASSES, 2, 3, generator=generator)
+        colours[:, 1] = -colours[:, 0]
+        noise = 0.1 * torch.randn(count, 3, 8, 6, generator=generator)
+        self.x = colours[self.y, kind][..., None, None] + noise
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.x[index], self.y[index]
 
 
-def alone(path: Path, method: str, loader: str = "plain", **options: int) -> dict[str, Tensor]:
-    options = {"refine": 1, "memory_budget": 30_000} | options
-    make_attribution(method).fit(make_loader(loader, Images()), **options).save(path)
-    return load_file(path)
+class Colours(nn.Module):
+    """Reads colours pixel by pixel; its tail is linear, or such that a surrogate is needed."""
+
+    def __init__(self, is_linear: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stage2 = nn.Sequential(nn.Conv2d(3, 12, 1, 2), nn.ReLU())
+        self.stage3 = nn.Sequential(nn.Conv2d(12, 16, 1), nn.ReLU())
+        self.norm = nn.Identity() if is_linear else nn.LayerNorm(16)
+        self.head = nn.Linear(16, N_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.stage3(self.stage2(x)).mean((2, 3))))
 
 
-@pytest.mark.parametrize("method", ["layers", "kmex", "headless"])
-@pytest.mark.parametrize("loader", ["distributed", "shuffled_distributed"])
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_find_the_bank_of_one_process(tmp_path, method, loader, world_size):
-    """Four ranks read 32 images, two of them twice: a sampler fills up the shards."""
-    arguments = ["--method", method, "--loader", loader, "--refine", 0]
-    assert fit_ranks(tmp_path / "b", world_size, *arguments) == [0] * world_size
-    found = banks(tmp_path / "b", world_size)
-    for other in found[1:]:
-        assert_equal(found[0], other, atol=0)
-    whole = alone(tmp_path / "whole", method, refine=0)
-    if method == "headless" and world_size == 4:  # whose sums do count them twice
-        found[0] = {n: t for n, t in found[0].items() if not n.startswith("surrogate")}
-        whole = {n: t for n, t in whole.items() if not n.startswith("surrogate")}
-    # features of other batches differ by rounding; distances are roots of differences of them
-    assert_equal(found[0], whole, atol=1e-3)
+def attribution(kind: str):
+    model = Colours(kind != "ridge").eval()
+    if kind == "kmex":
+        return KMExAttribution(model, "stage3", n_prototypes=2)
+    return LayerKMeansAttribution(model, ["stage2", "stage3"], n_prototypes=2)
 
 
-def test_sums_of_ranks_are_one_exact_step(tmp_path):
-    fit_ranks(tmp_path / "b", 2, "--loader", "distributed", "--refine", 2)
-    found = banks(tmp_path / "b", 2)
-    assert_equal(found[0], found[1], atol=0)
-    assert_equal(found[0], alone(tmp_path / "whole", "layers", refine=2), atol=1e-3)
+KINDS = ("kmex", "layers", "ridge")
+# not all rows fit, so that samples are merged and the embeddings' are weighted
+OPTIONS = {
+    "kmex": {"memory_budget": 2400, "n_init": 3},
+    "layers": {"memory_budget": 20_000, "n_init": 3},
+    "ridge": {"memory_budget": 20_000, "n_init": 3},
+}
 
 
-@pytest.mark.parametrize("loader", ["subset", "list", "first_rank_only"])
-def test_ranks_with_shards_of_their_own_agree(tmp_path, loader):
-    """Also where one of them has no images at all."""
-    assert fit_ranks(tmp_path / "b", 2, "--loader", loader, "--budget", 10**6) == [0, 0]
-    found = banks(tmp_path / "b", 2)
-    assert_equal(found[0], found[1], atol=0)
-    bank = PrototypeBank.load(tmp_path / "b.0")
-    assert bank.provenance["n_images"] == N_IMAGES
-    whole = PrototypeBank.load(_saved(tmp_path / "whole"))
-    for ours, theirs in zip(bank.codebooks, whole.codebooks, strict=True):
-        inertia = (ours.spread * ours.counts).sum() / ours.counts.sum()
-        expected = (theirs.spread * theirs.counts).sum() / theirs.counts.sum()
-        assert float(inertia) == pytest.approx(float(expected), rel=1e-3)
+def fit(kind: str, loader, **options) -> PrototypeBank:
+    options = OPTIONS[kind] | {"n_representatives": 3, "refine": 1} | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return attribution(kind).fit(loader, **options).bank_
 
 
-def _saved(path: Path) -> Path:
-    alone(path, "layers", memory_budget=10**6)
-    return path
+# ---------------------------------------------------------------- ways to divide the images
 
 
-def test_numbers_of_own_shards_name_rank_and_position(tmp_path):
-    """Image i of rank r is number 2 i + r, which with these shards is its position."""
-    fit_ranks(tmp_path / "b", 2, "--loader", "subset", "--method", "kmex", "--refine", 0)
-    ours = load_file(tmp_path / "b.0")["0.representatives.indices"]
-    theirs = alone(tmp_path / "whole", "kmex", refine=0)["0.representatives.indices"]
-    assert torch.equal(ours, theirs)
+def sampled(dataset, shuffle: bool = False) -> DataLoader:
+    sampler = DistributedSampler(dataset, shuffle=shuffle)
+    return DataLoader(dataset, BATCH, sampler=sampler)
+
+
+def own_indices(how: str) -> list[int]:
+    everyone, size, number = range(N_IMAGES), dist.get_world_size(), dist.get_rank()
+    if how == "turns":
+        return list(everyone[number::size])
+    if how == "one_empty":  # all but the last rank share the images
+        return list(everyone[number :: size - 1]) if number < size - 1 else []
+    by_class = sorted(everyone, key=lambda i: (i + 1) % N_CLASSES)  # no rank owns its classes
+    return by_class[number * N_IMAGES // size : (number + 1) * N_IMAGES // size]
+
+
+def subset(how: str, dataset) -> DataLoader:
+    return DataLoader(Subset(dataset, own_indices(how)), BATCH, shuffle=how == "classes")
+
+
+def batches(dataset) -> list[tuple[Tensor, Tensor]]:
+    return list(DataLoader(Subset(dataset, own_indices("turns")), BATCH))
+
+
+LOADERS = {
+    "sampler": sampled,
+    "shuffled": partial(sampled, shuffle=True),
+    "turns": partial(subset, "turns"),
+    "classes": partial(subset, "classes"),
+    "one_empty": partial(subset, "one_empty"),
+    "batches": batches,
+}
+
+
+def save_fits(folder: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        for kind in KINDS:
+            bank = fit(kind, LOADERS[name](Blobs()))
+            bank.save(folder / f"{name}.{kind}.{dist.get_rank()}")
+
+
+SIZES = (1, 2, 4)
+NAMES = ("sampler", "shuffled", "turns", "classes", "batches")
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory) -> dict[int, Path]:
+    """Folders with the banks of every rank, for groups of 1, 2 and 4."""
+    folders = {size: tmp_path_factory.mktemp(f"group{size}") for size in SIZES}
+    for size, folder in folders.items():
+        names = NAMES if size == 1 else (*NAMES, "one_empty")
+        assert in_group(save_fits, size, folder, names) == [0] * size
+    return folders
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, PrototypeBank]:
+    """Banks of a single process that reads everything."""
+    return {kind: fit(kind, DataLoader(Blobs(), BATCH)) for kind in KINDS}
+
+
+names_by_size = pytest.mark.parametrize(
+    ("size", "name"),
+    [(1, name) for name in NAMES] + [(s, n) for s in (2, 4) for n in (*NAMES, "one_empty")],
+)
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def rows(kind: str, depth: int) -> Tensor:
+    """All rows (N, P, D) of the data set, the long way."""
+    model, x = attribution(kind).model, Blobs().x
+    with torch.no_grad():
+        first = model.stage2(x)
+        second = model.stage3(first)
+    if kind == "kmex":
+        return second.mean((2, 3))[:, None]
+    blocks = [second] if depth else [first, second]
+    unit = [block / block.norm(dim=1, keepdim=True).clamp_min(1e-7) for block in blocks]
+    return torch.cat(unit, 1).flatten(2).transpose(1, 2)
+
+
+def inertia(bank: PrototypeBank, kind: str) -> float:
+    total = 0.0
+    for depth, book in enumerate(bank.codebooks):
+        everyone = rows(kind, depth)
+        for c in range(N_CLASSES):
+            own = everyone[Blobs().y == c].flatten(0, 1).double()
+            total += float(
+                torch.cdist(own, book.centroids[book.of_class(c)].double()).amin(1).square().sum()
+            )
+    return total
+
+
+@kinds
+@names_by_size
+def test_every_rank_ends_with_the_same_bytes(fits, size, name, kind):
+    files = [(fits[size] / f"{name}.{kind}.{number}").read_bytes() for number in range(size)]
+    assert files == [files[0]] * size
+
+
+@kinds
+@names_by_size
+def test_inertia_is_that_of_a_single_process(fits, alone, size, name, kind):
+    bank = PrototypeBank.load(fits[size] / f"{name}.{kind}.0")
+    assert inertia(bank, kind) == pytest.approx(inertia(alone[kind], kind), rel=1e-3)
+
+
+@kinds
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ["sampler", "shuffled"])
+def test_bank_of_a_shared_data_set_is_that_of_a_single_process(fits, alone, size, name, kind):
+    bank = PrototypeBank.load(fits[size] / f"{name}.{kind}.0")
+    for ours, theirs in zip(bank.codebooks, alone[kind].codebooks, strict=True):
+        assert torch.equal(ours.membership, theirs.membership)
+        assert torch.equal(ours.counts, theirs.counts)
+        assert torch.allclose(ours.centroids, theirs.centroids, atol=1e-5)
+        assert torch.allclose(ours.spread, theirs.spread, atol=1e-5)
+        assert torch.equal(ours.representatives.indices, theirs.representatives.indices)
+        assert torch.equal(ours.representatives.boxes, theirs.representatives.boxes)
+
+
+@kinds
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", ["sampler", "shuffled", "turns", "classes", "one_empty"])
+def test_patches_are_those_of_a_single_process(fits, alone, size, name, kind):
+    """Positions in the data set where the ranks share it, distances everywhere."""
+    bank = PrototypeBank.load(fits[size] / f"{name}.{kind}.0")
+    for ours, theirs in zip(bank.codebooks, alone[kind].codebooks, strict=True):
+        mine, other = ours.representatives, theirs.representatives
+        order = torch.cdist(ours.centroids, theirs.centroids).argmin(1)
+        # squared distances are rounded to 1e-6, and their roots to half as many digits
+        assert torch.allclose(mine.distances, other.distances[order], atol=1e-3)
+        if name in ("sampler", "shuffled"):
+            own = Blobs().y[mine.indices]
+            assert torch.equal(own, ours.membership[:, None].expand_as(own))
+        assert all(len(set(row)) == 3 for row in mine.indices.tolist())
+
+
+@kinds
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", [*NAMES, "one_empty"])
+def test_images_are_counted_once(fits, alone, size, name, kind):
+    bank = PrototypeBank.load(fits[size] / f"{name}.{kind}.0")
+    for figure in ("n_images", "rows_seen", "rows_kept"):
+        assert bank.provenance[figure] == alone[kind].provenance[figure]
+    assert bank.input_range == alone[kind].input_range
+    for ours, theirs in zip(bank.codebooks, alone[kind].codebooks, strict=True):
+        assert sum(ours.counts.tolist()) == sum(theirs.counts.tolist())
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", [*NAMES, "one_empty"])
+def test_surrogate_is_that_of_a_single_process(fits, alone, size, name):
+    ours = PrototypeBank.load(fits[size] / f"{name}.ridge.0").surrogate
+    theirs = alone["ridge"].surrogate
+    assert torch.allclose(ours.columns, theirs.columns, atol=1e-5)
+    assert ours.r2 == pytest.approx(theirs.r2, rel=1e-9)
+
+
+# ---------------------------------------------------------------- the sample itself
+
+
+def save_samples(folder: Path) -> None:
+    from captum_kmex import fitting
+
+    solve = fitting.solve
+
+    def kept(collection, *arguments):
+        for depth, sample in enumerate(collection.samples):
+            for c in range(N_CLASSES):
+                if sample.kept(c):
+                    rows, weights = sample.rows(c)
+                    found = {"keys": rows.keys, "rows": rows.rows, "weights": weights}
+                    torch.save(found, folder / f"{kind}.{name}.{depth}.{c}")
+        return solve(collection, *arguments)
+
+    fitting.solve = kept
+    for kind in ("kmex", "layers"):
+        for name in LOADERS if world_size() > 1 else ["alone"]:
+            loader = LOADERS[name] if name in LOADERS else partial(DataLoader, batch_size=BATCH)
+            fit(kind, loader(Blobs()), refine=0, n_representatives=0)
+    fitting.solve = solve
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("samples")
+    save_samples(folder)
+    assert in_group(save_samples, 3, folder) == [0] * 3
+    return folder
+
+
+@pytest.mark.parametrize("name", ["sampler", "shuffled"])
+@pytest.mark.parametrize("kind", ["kmex", "layers"])
+def test_sample_of_a_shared_data_set_is_that_of_a_single_process(samples, kind, name):
+    for depth in range(1 if kind == "kmex" else 2):
+        for c in range(N_CLASSES):
+            ours, theirs = (
+                torch.load(samples / f"{kind}.{which}.{depth}.{c}") for which in (name, "alone")
+            )
+            assert torch.equal(ours["keys"], theirs["keys"])
+            assert torch.allclose(ours["rows"], theirs["rows"], atol=1e-6)
+            if kind == "kmex":
+                assert torch.allclose(ours["weights"], theirs["weights"])
+
+
+@pytest.mark.parametrize("name", ["turns", "classes", "one_empty", "batches"])
+def test_weights_of_own_shards_stand_for_all_rows(samples, name):
+    """Chances of one would add up to the rows kept."""
+    for c in range(N_CLASSES):
+        found = torch.load(samples / f"kmex.{name}.0.{c}")
+        n_rows = int((Blobs().y == c).sum())
+        assert len(found["keys"]) == 10 < n_rows
+        assert found["weights"].min() >= 1
+        # of so few rows the thresholds are those kept last, and chances come out too small
+        assert 10 < found["weights"].sum() < 2 * n_rows
+
+
+# ---------------------------------------------------------------- errors reach every rank
+
+
+def note_error(folder: Path, name: str, make_loader, **options) -> None:
+    message = "none"
+    try:
+        fit("layers", make_loader(), **options)
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+    (folder / f"{name}.{dist.get_rank()}").write_text(message)
+
+
+def images(count: int = 9, **changes: object) -> TensorDataset:
+    blobs = Blobs(count)
+    return TensorDataset(changes.get("x", blobs.x), changes.get("y", blobs.y))
+
+
+class Broken(Blobs):
+    """Cannot read its fifth image."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index == 4:
+            raise OSError("image 4 is damaged")
+        return super().__getitem__(index)
+
+
+def save_errors(folder: Path) -> None:
+    number = dist.get_rank()
+    own = DataLoader(Subset(Blobs(), own_indices("turns")), BATCH)
+    note_error(folder, "plain", lambda: DataLoader(Blobs(), BATCH, shuffle=True))
+    missing = images(y=torch.zeros(9, dtype=torch.int64))
+    note_error(folder, "missing", lambda: sampled(missing))
+    wrong = torch.arange(9) + 9 * number
+    note_error(folder, "label", lambda: [(Blobs(9).x, wrong if number else wrong % 3)])
+    note_error(folder, "image", lambda: DataLoader((Broken, Blobs)[number](30 + number), 3))
+    note_error(folder, "nothing", list)
+    path = folder / ("there" if number else "nowhere") / "progress"
+    note_error(folder, "folder", lambda: own, checkpoint=path)
+    damaged = folder / f"damaged.rank{number}"
+    damaged.write_bytes(b"" if number else b"nonsense")
+    path = folder / "damaged"
+    if number == 0:
+        damaged.unlink()
+    note_error(folder, "damaged", lambda: own, checkpoint=path)
+    full(number)
+    note_error(folder, "full", lambda: own, checkpoint=folder / "full", checkpoint_interval=0)
+
+
+def full(number: int) -> None:
+    real = os.replace
+
+    def replace(source, target):
+        if number == 1 and "full" in str(target):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    os.replace = replace
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("errors")
+    (folder / "there").mkdir()
+    assert in_group(save_errors, 2, folder) == [0, 0]
+    return folder
 
 
 @pytest.mark.parametrize(
-    ("loader", "message"),
+    ("name", "message"),
     [
-        ("plain", "2 machines read data sets that begin with the same image.*DistributedSampler"),
-        ("one_class", "2 of 3 classes without samples"),
+        ("plain", "ValueError: 2 machines read data sets that begin with the same image"),
+        ("plain", "sampler=DistributedSampler(dataset, shuffle=False)"),
+        ("missing", "ValueError: 2 of 3 classes without samples (the first: [1, 2])"),
+        ("nothing", "ValueError: the loader yielded no batch"),
     ],
-    ids=["everything_twice", "missing_classes"],
 )
-def test_all_ranks_refuse(tmp_path, loader, message):
-    assert fit_ranks(tmp_path / "b", 2, "--loader", loader) == [0, 0]
-    for rank in range(2):
-        with pytest.raises(ValueError, match=message):
-            raise ValueError((tmp_path / f"b.{rank}.error").read_text())
+def test_error_of_the_whole_group_is_raised_on_all_ranks(errors, name, message):
+    for number in range(2):
+        assert message in (errors / f"{name}.{number}").read_text()
 
 
-@pytest.mark.parametrize("dies_after", [6, 21, 38], ids=["sample", "refine", "patch"])
-def test_killed_ranks_go_on_to_the_same_bank(tmp_path, dies_after):
-    what = ["--loader", "distributed", "--refine", 1]
-    fit_ranks(tmp_path / "whole", 2, *what)
-    place = ["--checkpoint", tmp_path / "c"]
-    codes = fit_ranks(tmp_path / "b", 2, *what, *place, "--dies-after", dies_after)
-    assert codes == [-signal.SIGKILL] * 2
-    assert fit_ranks(tmp_path / "b", 2, *what, *place) == [0, 0]
-    for ours, theirs in zip(banks(tmp_path / "b", 2), banks(tmp_path / "whole", 2), strict=True):
-        assert_equal(ours, theirs, atol=0)
-    assert not list(tmp_path.glob("c*"))
+@pytest.mark.parametrize(
+    ("name", "failing", "message"),
+    [
+        ("label", 1, "ValueError: label 9 is out of range for 3 logits"),
+        ("image", 0, "OSError: image 4 is damaged"),
+        ("folder", 0, "FileNotFoundError: no folder"),
+        ("damaged", 1, "ValueError: "),
+        ("full", 1, "OSError: [Errno 28] No space left on device"),
+    ],
+)
+def test_error_of_one_rank_stops_the_others(errors, name, failing, message):
+    own = (errors / f"{name}.{failing}").read_text()
+    other = (errors / f"{name}.{1 - failing}").read_text()
+    assert own.startswith(message)
+    assert other.startswith(f"RuntimeError: the fit failed on rank {failing} of 2 ({own[:40]}")
 
 
-def test_rank_that_was_a_stage_behind_catches_up(tmp_path):
-    """Rank 1 loses what it saved after the sampling; rank 0 is at the refinement."""
-    what = ["--loader", "distributed", "--refine", 1]
-    fit_ranks(tmp_path / "whole", 2, *what)
-    place = ["--checkpoint", tmp_path / "c"]
-    fit_ranks(tmp_path / "b", 2, *what, *place, "--dies-after", 21)
-    (tmp_path / "c.rank1").unlink()
-    assert fit_ranks(tmp_path / "b", 2, *what, *place) == [0, 0]
-    for ours, theirs in zip(banks(tmp_path / "b", 2), banks(tmp_path / "whole", 2), strict=True):
-        assert_equal(ours, theirs, atol=0)
+# ---------------------------------------------------------------- checkpoints
+
+
+class Killing(Blobs):
+    """Kills its own process at the n-th reading."""
+
+    def __init__(self, kill_at: int | None) -> None:
+        super().__init__()
+        self.kill_at, self.n_read = kill_at, 0
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        self.n_read += 1
+        if self.n_read == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def save_killed(folder: Path, kind: str, moments: list[int | None]) -> None:
+    checkpoint._SHARE = 0
+    os.fsync = int  # a kill is no loss of power
+    loader = sampled(Killing(moments[dist.get_rank()]))
+    options = {"checkpoint": folder / "progress", "checkpoint_interval": 0}
+    fit(kind, loader, **options).save(folder / f"bank.{dist.get_rank()}")
+
+
+@pytest.mark.parametrize("kind", ["kmex", "layers"])
+# 41 images make 21 a rank and pass
+@pytest.mark.parametrize(
+    "moments", [(5, 9), (30, 25), (60, 55)], ids=["sample", "refine", "patches"]
+)
+def test_group_killed_in_any_stage_ends_with_the_same_bank(fits, tmp_path, kind, moments):
+    assert in_group(save_killed, 2, tmp_path, kind, moments) == [KILLED, KILLED]
+    assert sorted(path.name for path in tmp_path.glob("progress*")) == [
+        "progress.rank0",
+        "progress.rank1",
+    ]
+    assert in_group(save_killed, 2, tmp_path, kind, [None, None]) == [0, 0]
+    for number in range(2):
+        expected = (fits[2] / f"sampler.{kind}.{number}").read_bytes()
+        assert (tmp_path / f"bank.{number}").read_bytes() == expected
+    assert not list(tmp_path.glob("*progress*"))
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_rank_a_stage_behind_catches_up(fits, tmp_path, behind):
+    assert in_group(save_killed, 2, tmp_path, "layers", [15, 15]) == [KILLED, KILLED]
+    old = (tmp_path / f"progress.rank{behind}").read_bytes()
+    assert in_group(save_killed, 2, tmp_path, "layers", [25, 25]) == [KILLED, KILLED]
+    (tmp_path / f"progress.rank{behind}").write_bytes(old)
+    assert in_group(save_killed, 2, tmp_path, "layers", [None, None]) == [0, 0]
+    for number in range(2):
+        expected = (fits[2] / f"sampler.layers.{number}").read_bytes()
+        assert (tmp_path / f"bank.{number}").read_bytes() == expected
+
+
+def note_other_size(folder: Path) -> None:
+    options = {"checkpoint": folder / "progress"}
+    note_error(folder, "other", lambda: sampled(Blobs()), **options)
+
+
+def test_checkpoints_of_a_smaller_group_are_refused_on_all_ranks(tmp_path):
+    assert in_group(save_killed, 2, tmp_path, "layers", [9, 9]) == [KILLED, KILLED]
+    assert in_group(note_other_size, 3, tmp_path) == [0] * 3
+    found = [(tmp_path / f"other.{number}").read_text() for number in range(3)]
+    assert all("'machines'" in text and "belongs to another fit" in text for text in found[:2])
+    assert "RuntimeError: the fit failed on rank 0 of 3" in found[2]
+
+
+# ---------------------------------------------------------------- what ranks tell each other
+
+
+def check_messages(folder: Path) -> None:
+    size, number = dist.get_world_size(), dist.get_rank()
+    assert (world_size(), rank()) == (size, number)
+    assert gather(f"from {number}") == [f"from {n}" for n in range(size)]
+    assert gather_to(1, number) == (list(range(size)) if number == 1 else [])
+    mine = torch.tensor([number + 1, 0.5], dtype=torch.float64)
+    assert add_up(mine).tolist() == [sum(range(1, size + 1)), size / 2]
+    assert mine.tolist() == [number + 1, 0.5]  # left as it was
+    with together():
+        pass
+    expected = KeyError if number == 2 else RuntimeError
+    with pytest.raises(expected, match="lost"), together():
+        raise_on_rank(2)
+    assert gather(number) == list(range(size))  # still in step
+
+
+def raise_on_rank(number: int) -> None:
+    if dist.get_rank() == number:
+        raise KeyError("lost")
+
+
+def test_messages_reach_every_rank(tmp_path):
+    assert in_group(check_messages, 3, tmp_path) == [0] * 3
+
+
+def test_alone_nothing_is_sent():
+    assert (world_size(), rank()) == (1, 0)
+    assert gather("x") == gather_to(0, "x") == ["x"]
+    ones = torch.ones(2)
+    assert add_up(ones) is ones
+
+
+def test_alone_an_error_passes_as_it_is():
+    error = KeyError("mine")
+    with pytest.raises(KeyError) as caught, together():
+        raise error
+    assert caught.value is error

@@ -137,3 +137,40 @@ def test_cell_boxes_cover_the_input(grid, size):
 
 def test_cell_box_of_one_cell_is_the_image():
     assert cell_boxes(torch.tensor(0), (1, 1), (13, 21)).tolist() == [0, 0, 21, 13]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 11])
+def test_patches_of_two_searches_merged_are_those_of_one(features, prototypes, cut):
+    whole = search(features, prototypes, MEMBERSHIP, 3)
+    merged = NearestPatches(prototypes, MEMBERSHIP, 3)
+    for part in (torch.arange(cut), torch.arange(cut, N_IMAGES)):
+        merged.merge(search(features, prototypes, MEMBERSHIP, 3, order=part))
+    for name in ("indices", "boxes", "distances"):
+        assert torch.equal(getattr(merged.result(), name), getattr(whole, name))
+
+
+def test_patches_saved_and_read_go_on_as_if_they_had_not_been(features, prototypes):
+    first, second = (NearestPatches(prototypes, MEMBERSHIP, 3) for _ in range(2))
+    add(first, features, torch.arange(6))
+    second.merge(Representatives(**first.state()))
+    for found in (first, second):
+        add(found, features, torch.arange(6, N_IMAGES))
+    assert all(map(torch.equal, first.state().values(), second.state().values()))
+
+
+def add(found: NearestPatches, features: Tensor, indices: Tensor) -> None:
+    pairs = torch.arange(len(indices)), CLASSES[indices]
+    found.add(StackedBlocks((features[indices],), (1.0,)), pairs, indices, SIZE)
+
+
+def test_patches_seen_twice_are_named_once_and_leave_no_box(features, prototypes):
+    """A sampler may repeat images; what is saved must not depend on when that was noticed."""
+    found = NearestPatches(prototypes, MEMBERSHIP, 6)
+    for _ in range(2):
+        add(found, features, torch.arange(N_IMAGES))
+    once = search(features, prototypes, MEMBERSHIP, 6)
+    for name in ("indices", "boxes", "distances"):
+        assert torch.equal(getattr(found.result(), name), getattr(once, name))
+    absent = once.indices < 0
+    assert absent.any()
+    assert (once.boxes[absent] == 0).all()

@@ -261,3 +261,107 @@ def test_taken_class_is_forgotten(data):
     assert len(part) == CAPACITY
     assert sample.take(1) == []
     assert sample.kept(1) == 0
+
+
+def state_round_trip(sample: ClassSample) -> ClassSample:
+    return ClassSample.of(sample.state(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("is_weighted", [False, True], ids=["uniform", "weighted"])
+@pytest.mark.parametrize("cut", [1, 13, 39])
+def test_sample_saved_and_read_goes_on_as_if_it_had_not_been(data, cut, is_weighted):
+    saved = state_round_trip(data.sample(*data.indices[:cut].split(3), is_weighted=is_weighted))
+    for batch in data.indices[cut:].split(3):
+        data.offer(saved, batch)
+    whole = data.sample(data.indices, is_weighted=is_weighted)
+    assert_same_samples(saved, whole)
+    if is_weighted:  # which chances are made of
+        assert all(map(torch.equal, saved.limits, whole.limits))
+    assert (saved.capacity, saved.is_weighted) == (CAPACITY, is_weighted)
+
+
+def test_sample_without_rows_of_a_class_is_saved_and_read():
+    sample = state_round_trip(ClassSample(2, 5))
+    assert [sample.kept(c) for c in range(2)] == [0, 0]
+    assert sample.seen.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("first", ["full", "empty"])
+def test_sample_merged_with_an_empty_one_keeps_its_weights(data, first):
+    """Of two machines, only one had images of a class."""
+    empty, whole = (
+        ClassSample(N_CLASSES, CAPACITY, True),
+        data.sample(data.indices, is_weighted=True),
+    )
+    expected = [whole.rows(c)[1] for c in range(N_CLASSES)]
+    merged, other = (whole, empty) if first == "full" else (empty, whole)
+    merged.merge(other)
+    for c in range(N_CLASSES):
+        assert expected[c].max() > 2
+        assert torch.equal(merged.rows(c)[1], expected[c])
+
+
+@pytest.mark.parametrize("cut", [1, 13, 39])
+@pytest.mark.parametrize("swaps", [False, True])
+def test_merged_weights_are_those_of_the_whole(data, cut, swaps):
+    halves = [data.indices[:cut], data.indices[cut:]]
+    mine, theirs = (data.sample(half, is_weighted=True) for half in halves[:: -1 if swaps else 1])
+    mine.merge(theirs)
+    whole = data.sample(data.indices, is_weighted=True)
+    for c in range(N_CLASSES):
+        assert torch.equal(mine.rows(c)[1], whole.rows(c)[1])
+
+
+def weighted_sample(keys: Tensor, masses: Tensor, size: int, capacity: int = 40) -> ClassSample:
+    sample = ClassSample(1, capacity, is_weighted=True)
+    for part in torch.arange(len(keys)).split(size):
+        image, _ = sample.candidates(keys[part, None], 0 * part, masses[part, None])
+        chosen = part[image]
+        rows = SampledRows(masses[chosen, None], keys[chosen], chosen, masses[chosen])
+        sample.add(rows, 0 * chosen)
+    return sample
+
+
+@pytest.mark.parametrize("n_positive", [0, 3, 100])
+@pytest.mark.parametrize("size", [1, 7, 300])
+def test_rows_without_mass_are_taken_by_key_alone(n_positive, size):
+    keys = row_keys(0, torch.arange(300), 1)[:, 0]
+    masses = torch.zeros(300, dtype=torch.float64)
+    masses[:n_positive] = torch.arange(1, n_positive + 1).double()
+    kept, weights = weighted_sample(keys, masses, size).rows(0)
+    if n_positive <= 20:  # all rows of mass, and the smallest keys of the others
+        others = keys[n_positive:].sort().values[: 40 - n_positive]
+        assert kept.keys.tolist() == torch.cat([keys[:n_positive], others]).sort().values.tolist()
+        assert (weights[kept.masses > 0] == 1).all()
+        total = float(weights[kept.masses == 0].sum())
+        assert total == pytest.approx(300 - n_positive, rel=0.5)
+    assert weights.isfinite().all()
+    assert len(kept) == 40
+
+
+@pytest.mark.parametrize("is_weighted", [False, True], ids=["uniform", "weighted"])
+def test_sample_of_one_row_is_the_smallest_key(is_weighted):
+    keys = row_keys(0, torch.arange(50), 1)[:, 0]
+    sample = ClassSample(1, 1, is_weighted)
+    ones = torch.ones(50, dtype=torch.float64)
+    for part in torch.arange(50).split(6):
+        rows = SampledRows(ones[part, None], keys[part], part, ones[part])
+        sample.add(rows, 0 * part)
+    kept, _ = sample.rows(0)
+    assert kept.keys.tolist() == [int(keys.min())]
+
+
+def test_weighted_row_enters_as_often_as_its_weight_says():
+    """The share of seeds that keep a row is the mean of one over its weights, where kept."""
+    masses = torch.tensor([1.0] * 30 + [20.0] * 5 + [200.0], dtype=torch.float64)
+    counts, totals = torch.zeros(36), torch.zeros(36, dtype=torch.float64)
+    for seed in range(600):
+        keys = row_keys(seed, torch.arange(36), 1)[:, 0]
+        kept, weights = weighted_sample(keys, masses, 36, capacity=20).rows(0)
+        counts[kept.tags] += 1
+        totals[kept.tags] += weights
+    assert counts[35] == 600  # the far row is never missed
+    kinds = [slice(0, 30), slice(30, 35), slice(35, 36)]
+    for kind in kinds:
+        # an unbiased weight adds up to one a draw; the last kept key makes it a tenth too large
+        assert 0.97 < float(totals[kind].mean()) / 600 < 1.25
