@@ -61,7 +61,7 @@ def _fitted_classes(seen: Sequence[int], options: FitOptions) -> list[int]:
             f"the model predicts {len(missing)} of {len(wanted)} classes for no image (the first: "
             f"{missing[:5]}); they get no prototypes",
             FewRowsWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
     elif missing:
         raise ValueError(
@@ -87,7 +87,7 @@ def _check_rows(kept: Sequence[int], classes: list[int], options: FitOptions) ->
             f"a prototype (class {least}: {kept[least]} for {options.count(least)}); "
             "use more images, a larger memory_budget, or fewer prototypes",
             FewRowsWarning,
-            stacklevel=5,
+            stacklevel=7,
         )
 
 

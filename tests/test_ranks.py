@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 N_CLASSES, N_IMAGES, BATCH = 3, 41, 4  # 41 is divided by neither 2 nor 4
-KILLED = -signal.SIGKILL
+KILLED = -9  # by SIGKILL
 
 
 # ---------------------------------------------------------------- a group of processes
