@@ -57,7 +57,7 @@ class Codebook:
         centroids: Float tensor (K, D).
         membership: Integer tensor (K,), the class of each prototype; or float tensor (K, C),
             the share of each class in a class-agnostic cluster.
-        counts: Integer tensor (K,), sampled rows in each cluster.
+        counts: Integer tensor (K,), rows in each cluster: of the sample, after ``refine`` all.
         spread: Float tensor (K,), mean squared distance of a cluster's rows to its centroid.
         representatives: Nearest training patches, if they were collected.
     """

@@ -13,7 +13,7 @@ from captum_kmex.batches import Batch
 from captum_kmex.checkpoint import part
 from captum_kmex.fit_options import FitOptions, Observation
 from captum_kmex.ranks import gather, gather_to, world_size
-from captum_kmex.rows import RowSource
+from captum_kmex.rows import RowSource, widest
 from captum_kmex.sampling import SLACK, ClassSample, SampledRows, row_keys
 from captum_kmex.surrogate import RidgeSums
 
@@ -207,5 +207,6 @@ def _offer(
     candidates = sample.candidates(keys, classes, masses)
     for pair, pixel in zip(*(x.split(_ROWS_AT_ONCE) for x in candidates), strict=True):
         rows = source.rows(images[pair], pixel)
-        own = rows.new_zeros(len(rows)) if masses is None else masses[pair, pixel]
+        own = rows.new_zeros(len(rows), dtype=widest(rows.device))
+        own = own if masses is None else masses[pair, pixel]
         sample.add(SampledRows(rows, keys[pair, pixel], tags[pair], own), classes[pair])

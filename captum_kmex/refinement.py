@@ -64,7 +64,7 @@ class LloydSums:
         totals = torch.stack([counts, squares], 2)
         if self._totals.shape[1] > 2:
             votes = counts.new_zeros(*counts.shape, self._totals.shape[1] - 2)
-            votes[torch.arange(len(tags)), :, tags] = counts
+            votes[torch.arange(len(tags), device=tags.device), :, tags] = counts
             totals = torch.cat([totals, votes], 2)
         # a repeat in the padding wins nothing but by rounding; its rows are the first's
         owner = torch.where(owner < 0, owner[:, :1], owner).flatten().to(self._sums.device)

@@ -108,7 +108,6 @@ class NearestPatches:
         places = torch.cat([self._boxes[own], found.boxes[images, columns].transpose(0, 1)], 1)
         merged = merged.masked_fill(_repeated(names), torch.inf)
         names = names.masked_fill(merged.isinf(), -1)
-        places = places.masked_fill(merged.isinf().unsqueeze(2), 0)
         kept = merged.argsort(dim=1, stable=True)[:, : self._distances.shape[1]]
         self._distances[own] = merged.gather(1, kept)
         self._indices[own] = names.gather(1, kept)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
-__all__ = ["PooledRows", "RowSource"]
+__all__ = ["PooledRows", "RowSource", "widest"]
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on MPS, which has no such type."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class RowSource(Protocol):
@@ -27,7 +33,7 @@ class RowSource(Protocol):
 
     @property
     def masses(self) -> Tensor | None:
-        """What a row's chance to be sampled grows with (N, H*W); ``None``: nothing."""
+        """What a row's chance to be sampled grows with (N, H*W), ``widest``; ``None``: nothing."""
 
     def select(self, images: Tensor) -> RowSource:
         """Return the rows of chosen images."""
@@ -69,7 +75,7 @@ class PooledRows:
     @property
     def masses(self) -> Tensor:
         """Squared norm of each embedding (N, 1)."""
-        return self.squared_norms.flatten(1)
+        return self.squared_norms.flatten(1).to(widest(self.embeddings.device))
 
     def select(self, images: Tensor) -> PooledRows:
         """Return chosen embeddings."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
@@ -26,7 +25,6 @@ needs_processes = pytest.mark.skipif(
 def start(function: Callable[..., None], *arguments: object) -> BaseProcess:
     """Run a function of a test module in a fresh process."""
     context = multiprocessing.get_context("forkserver")
-    assert isinstance(context, ForkServerContext)
     context.set_forkserver_preload(["captum_kmex"])
     root = str(Path(captum_kmex.__file__).parents[1])
     process = context.Process(target=_alone, args=(function, arguments), daemon=True)

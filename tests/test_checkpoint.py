@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsW
 N_IMAGES, BATCH, REFINE = 20, 3, 2
 N_PASSES = 2 + REFINE  # sample, refine twice, nearest patches
 TIGHT = {"kmex": 480, "layers": 12_000, "ridge": 12_000}  # bytes; not all rows fit
-KILLED = -signal.SIGKILL
+KILLED = -9  # by SIGKILL
 FLUSHES = [os.fsync]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import warnings
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from processes import finish, needs_processes, start
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
 
+resource = pytest.importorskip("resource")
 BATCH = 20
 
 

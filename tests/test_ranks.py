@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 N_CLASSES, N_IMAGES, BATCH = 3, 41, 4  # 41 is divided by neither 2 nor 4
-KILLED = -signal.SIGKILL
+KILLED = -9  # by SIGKILL
 
 
 # ---------------------------------------------------------------- a group of processes
@@ -364,7 +364,8 @@ def save_errors(folder: Path) -> None:
     note_error(folder, "missing", lambda: sampled(missing))
     wrong = torch.arange(9) + 9 * number
     note_error(folder, "label", lambda: [(Blobs(9).x, wrong if number else wrong % 3)])
-    note_error(folder, "image", lambda: DataLoader((Broken, Blobs)[number](30 + number), 3))
+    shard = Subset((Broken, Blobs)[number](30), range(number, 30, 2))
+    note_error(folder, "image", lambda: DataLoader(shard, 3))
     note_error(folder, "nothing", list)
     path = folder / ("there" if number else "nowhere") / "progress"
     note_error(folder, "folder", lambda: own, checkpoint=path)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kmex.composite import StackedBlocks
-from captum_kmex.rows import PooledRows
+from captum_kmex.rows import PooledRows, widest
 
 N, D, K = 7, 5, 3
 
@@ -101,3 +101,8 @@ def test_pooled_rows_equal_stacked_rows_of_unit_length_on_one_pixel(embeddings, 
         assert torch.allclose(ours, theirs)
     assert torch.allclose(pooled.sums(members), stacked.sums(members))
     assert torch.allclose(pooled.rows(images, pixels), stacked.rows(images, pixels))
+
+
+def test_widest_type_is_one_that_the_device_has():
+    assert widest(torch.device("cpu")) == widest(torch.device("cuda")) == torch.float64
+    assert widest(torch.device("mps")) == torch.float32
