@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_kmex.gram import TINY
-
 __all__ = ["ClassSample", "SampledRows", "row_keys"]
 
 SLACK = 1.25  # a class holds at most this much of its capacity between two prunings
 _RANGE = float(2**63)  # keys are integers below this
+_UNLIMITED = 1e30  # for infinity, which times no mass is no number
 
 
 def row_keys(seed: int, indices: Tensor, n_pixels: int) -> Tensor:
@@ -211,7 +210,7 @@ class ClassSample:
             return kept, None
         by_key = float(self._key_limits[c]) / _RANGE
         limit = float(self._ratio_limits[c])
-        by_ratio = (kept.masses * min(limit, 1 / TINY)).clamp_max(1)
+        by_ratio = (kept.masses * min(limit, _UNLIMITED)).clamp_max(1)
         return kept, 1 / (1 - (1 - by_key) * (1 - by_ratio))
 
     def state(self) -> dict[str, Tensor]:
