@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
 from captum_kmex.ranks import gather, together
@@ -41,8 +42,24 @@ def _first_image(loader: Iterable[object] | None) -> str | None:
         return None
     if not len(loader.dataset):  # type: ignore[arg-type]  # map-style data sets have a length
         return None
+    digest = hashlib.sha256()
     with torch.random.fork_rng(devices=[]):
-        return hashlib.sha256(pickle.dumps(loader.dataset[0])).hexdigest()
+        for part in _parts(loader.dataset[0]):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(item: object) -> Iterator[bytes]:
+    """Yield the content of an item; a pickled tensor holds its address and all it is a view of."""
+    if isinstance(item, Mapping):
+        item = list(item.values())
+    if isinstance(item, (tuple, list)):
+        for part in item:
+            yield from _parts(part)
+    elif isinstance(item, Tensor):
+        yield item.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    else:
+        yield pickle.dumps(item)
 
 
 def without_padding(loader: DataLoader[object], drawn: list[list[int]]) -> list[list[int]]:
