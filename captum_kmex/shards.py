@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -42,15 +42,24 @@ def _first_image(loader: Iterable[object] | None) -> str | None:
         return None
     if not len(loader.dataset):  # type: ignore[arg-type]  # map-style data sets have a length
         return None
+    digest = hashlib.sha256()
     with torch.random.fork_rng(devices=[]):
-        return hashlib.sha256(_content(loader.dataset[0])).hexdigest()
+        for part in _parts(loader.dataset[0]):
+            digest.update(part)
+    return digest.hexdigest()
 
 
-def _content(item: object) -> bytes:
-    """Return a sample as bytes that are the same in every process; pickled tensors differ."""
+def _parts(item: object) -> Iterator[bytes]:
+    """Yield the content of an item; a pickled tensor holds its address and all it is a view of."""
+    if isinstance(item, Mapping):
+        item = list(item.values())
     if isinstance(item, (tuple, list)):
-        return b"".join(map(_content, item))
-    return item.cpu().numpy().tobytes() if isinstance(item, Tensor) else pickle.dumps(item)
+        for part in item:
+            yield from _parts(part)
+    elif isinstance(item, Tensor):
+        yield item.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    else:
+        yield pickle.dumps(item)
 
 
 def without_padding(loader: DataLoader[object], drawn: list[list[int]]) -> list[list[int]]:

@@ -364,8 +364,7 @@ def save_errors(folder: Path) -> None:
     note_error(folder, "missing", lambda: sampled(missing))
     wrong = torch.arange(9) + 9 * number
     note_error(folder, "label", lambda: [(Blobs(9).x, wrong if number else wrong % 3)])
-    shard = Subset((Broken, Blobs)[number](30), range(number, 30, 2))
-    note_error(folder, "image", lambda: DataLoader(shard, 3))
+    note_error(folder, "image", lambda: subset("turns", Broken()))
     note_error(folder, "nothing", list)
     path = folder / ("there" if number else "nowhere") / "progress"
     note_error(folder, "folder", lambda: own, checkpoint=path)
