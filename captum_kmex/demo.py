@@ -129,13 +129,19 @@ def _photographs(folder: Path, show_progress: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-class DigitResNet(nn.Module):
-    """ResNet-18's layout, 16 channels wide, for 28x28 pictures: maps of 14x14 and 7x7."""
+class SmallResNet(nn.Module):
+    """ResNet-18's layout, narrow, for small pictures: maps of a half and a quarter of their size.
 
-    def __init__(self, n_classes: int = 10, width: int = 16) -> None:
+    Args:
+        n_classes: Number of classes J.
+        channels: Channels C of the pictures.
+        width: Channels of the first stage; the last has eight times as many.
+    """
+
+    def __init__(self, n_classes: int = 10, channels: int = 1, width: int = 16) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+            nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
         )
         self.layer1 = _stage(width, width, 2)
         self.layer2 = _stage(width, 2 * width, 1)
@@ -145,7 +151,7 @@ class DigitResNet(nn.Module):
         self.fc = nn.Linear(8 * width, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, C) of images (N, 1, 28, 28)."""
+        """Return logits (N, J) of images (N, C, H, W)."""
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(x)))))
         logits: Tensor = self.fc(self.pool(x).flatten(1))
         return logits
@@ -171,10 +177,21 @@ def load_digits_split(seed: int = 0) -> tuple[TensorDataset, TensorDataset]:
     return TensorDataset(x[train], y[train]), TensorDataset(x[test], y[test])
 
 
-def train_digits(data: TensorDataset, epochs: int, show_progress: bool) -> DigitResNet:
-    """Train the ResNet by SGD with one learning-rate cycle, seed 0."""
-    torch.manual_seed(0)
-    model = DigitResNet().to(memory_format=torch.channels_last)
+def train_small_resnet(
+    data: TensorDataset, epochs: int, *, seed: int = 0, show_progress: bool = True
+) -> SmallResNet:
+    """Train a ``SmallResNet`` by SGD with one learning-rate cycle.
+
+    Args:
+        data: Standardised pictures (N, C, H, W) and labels (N,).
+        epochs: Passes over the data.
+        seed: Seed of the weights and of the batches.
+        show_progress: Show a progress bar.
+    """
+    torch.manual_seed(seed)
+    images, labels = data.tensors
+    model = SmallResNet(int(labels.max()) + 1, images.shape[1])
+    model.to(memory_format=torch.channels_last)
     loader = DataLoader(data, batch_size=64, shuffle=True)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=5e-4, nesterov=True)
     steps = epochs * len(loader)
@@ -194,7 +211,7 @@ def train_digits(data: TensorDataset, epochs: int, show_progress: bool) -> Digit
 def _digits(folder: Path, epochs: int, show_progress: bool) -> str:
     folder.mkdir(exist_ok=True)
     train, test = load_digits_split()
-    model = train_digits(train, epochs, show_progress)
+    model = train_small_resnet(train, epochs, show_progress=show_progress)
     loaders = {"train": DataLoader(train, 200), "test": DataLoader(test, 200)}
     kmex = KMExAttribution(model).fit(loaders["train"], show_progress=show_progress)
     layers = LayerKMeansAttribution(model, DIGIT_LAYERS)

@@ -1,0 +1,1 @@
+"""Measures: a module each; its ``MEASURES`` lists the ``Measure`` objects it adds."""

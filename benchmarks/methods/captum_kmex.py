@@ -1,0 +1,107 @@
+"""The three attributions of this project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmarks.evaluation.method import Method, Prototypes, UnavailableError
+from benchmarks.evaluation.task import Task
+from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
+from captum_kmex.base import PrototypeAttribution
+
+__all__ = ["METHODS"]
+
+_SOURCE = "Boubekki & Clemmensen (2026), captum_kmex"
+
+
+def _map(attribution: PrototypeAttribution, inputs: Tensor, targets: Tensor) -> Tensor:
+    maps: Tensor = attribution.attribute(inputs, targets)
+    return maps[:, 0]
+
+
+class Columns(Method):
+    """The head's own columns as prototypes (eqs. 4, 5, 11)."""
+
+    family = "captum_kmex"
+    source = _SOURCE
+
+    def fit(self, task: Task, seed: int) -> None:
+        self._attribution = ClassifierPrototypes(task.model)
+
+    def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return _map(self._attribution, inputs, targets)
+
+
+class KMEx(Method):
+    """Class-wise k-means of the pooled embeddings."""
+
+    family = "captum_kmex"
+    source = "Gautam et al. (2024), captum_kmex"
+    seeded = True
+
+    def __init__(self, n_prototypes: int) -> None:
+        self._n_prototypes = n_prototypes
+
+    def fit(self, task: Task, seed: int) -> None:
+        if task.train is None:
+            raise UnavailableError("needs training images")
+        attribution = KMExAttribution(task.model, n_prototypes=self._n_prototypes, seed=seed)
+        self._attribution = attribution.fit(DataLoader(task.train, 128))
+
+    def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return _map(self._attribution, inputs, targets)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        return self._attribution.predict(inputs)
+
+    def prototypes(self) -> Prototypes:
+        book = self._attribution.bank_.codebooks[0]
+        return Prototypes(book.centroids, book.membership)
+
+
+class LayerKMeans(Method):
+    """k-means segments of the last ``n_layers`` blocks, unfitted or fitted."""
+
+    family = "captum_kmex"
+    source = _SOURCE
+    seeded = True
+
+    def __init__(self, n_layers: int, is_fitted: bool, **options: Any) -> None:
+        self._n_layers, self._is_fitted, self._options = n_layers, is_fitted, options
+        self.shares_concepts = is_fitted
+
+    def fit(self, task: Task, seed: int) -> None:
+        layers = task.layers[-self._n_layers :]
+        attribution = LayerKMeansAttribution(task.model, layers, seed=seed, **self._options)
+        if self._is_fitted:
+            if task.train is None:
+                raise UnavailableError("needs training images")
+            attribution.fit(DataLoader(task.train, 128))
+        self._attribution = attribution
+
+    def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return _map(self._attribution, inputs, targets)
+
+    def segments(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._attribution.segment(inputs, targets)
+
+    def predict(self, inputs: Tensor) -> Tensor:
+        if not self._is_fitted:
+            raise UnavailableError("predicts once it is fitted")
+        return self._attribution.predict(inputs)
+
+
+_DEPTHS = {"B4": 1, "B34": 2, "B234": 3}
+METHODS: dict[str, Callable[[], Method]] = {
+    "Classifier prototypes": Columns,
+    "KMEx (K=5)": partial(KMEx, 5),
+    "KMEx (K=10)": partial(KMEx, 10),
+}
+for _name, _n_layers in _DEPTHS.items():
+    METHODS[f"{_name} unfitted"] = partial(LayerKMeans, _n_layers, False)
+    METHODS[f"{_name} fitted"] = partial(LayerKMeans, _n_layers, True)

@@ -1,0 +1,139 @@
+"""Run every method on every task, take every measure, and write one report.
+
+Run as ``python -m benchmarks.run --preset quick``; see ``--help``. What was done stays done: the
+same command goes on where an interruption left off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+
+from benchmarks.evaluation.cells import Cell, run_cell
+from benchmarks.evaluation.page import render
+from benchmarks.evaluation.plugins import find_measures, find_methods, find_tasks
+from benchmarks.evaluation.presets import PRESETS
+from benchmarks.evaluation.summary import summarise
+from benchmarks.timing import environment
+
+_ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Run what was asked for and write the report of all that has been run."""
+    options = _arguments()
+    torch.set_num_threads(1)
+    preset = PRESETS[options.preset]
+    tasks = options.task or preset.tasks
+    folder = options.folder or _ROOT / "benchmarks" / "runs" / preset.name
+    if options.fresh:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not options.read:
+        if options.jobs > 1 and len(tasks) > 1:
+            _spread(tasks, folder, options)
+        else:
+            for name in tasks:
+                _run_task(name, folder / name, options)
+    if not options.no_report:
+        _report(folder, options)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    parser.add_argument("--task", action="append", choices=list(find_tasks()), help="only this")
+    parser.add_argument("--method", action="append", metavar="PATTERN", help="only those that fit")
+    parser.add_argument("--measure", action="append", choices=list(find_measures()))
+    parser.add_argument("--folder", type=Path, help="where results are kept (benchmarks/runs)")
+    parser.add_argument("--results", type=Path, help="JSON of the report (in the folder)")
+    parser.add_argument("--page", type=Path, help="Markdown of the report (in the folder)")
+    parser.add_argument("--jobs", type=int, default=2, help="tasks that run at once")
+    parser.add_argument("--fresh", action="store_true", help="forget what has been run")
+    parser.add_argument("--read", action="store_true", help="run nothing, write the report again")
+    parser.add_argument("--no-report", action="store_true", help="write no report")
+    return parser.parse_args()
+
+
+def _spread(tasks: tuple[str, ...], folder: Path, options: argparse.Namespace) -> None:
+    """Run each task in a process of its own, so many at once."""
+
+    def run(name: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.run", "--preset", options.preset]
+        command += ["--task", name, "--folder", str(folder), "--no-report"]
+        for flag in ("method", "measure"):
+            command += [
+                part for value in getattr(options, flag) or [] for part in (f"--{flag}", value)
+            ]
+        subprocess.run(command, cwd=_ROOT, check=False)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(run, tasks))
+
+
+def _run_task(name: str, folder: Path, options: argparse.Namespace) -> None:
+    preset = PRESETS[options.preset]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        task = find_tasks()[name](preset)
+    except (FileNotFoundError, ImportError) as error:
+        (folder / "unavailable.txt").write_text(str(error))
+        print(f"{name}: {error}", flush=True)
+        return
+    (folder / "unavailable.txt").unlink(missing_ok=True)
+    about = {"title": task.title, "notes": task.notes}
+    (folder / "task.json").write_text(json.dumps(about))
+    sample = task.sample("test", preset.n_images)
+    known = find_measures()
+    measures = {m: known[m] for m in options.measure or known}
+    patterns = options.method or ["*"]
+    for method, make in find_methods().items():
+        if not any(fnmatch(method, pattern) for pattern in patterns):
+            continue
+        for seed in preset.seeds if make().seeded else preset.seeds[:1]:
+            path = folder / f"{re.sub(r'[^a-zA-Z0-9]+', '-', method)}--{seed}.cell.json"
+            cell = Cell.load(path) if path.exists() else Cell(name, method, seed)
+            started = time.perf_counter()
+            if cell.lacks(measures):
+                run_cell(cell, path, make, task, sample, preset, measures)
+                seconds = time.perf_counter() - started
+                print(f"{name}: {method}, seed {seed}: {seconds:.0f} s", flush=True)
+
+
+def _report(folder: Path, options: argparse.Namespace) -> None:
+    preset = PRESETS[options.preset]
+    cells = [Cell.load(path) for path in sorted(folder.glob("*/*.cell.json"))]
+    abouts = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/task.json")}
+    titles = {name: abouts[name]["title"] for name in find_tasks() if name in abouts}
+    absent = {p.parent.name: p.read_text() for p in folder.glob("*/unavailable.txt")}
+    rows = summarise(cells, preset.bootstrap)
+    head = [
+        f"# Benchmark: preset {preset.name}",
+        f"Made by `python -m benchmarks.run --preset {preset.name}`.",
+        *(
+            f"- {abouts[name]['title']}: {note}"
+            for name in titles
+            for note in abouts[name]["notes"]
+        ),
+        *(f"- {name} did not run: {reason}" for name, reason in absent.items()),
+    ]
+    results = options.results or folder / "results.json"
+    found = {"preset": asdict(preset), "environment": environment(), "rows": [*map(asdict, rows)]}
+    results.write_text(json.dumps(found, indent=1) + "\n")
+    page = options.page or folder / "report.md"
+    page.write_text(render(rows, find_measures(), find_methods(), titles, "\n".join(head)))
+    print(f"wrote {page} and {results}")
+
+
+if __name__ == "__main__":
+    main()

