@@ -44,8 +44,10 @@ class Sample:
 
     def first(self, count: int) -> Sample:
         """Return the first images alone."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        kept = {k: v[:count] if isinstance(v, Tensor) else v for k, v in values.items()}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        kept: dict[str, Any] = {
+            k: v[:count] if isinstance(v, Tensor) else v for k, v in values.items()
+        }
         return Sample(**kept)
 
 
