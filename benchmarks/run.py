@@ -23,7 +23,7 @@ import torch
 from benchmarks.evaluation.cells import Cell, run_cell
 from benchmarks.evaluation.page import render
 from benchmarks.evaluation.plugins import find_measures, find_methods, find_tasks
-from benchmarks.evaluation.presets import PRESETS
+from benchmarks.evaluation.presets import PRESETS, Preset
 from benchmarks.evaluation.summary import summarise
 from benchmarks.timing import environment
 
@@ -39,6 +39,7 @@ def main() -> None:
     folder = options.folder or _ROOT / "benchmarks" / "runs" / preset.name
     if options.fresh:
         shutil.rmtree(folder, ignore_errors=True)
+    _check_sizes(folder, preset)
     if not options.read:
         if options.jobs > 1 and len(tasks) > 1:
             _spread(tasks, folder, options)
@@ -63,6 +64,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--read", action="store_true", help="run nothing, write the report again")
     parser.add_argument("--no-report", action="store_true", help="write no report")
     return parser.parse_args()
+
+
+def _check_sizes(folder: Path, preset: Preset) -> None:
+    """Refuse to add to results of other sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, sizes = folder / "preset.json", json.dumps(asdict(preset))
+    if path.exists() and path.read_text() != sizes:
+        raise SystemExit(
+            f"{folder} holds results of another preset, {path.read_text()}; pass --fresh to "
+            "forget them, or another --folder"
+        )
+    path.write_text(sizes)
 
 
 def _spread(tasks: tuple[str, ...], folder: Path, options: argparse.Namespace) -> None:

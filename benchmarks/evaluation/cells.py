@@ -20,6 +20,7 @@ from benchmarks.evaluation.task import Sample, Task
 
 __all__ = ["Cell", "Scores", "run_cell"]
 
+_FAILED = "failed: "
 Scores = dict[str, list[float | None]]  # by column; one value an image, or one in all
 
 
@@ -44,8 +45,9 @@ class Cell:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def lacks(self, measures: Iterable[str]) -> list[str]:
-        """Return the measures among these that have not been tried."""
-        return [m for m in measures if m not in self.scores and m not in self.reasons]
+        """Return the measures among these that have no values, and no reason but a failure."""
+        done = {m for m, reason in self.reasons.items() if not reason.startswith(_FAILED)}
+        return [m for m in measures if m not in self.scores and m not in done]
 
     def save(self, path: Path) -> None:
         """Write the cell; an interruption leaves the old file."""
@@ -70,7 +72,8 @@ def run_cell(
 ) -> None:
     """Fit a method and take the measures that its cell lacks, saving after each.
 
-    A method that cannot run, or fails, gets the reason in place of its values; the run goes on.
+    A method that cannot run, or fails, gets the reason in place of its values, and the run goes
+    on. What failed is tried again by the next run; what is unavailable is not.
     """
     wanted = cell.lacks(measures)
     if not wanted:
@@ -98,6 +101,7 @@ def run_cell(
                 torch.manual_seed(cell.seed)
                 scores = measures[name].score(answers)
             cell.scores[name] = {key: _values(value) for key, value in scores.items()}
+            cell.reasons.pop(name, None)
         except Exception as error:
             cell.reasons[name] = _reason(error)
         cell.seconds[name] = time.perf_counter() - started
@@ -108,7 +112,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnavailableError):
         return str(error)
     traceback.print_exception(error)
-    return f"failed: {type(error).__name__}: {error}".splitlines()[0][:300]
+    return f"{_FAILED}{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _values(scores: Tensor) -> list[float | None]:

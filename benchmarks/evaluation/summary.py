@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.evaluation.cells import Cell
 
-__all__ = ["Estimate", "Row", "summarise"]
+__all__ = ["Estimate", "Row", "compare", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,46 @@ def summarise(cells: Iterable[Cell], n_bootstrap: int) -> list[Row]:
     return rows
 
 
+def compare(
+    cells: Iterable[Cell], subject: str, rival: str, n_bootstrap: int
+) -> dict[tuple[str, str, str], Estimate]:
+    """Return the subject's scores less the rival's, image by image.
+
+    Args:
+        cells: What was run.
+        subject: Name of a method.
+        rival: Name of another.
+        n_bootstrap: Number of resamples.
+
+    Returns:
+        Estimates by task, measure and column; where both have a value an image.
+    """
+    tables: dict[tuple[str, str, str, str], list[list[float | None]]] = {}
+    for cell in cells:
+        for measure, scores in cell.scores.items():
+            for column, values in scores.items():
+                key = cell.method, cell.task, measure, column
+                tables.setdefault(key, []).append(values)
+    found = {}
+    for (method, *where), seeds in tables.items():
+        other = tables.get((rival, where[0], where[1], where[2]))
+        if method != subject or other is None or min(map(len, seeds + other)) < 2:
+            continue
+        length = min(map(len, seeds + other))
+        own, theirs = (_table(values, length).mean(0, keepdims=True) for values in (seeds, other))
+        if (estimate := _estimate((own - theirs).tolist(), n_bootstrap)) is not None:
+            found[where[0], where[1], where[2]] = estimate
+    return found
+
+
+def _table(seeds: list[list[float | None]], length: int) -> NDArray[np.float64]:
+    """Return the values (S, n), NaN where they are not defined."""
+    return np.array([values[:length] for values in seeds], dtype=float)
+
+
 def _estimate(seeds: list[list[float | None]], n_bootstrap: int) -> Estimate | None:
     length = min(map(len, seeds))
-    table = np.array([s[:length] for s in seeds], dtype=float)  # (S, n), NaN where undefined
+    table = _table(seeds, length)
     if not length or np.isnan(table).all():
         return None
     mean = float(np.nanmean(table))
