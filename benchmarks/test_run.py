@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import importlib
 import json
+import math
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,3 +67,23 @@ def test_everything_found_is_named_and_sourced():
     for measure in find_measures().values():
         assert measure.columns
         assert all(c.better in ("high", "low", "") for c in measure.columns.values())
+
+
+def test_the_page_on_adding_a_method_works_as_written(monkeypatch, tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "add_a_method.md").read_text()
+    method, measure = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = re.findall(r"Create `benchmarks/(\w+)/(\w+)\.py`", page)
+    for (folder, name), content in zip(names, (method, measure), strict=True):
+        package = importlib.import_module(f"benchmarks.{folder}")
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text(content)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / folder)])
+    words = ("--task", "mnist", "--method", "Mean activation", "--measure", "map_entropy")
+    call(monkeypatch, tmp_path / "out", *words)
+    (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    entropy = row["estimates"]["entropy"]
+    assert entropy["n_values"] == 6
+    assert 0 < entropy["mean"] < math.log(28 * 28)
+    assert "Mean activation | mine" in (tmp_path / "out" / "report.md").read_text()
+    for folder, name in names:
+        del sys.modules[f"benchmarks.{folder}.{name}"]
