@@ -1,0 +1,110 @@
+"""Do the parts that a map points at matter? Each part is really taken away, the rest is kept."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+
+from benchmarks.evaluation.measure import Answers, Column, Measure
+from benchmarks.evaluation.method import UnavailableError
+from benchmarks.evaluation.task import Sample, Task
+from benchmarks.measures._perturbation import target_logits
+
+__all__ = ["MEASURES", "spearman", "top_hits"]
+
+_MIN_PARTS = 3  # two parts have a rank correlation of 1 or -1
+
+
+def spearman(a: Tensor, b: Tensor, known: Tensor) -> Tensor:
+    """Return the rank correlation of each row, ties sharing their mean rank.
+
+    Args:
+        a: Float tensor (n, P).
+        b: Float tensor (n, P).
+        known: Which entries count, boolean tensor (n, P).
+
+    Returns:
+        Double tensor (n,), in [-1, 1]; 0 where one side is constant, NaN where fewer than three
+        entries count.
+    """
+    rows = zip(a, b, known, strict=True)
+    return torch.stack([_spearman(x[k], y[k]) for x, y, k in rows])
+
+
+def _spearman(a: Tensor, b: Tensor) -> Tensor:
+    if len(a) < _MIN_PARTS:
+        return torch.tensor(torch.nan, dtype=torch.float64)
+    x, y = (torch.from_numpy(rankdata(side.numpy())) - (len(a) + 1) / 2 for side in (a, b))
+    scale = (x.square().sum() * y.square().sum()).sqrt()
+    return (x * y).sum() / scale if scale else torch.zeros_like(scale)
+
+
+def top_hits(attribution: Tensor, drops: Tensor, known: Tensor) -> Tensor:
+    """Return how surely the part with the largest attribution has the largest drop.
+
+    Args:
+        attribution: Float tensor (n, P).
+        drops: Falls of the logit (n, P).
+        known: Which parts an image has, boolean tensor (n, P).
+
+    Returns:
+        Double tensor (n,): 1 or 0, a fraction where parts share the largest attribution, NaN
+        where fewer than two parts are there.
+    """
+    low = -torch.inf
+    best, top = (x.masked_fill(~known, low) for x in (drops, attribution))
+    is_best = (best == best.amax(1, keepdim=True)) & known
+    is_top = (top == top.amax(1, keepdim=True)) & known
+    hits = (is_best & is_top).sum(1).double() / is_top.sum(1)
+    return hits.masked_fill(known.sum(1) < 2, torch.nan)
+
+
+@lru_cache(maxsize=2)
+def _drops(task: Task, sample: Sample) -> Tensor:
+    """Return how far the logit falls without each part (N, P), once for all methods."""
+    if sample.without is None:
+        raise UnavailableError("the task's images have no parts that can be removed")
+    n_parts = sample.without.shape[1]
+    targets = sample.targets.repeat_interleave(n_parts)
+    without = target_logits(task, sample.without.flatten(0, 1), targets)
+    whole = target_logits(task, sample.inputs, sample.targets)
+    return whole[:, None] - without.view(-1, n_parts)
+
+
+def _score(answers: Answers) -> dict[str, Tensor]:
+    parts = answers.explained.parts
+    if parts is None:
+        raise UnavailableError("the task's images have no parts that can be removed")
+    maps = answers.pixel_maps.double()
+    drops = _drops(answers.task, answers.sample)[: len(maps)]
+    known = parts.flatten(2).any(2)
+    attribution = torch.einsum("nhw,nphw->np", maps, parts.double())
+    return {
+        "correlation": spearman(attribution, drops, known),
+        "top": top_hits(attribution, drops, known),
+        "pooled": _spearman(attribution[known], drops[known]),
+    }
+
+
+MEASURES = (
+    Measure(
+        "part_deletion",
+        "Single-part deletion",
+        {
+            "correlation": Column("rank correlation within an image", percent=False),
+            "top": Column("largest part is the one that matters most"),
+            "pooled": Column("rank correlation over all parts", percent=False),
+        },
+        _score,
+        "The generator draws each image again without one part. The fall of the explained "
+        "class's logit is compared with the sum of the map over that part: Spearman's rank "
+        "correlation over the parts of an image (the correctness test of FunnyBirds, Hesse et "
+        "al., 2023) and over those of all images, and how often the part with the largest sum "
+        "is the one whose removal hurts most. Removing features instead of pixels would prove "
+        "nothing for this project's maps: at the layer of eq. 11, leaving out a segment lowers "
+        "the logit by exactly the segment's sum.",
+    ),
+)
