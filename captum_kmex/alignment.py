@@ -46,20 +46,30 @@ class AlignmentSums:
         self._own = self._others = 0.0
         self._count = 0
 
+    def cosines(self, rows: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two cosines of each embedding (M, D) of known class (M,).
+
+        Returns:
+            Own class's closest prototype (M,), and the mean over the other classes of each
+            one's closest (M,). NaN where the class has no prototype, or no other class has.
+        """
+        present = self._present.to(rows.device)
+        membership = self._membership.to(rows.device)
+        cosines = normalize(rows, dim=1) @ self._directions.T.to(rows)
+        best = cosines.new_full((len(rows), len(present)), -torch.inf)
+        best = best.scatter_reduce(1, membership.expand(len(rows), -1), cosines, "amax")
+        own = best.gather(1, classes.unsqueeze(1)).squeeze(1)
+        others = (best.masked_fill(~present, 0).sum(1) - own) / (present.sum() - 1)
+        unknown = ~present[classes]
+        return own.masked_fill(unknown, torch.nan), others.masked_fill(unknown, torch.nan)
+
     def add(self, rows: Tensor, classes: Tensor) -> None:
         """Take in pooled embeddings (M, D) of known class (M,)."""
-        self._present = self._present.to(rows.device)
-        self._membership = self._membership.to(rows.device)
-        kept = self._present[classes]
-        rows, classes = rows[kept], classes[kept]
-        cosines = normalize(rows, dim=1) @ self._directions.T.to(rows)
-        best = cosines.new_full((len(rows), len(self._present)), -torch.inf)
-        best = best.scatter_reduce(1, self._membership.expand(len(rows), -1), cosines, "amax")
-        own = best.gather(1, classes.unsqueeze(1)).squeeze(1)
-        others = best.masked_fill(~self._present, 0).sum(1) - own
+        kept = self._present.to(rows.device)[classes]
+        own, others = self.cosines(rows[kept], classes[kept])
         self._own += float(own.sum())
         self._others += float(others.sum())
-        self._count += len(rows)
+        self._count += int(kept.sum())
 
     def result(self) -> PrototypeAlignment:
         """Return the means.
@@ -69,6 +79,4 @@ class AlignmentSums:
         """
         if not self._count:
             raise ValueError("the loader gave no image of a class with prototypes; pass some")
-        rivals = int(self._present.sum()) - 1
-        others = self._others / (rivals * self._count) if rivals else float("nan")
-        return PrototypeAlignment(self._own / self._count, others, self._count)
+        return PrototypeAlignment(self._own / self._count, self._others / self._count, self._count)

@@ -19,7 +19,7 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Prototypes:
-    """Vectors in the space of the pooled embedding.
+    """Vectors in the space of the pooled embedding, or in that of the method's ``embed``.
 
     Attributes:
         vectors: Float tensor (K, D).
@@ -94,3 +94,14 @@ class Method(ABC):
     def prototypes(self) -> Prototypes:
         """Return the prototypes of the pooled embedding."""
         raise UnavailableError("has no prototypes of the embedding")
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Return the images (N, D) in the space of the prototypes, where that is its own."""
+        raise UnavailableError("its prototypes are in the space of the network's embedding")
+
+    def concept_classes(self) -> Tensor:
+        """Return the class of each concept (K,), -1 where it belongs to none.
+
+        Concept k is number k of shared segments, or of ``concepts``.
+        """
+        raise UnavailableError("does not count its concepts")

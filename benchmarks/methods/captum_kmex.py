@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.evaluation.method import Method, Prototypes, UnavailableError
 from benchmarks.evaluation.task import Task
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
+from captum_kmex.bank import Codebook
 from captum_kmex.base import PrototypeAttribution
 
 __all__ = ["METHODS"]
@@ -32,9 +34,14 @@ class Columns(Method):
 
     def fit(self, task: Task, seed: int) -> None:
         self._attribution = ClassifierPrototypes(task.model)
+        self._attribution.attribute(task.sample("validation", 1).inputs)  # finds the head
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return _map(self._attribution, inputs, targets)
+
+    def prototypes(self) -> Prototypes:
+        columns = self._attribution.prototypes
+        return Prototypes(columns, torch.arange(len(columns)))
 
 
 class KMEx(Method):
@@ -94,6 +101,26 @@ class LayerKMeans(Method):
         if not self._is_fitted:
             raise UnavailableError("predicts once it is fitted")
         return self._attribution.predict(inputs)
+
+    def prototypes(self) -> Prototypes:
+        book = self._book()
+        return Prototypes(book.centroids, book.membership)
+
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Return the mean of an image's composite rows, the vectors that are clustered."""
+        passed = self._attribution._run_layers((inputs,), None, False, needs_head=False)
+        stack = self._attribution._stack(passed)
+        height, width = stack.grid
+        everywhere = inputs.new_ones(len(inputs), 1, height, width)
+        return stack.sums(everywhere)[:, 0] / (height * width)
+
+    def concept_classes(self) -> Tensor:
+        return self._book().membership
+
+    def _book(self) -> Codebook:
+        if not self._is_fitted:
+            raise UnavailableError("has prototypes once it is fitted")
+        return self._attribution.bank_.codebooks[0]
 
 
 _DEPTHS = {"B4": 1, "B34": 2, "B234": 3}

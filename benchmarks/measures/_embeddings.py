@@ -1,0 +1,43 @@
+"""Images in the space of a method's prototypes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from benchmarks.evaluation.method import Method, UnavailableError
+from benchmarks.evaluation.task import Task
+from captum_kmex import ClassifierPrototypes
+
+__all__ = ["embed", "embed_test", "network_embedding"]
+
+
+def network_embedding(task: Task, inputs: Tensor) -> Tensor:
+    """Return the pooled map (N, D) that the network's head reads."""
+    device = next(task.model.parameters()).device
+    passed = ClassifierPrototypes(task.model)._run((inputs.to(device),), [], None, False)
+    if passed.tap is None:
+        raise UnavailableError(f"the network has no pooled linear head: {passed.refusal}")
+    return passed.tap.mean((2, 3)).cpu()
+
+
+def embed(method: Method, task: Task, inputs: Tensor) -> Tensor:
+    """Return images (N, D) in the space of a method's prototypes: its own, or the network's."""
+    try:
+        return method.embed(inputs).detach().cpu()
+    except UnavailableError:
+        return network_embedding(task, inputs)
+
+
+def embed_test(method: Method, task: Task) -> tuple[Tensor, Tensor]:
+    """Return the labelled test images (M, D) and their classes (M,).
+
+    Raises:
+        UnavailableError: The task has none.
+    """
+    if task.test is None:
+        raise UnavailableError("the task has no labelled test images")
+    parts = [(embed(method, task, x), y) for x, y in DataLoader(task.test, 100)]
+    rows, labels = zip(*parts, strict=True)
+    return torch.cat(rows), torch.cat(labels)

@@ -1,0 +1,72 @@
+"""What another seed of the method changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmarks.evaluation.measure import Answers, Column, Measure
+from benchmarks.evaluation.method import Prototypes, UnavailableError
+from benchmarks.measures._agreement import map_correlation, matched_cosine, rand_index
+from benchmarks.measures._columns import fill
+from benchmarks.measures._embeddings import embed
+
+__all__ = ["MEASURES"]
+
+_STEP = 1000
+_N_PROBES = 8
+
+_TEXT = """\
+The method is fitted again with another seed. *Segments*: adjusted Rand index of the segments (1 is
+equal, 0 is chance), whatever their numbers. *Maps*: Pearson correlation of the maps. *Prototypes*:
+cosine of the prototypes after the best one-to-one pairing within each class; it is left out where
+the seed changes the space as well. Methods that no seed changes agree by construction and are
+not in the table."""
+
+
+def _score(answers: Answers) -> dict[str, Tensor]:
+    if not answers.method.seeded:
+        raise UnavailableError("no seed changes it: agreement is 1 by construction")
+    other = replace(answers, method=answers.refit(answers.seed + _STEP))
+    return fill(
+        {"segments": _segments, "maps": _maps, "prototypes": _prototypes},
+        answers,
+        other,
+        reason="gives neither maps, segments nor prototypes to compare",
+    )
+
+
+def _segments(answers: Answers, other: Answers) -> Tensor:
+    return rand_index(answers.segments, other.segments)
+
+
+def _maps(answers: Answers, other: Answers) -> Tensor:
+    return map_correlation(answers.maps, other.maps)
+
+
+def _prototypes(answers: Answers, other: Answers) -> Tensor:
+    one, two = answers.method.prototypes(), other.method.prototypes()
+    probes = answers.sample.inputs[:_N_PROBES]
+    a, b = (embed(x.method, x.task, probes) for x in (answers, other))
+    if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-5):
+        raise UnavailableError("the seed changes the space of the prototypes")
+    return matched_cosine(
+        *(Prototypes(p.vectors.detach().cpu(), p.classes.cpu()) for p in (one, two))
+    )
+
+
+MEASURES = (
+    Measure(
+        "seed_agreement",
+        "Agreement between seeds",
+        {
+            "segments": Column("segments (ARI)", percent=False),
+            "maps": Column("maps (correlation)", percent=False),
+            "prototypes": Column("matched prototypes (cosine)", percent=False),
+        },
+        _score,
+        _TEXT,
+    ),
+)
