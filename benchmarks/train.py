@@ -10,13 +10,14 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.tasks import fashion_mnist, mnist
+from benchmarks.tasks import fashion_mnist, mnist, parts
 from benchmarks.tasks._small import SmallData, save_small_resnet
 from captum_kmex.demo import train_small_resnet
 
 RECIPES: dict[str, tuple[Callable[[], SmallData], int]] = {  # data and epochs
     "mnist": (mnist.load_data, 5),
     "fashion_mnist": (fashion_mnist.load_data, 4),
+    "parts": (parts.load_data, 8),
 }
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from benchmarks.evaluation.presets import Preset
 from benchmarks.evaluation.task import LabelledData, Sample, Task
 from captum_kmex.demo import DIGIT_LAYERS, SmallResNet
 
-__all__ = ["SmallData", "load_small_resnet", "save_small_resnet", "small_task"]
+__all__ = ["Annotations", "SmallData", "load_small_resnet", "save_small_resnet", "small_task"]
 
+Annotations = Mapping[str, Any]  # further fields of ``Sample``
 _FOLDER = Path(__file__).parents[1] / "checkpoints"
 
 
@@ -36,10 +38,14 @@ def small_task(
     std: tuple[float, ...],
     preset: Preset,
     *,
-    sample: Callable[[str, int], Sample] | None = None,
+    annotate: Callable[[str, Tensor], Annotations] | None = None,
+    weight: float = 0.03,
     notes: tuple[str, ...] = (),
 ) -> Task:
-    """Return the task of a small ResNet; without ``sample``, its images have labels alone."""
+    """Return the task of a small ResNet.
+
+    ``annotate`` takes a split and places in it, and returns what else is known of those images.
+    """
     model = load_small_resnet(name, data.train)
 
     def draw(split: str, count: int) -> Sample:
@@ -48,7 +54,8 @@ def small_task(
         inputs = images[chosen]
         with torch.no_grad():
             targets = torch.cat([model(part).argmax(1) for part in inputs.split(64)])
-        return Sample(inputs, targets, labels[chosen])
+        known = annotate(split, chosen) if annotate is not None else {}
+        return Sample(inputs, targets, labels[chosen], **known)
 
     return Task(
         name=name,
@@ -58,10 +65,10 @@ def small_task(
         class_names=class_names,
         train=_some(data.train, preset.n_train),
         test=_some(data.test, preset.n_test),
-        sample=sample or draw,
+        sample=draw,
         mean=mean,
         std=std,
-        weight=0.03,
+        weight=weight,
         notes=notes,
     )
 
