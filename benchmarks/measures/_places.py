@@ -62,9 +62,7 @@ def find_places(answers: Answers) -> Places:
     """
     size = (answers.sample.inputs.shape[2], answers.sample.inputs.shape[3])
     if answers.method.shares_concepts:
-        count = len(answers.segments.unique()) and int(answers.segments.max()) + 1
-        classes = concept_classes(answers.method)
-        cells = _inner_cells(answers.segments, count if classes is None else len(classes))
+        cells = _inner_cells(answers.segments, _count(answers))
         grid = answers.segments.shape[1:]
     else:
         maps = answers.concepts.maps
@@ -78,6 +76,19 @@ def concept_classes(method: Method) -> Tensor | None:
         return method.concept_classes().cpu()
     except UnavailableError:
         return None
+
+
+def _count(answers: Answers) -> int:
+    """Return the number of concepts that segments are numbered by."""
+    classes, seen = concept_classes(answers.method), int(answers.segments.max()) + 1
+    if classes is None:
+        return seen
+    if seen > len(classes):
+        raise ValueError(
+            f"segments are numbered up to {seen - 1}, but concept_classes() knows {len(classes)} "
+            "concepts; return one class for each number"
+        )
+    return len(classes)
 
 
 def _inner_cells(segments: Tensor, count: int) -> Tensor:

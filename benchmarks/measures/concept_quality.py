@@ -69,7 +69,8 @@ def _purity(answers: Answers) -> Tensor:
 
 def _nmi(answers: Answers) -> Tensor:
     pairs = zip(answers.pixel_segments, pixel_labels(answers.explained)[0], strict=True)
-    return torch.tensor([normalized_mutual_info_score(y.flatten(), s.flatten()) for s, y in pairs])
+    shared = [normalized_mutual_info_score(y.flatten(), s.flatten()) for s, y in pairs]
+    return torch.tensor(shared, dtype=torch.float64)
 
 
 def _counts(answers: Answers) -> Tensor:
@@ -115,7 +116,7 @@ def _mean(right: Tensor, where: Tensor | None = None) -> Tensor:
     """Return the share of right pixels (n, H, W) of each image, NaN where none is asked for."""
     if where is None:
         return right.double().mean((1, 2))
-    return (right & where).sum((1, 2)) / where.sum((1, 2))
+    return (right & where).sum((1, 2)).double() / where.sum((1, 2))
 
 
 MEASURES = (

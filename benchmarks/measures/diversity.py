@@ -75,7 +75,8 @@ def label_entropy(places: Places, labels: Tensor, n_labels: int) -> Tensor:
             ]
             found.append(torch.bincount(seen, minlength=n_labels).argmax())
     shares = torch.bincount(torch.stack(found), minlength=n_labels) / len(found)
-    return torch.special.entr(shares).sum() / math.log(n_labels)
+    entropy: Tensor = torch.special.entr(shares).sum()
+    return entropy / math.log(n_labels)
 
 
 def distinctiveness(places: Places) -> Tensor:
