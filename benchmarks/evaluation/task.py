@@ -29,6 +29,8 @@ class Sample:
         without: The same images with one part removed and all else kept, float tensor
             (N, P, C, H, W), or ``None``.
         part_names: Names of the P parts.
+        partners: The class that differs from an image's true class in one part alone, integer
+            tensor (N, P), or ``None``.
     """
 
     inputs: Tensor
@@ -38,6 +40,7 @@ class Sample:
     parts: Tensor | None = None
     without: Tensor | None = None
     part_names: tuple[str, ...] = ()
+    partners: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)

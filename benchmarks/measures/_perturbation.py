@@ -45,7 +45,12 @@ def ranks(maps: Tensor, seed: int = 0) -> Tensor:
 
     Returns:
         Integer tensor (N, H, W).
+
+    Raises:
+        ValueError: A map has NaN or infinite values.
     """
+    if not maps.isfinite().all():
+        raise ValueError("maps have NaN or infinite values, whose order is not defined")
     flat = maps.flatten(1)
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(flat.shape, generator=generator).argsort(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -74,19 +75,42 @@ def _drops(task: Task, sample: Sample) -> Tensor:
     return whole[:, None] - without.view(-1, n_parts)
 
 
-def _score(answers: Answers) -> dict[str, Tensor]:
+def _part_sums(maps: Tensor, parts: Tensor) -> Tensor:
+    """Return the sum (n, P) of maps (n, H, W) over parts (n, P, H, W)."""
+    return torch.einsum("nhw,nphw->np", maps.double(), parts.double())
+
+
+def _deletion(answers: Answers) -> dict[str, Tensor]:
     parts = answers.explained.parts
     if parts is None:
         raise UnavailableError("the task's images have no parts that can be removed")
-    maps = answers.pixel_maps.double()
-    drops = _drops(answers.task, answers.sample)[: len(maps)]
+    attribution = _part_sums(answers.pixel_maps, parts)
+    drops = _drops(answers.task, answers.sample)[: len(parts)]
     known = parts.flatten(2).any(2)
-    attribution = torch.einsum("nhw,nphw->np", maps, parts.double())
     return {
         "correlation": spearman(attribution, drops, known),
         "top": top_hits(attribution, drops, known),
         "pooled": _spearman(attribution[known], drops[known]),
     }
+
+
+def _minimal_pairs(answers: Answers) -> dict[str, Tensor]:
+    """Subtract the map for the class that differs in one part, and look for that part."""
+    some = answers.explained.first(answers.preset.n_perturbed)
+    if some.parts is None or some.partners is None or some.labels is None:
+        raise UnavailableError("the task has no classes that differ in one part alone")
+    own = answers.pixel_maps[: len(some)]
+    known = some.parts.flatten(2).any(2)
+    hits = []
+    for part, targets in enumerate(some.partners.T):
+        rival = replace(answers, sample=replace(some, targets=targets))
+        # where the rival is cut to fewer images, so was the map of the explained class
+        sums = _part_sums(own - rival.pixel_maps, some.parts)
+        is_part = torch.zeros_like(sums)
+        is_part[:, part] = 1
+        hits.append(top_hits(sums, is_part, known).masked_fill(~known[:, part], torch.nan))
+    scores = torch.stack(hits, 1).nanmean(1)
+    return {"hits": scores.masked_fill(some.targets != some.labels, torch.nan)}
 
 
 MEASURES = (
@@ -98,7 +122,7 @@ MEASURES = (
             "top": Column("largest part is the one that matters most"),
             "pooled": Column("rank correlation over all parts", percent=False),
         },
-        _score,
+        _deletion,
         "The generator draws each image again without one part. The fall of the explained "
         "class's logit is compared with the sum of the map over that part: Spearman's rank "
         "correlation over the parts of an image (the correctness test of FunnyBirds, Hesse et "
@@ -106,5 +130,16 @@ MEASURES = (
         "is the one whose removal hurts most. Removing features instead of pixels would prove "
         "nothing for this project's maps: at the layer of eq. 11, leaving out a segment lowers "
         "the logit by exactly the segment's sum.",
+    ),
+    Measure(
+        "minimal_pairs",
+        "Minimal pairs of classes",
+        {"hits": Column("the part that differs stands out")},
+        _minimal_pairs,
+        "For each part there is a class that differs from the figure's in this part alone. The "
+        "map for that class is subtracted from the map for the figure's own: how often does the "
+        "difference have its largest sum in that part? One in three parts is chance, and what a "
+        "map gets that does not depend on the class. Figures that the network gets wrong are "
+        "left out.",
     ),
 )
