@@ -21,11 +21,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.evaluation.cells import Cell, run_cell
-from benchmarks.evaluation.page import render
+from benchmarks.evaluation.paper_figures import draw_paper_figures
 from benchmarks.evaluation.plugins import find_measures, find_methods, find_tasks
 from benchmarks.evaluation.presets import PRESETS, Preset
-from benchmarks.evaluation.summary import summarise
-from benchmarks.timing import environment
+from benchmarks.evaluation.report import image_folder, write_report
 
 _ROOT = Path(__file__).parents[1]
 
@@ -47,7 +46,14 @@ def main() -> None:
             for name in tasks:
                 _run_task(name, folder / name, options)
     if not options.no_report:
-        _report(folder, options)
+        page = options.page or folder / "report.md"
+        if not (options.read or options.method or options.measure):
+            found = find_tasks()
+            is_there = [name for name in tasks if (folder / name / "task.json").exists()]
+            draw_paper_figures([found[name](preset) for name in is_there], image_folder(page))
+        results = options.results or folder / "results.json"
+        write_report(folder, preset, results, page)
+        print(f"wrote {page} and {results}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -121,31 +127,6 @@ def _run_task(name: str, folder: Path, options: argparse.Namespace) -> None:
                 run_cell(cell, path, make, task, sample, preset, measures)
                 seconds = time.perf_counter() - started
                 print(f"{name}: {method}, seed {seed}: {seconds:.0f} s", flush=True)
-
-
-def _report(folder: Path, options: argparse.Namespace) -> None:
-    preset = PRESETS[options.preset]
-    cells = [Cell.load(path) for path in sorted(folder.glob("*/*.cell.json"))]
-    abouts = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/task.json")}
-    titles = {name: abouts[name]["title"] for name in find_tasks() if name in abouts}
-    absent = {p.parent.name: p.read_text() for p in folder.glob("*/unavailable.txt")}
-    rows = summarise(cells, preset.bootstrap)
-    head = [
-        f"# Benchmark: preset {preset.name}",
-        f"Made by `python -m benchmarks.run --preset {preset.name}`.",
-        *(
-            f"- {abouts[name]['title']}: {note}"
-            for name in titles
-            for note in abouts[name]["notes"]
-        ),
-        *(f"- {name} did not run: {reason}" for name, reason in absent.items()),
-    ]
-    results = options.results or folder / "results.json"
-    found = {"preset": asdict(preset), "environment": environment(), "rows": [*map(asdict, rows)]}
-    results.write_text(json.dumps(found, indent=1) + "\n")
-    page = options.page or folder / "report.md"
-    page.write_text(render(rows, find_measures(), find_methods(), titles, "\n".join(head)))
-    print(f"wrote {page} and {results}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from benchmarks.evaluation.measure import Column, Measure
 from benchmarks.evaluation.method import Method
@@ -16,6 +17,7 @@ def render(
     measures: Mapping[str, Measure],
     methods: Mapping[str, Callable[[], Method]],
     titles: Mapping[str, str],
+    figures: Mapping[str, Path],
     head: str,
 ) -> str:
     """Return the page.
@@ -25,6 +27,7 @@ def render(
         measures: The measures, in the order of their sections.
         methods: What makes the methods, in the order of the lines.
         titles: Titles of the tasks by name, in the order of the tables.
+        figures: Files named by task and measure, relative to the page.
         head: What stands before the first table.
     """
     found = {(row.measure, row.task, row.method): row for row in rows}
@@ -36,6 +39,8 @@ def render(
             lines = [found[key] for name in methods if (key := (measure.name, task, name)) in found]
             if any(row.estimates for row in lines):
                 tables.append(_table(measure, title, lines, families))
+                if figure := figures.get(f"{task}-{measure.name}"):
+                    tables.append(f"![{measure.title}, {title}]({figure})")
         if tables:
             parts.append("\n\n".join([f"## {measure.title}", measure.text, *tables]))
     return "\n\n".join(parts) + "\n"

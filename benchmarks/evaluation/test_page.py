@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks.evaluation.cells import Cell
 from benchmarks.evaluation.comparison import render_comparison
 from benchmarks.evaluation.measure import Column, Measure
@@ -25,7 +27,14 @@ def row(method, reason="", **means):
 
 def test_best_of_each_column_is_bold_and_reasons_are_listed():
     rows = [row("a", hits=0.5, time=2, size=1), row("b", hits=0.7, time=3), row("c", "no map")]
-    page = render(rows, MEASURES, dict.fromkeys("cba", Stub), {"t": "Task"}, "# Head")
+    page = render(
+        rows,
+        MEASURES,
+        dict.fromkeys("cba", Stub),
+        {"t": "Task"},
+        {"t-m": Path("t-m.png")},
+        "# Head",
+    )
     lines = page.splitlines()
     assert lines[0] == "# Head"
     assert "| method | family | hits ↑ | time ↓ | size | images × seeds |" in lines
@@ -36,11 +45,12 @@ def test_best_of_each_column_is_bold_and_reasons_are_listed():
     assert "| b | f | **70.0** (60.0–80.0) | 3.000 (2.900–3.100) |  | 9 × 2 |" in page
     assert page.index("| b |") < page.index("| a |")  # the order of the methods
     assert "- c: no map" in lines
+    assert "![A measure, Task](t-m.png)" in lines
 
 
 def test_measures_and_tasks_without_any_value_are_left_out():
     rows = [row("a", "no map")]
-    page = render(rows, MEASURES, {"a": Stub}, {"t": "Task", "u": "Other"}, "# Head")
+    page = render(rows, MEASURES, {"a": Stub}, {"t": "Task", "u": "Other"}, {}, "# Head")
     assert "A measure" not in page
 
 
