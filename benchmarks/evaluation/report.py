@@ -88,10 +88,10 @@ def _head(run: _Run, preset: Preset) -> Iterator[str]:
     yield (
         f"Made by `python -m benchmarks.run --preset {preset.name}`: at most "
         f"{preset.n_images} test images a task are explained, of {preset.n_perturbed} pixels are "
-        f"removed; seeds {seeds} for methods that depend on one. In brackets stand 95 % bootstrap intervals over images "
-        "and seeds. Arrows say which end is better; the best of a column is bold. Maps of all "
-        "methods are brought to the images' size bilinearly. The explained class is the one that "
-        "the network predicts.\n"
+        f"removed; seeds {seeds} for methods that depend on one. In brackets stand 95 % "
+        "bootstrap intervals over images and seeds. Arrows say which end is better; the best of a "
+        "column is bold. Maps of all methods are brought to the images' size bilinearly. The "
+        "explained class is the one that the network predicts.\n"
     )
     yield from (f"- {title}: {note}" for title, notes in run.notes.items() for note in notes)
     yield from (f"- {name} did not run: {reason}" for name, reason in run.absent.items())
