@@ -1,0 +1,128 @@
+"""TCAV by Captum: scores of concepts for classes, and whether chance explains them."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from captum.concept import TCAV, Classifier, Concept
+from scipy.stats import ttest_ind
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+__all__ = ["ConceptScores", "ConceptTested", "p_values", "test_concepts"]
+
+
+@dataclass(frozen=True)
+class ConceptScores:
+    """TCAV scores of K concepts for J classes.
+
+    Attributes:
+        sign_count: Share of a class's images whose logit grows towards the concept, mean over
+            the controls, float tensor (K, J).
+        magnitude: Mean directional derivative, over the images and the controls, (K, J).
+        chance: Mean sign count of random against random images, (J,).
+        p_values: Of a two-sided t-test of the sign counts against those of random against
+            random images, (K, J).
+    """
+
+    sign_count: Tensor
+    magnitude: Tensor
+    chance: Tensor
+    p_values: Tensor
+
+
+class ConceptTested(ABC):
+    """A method whose concepts were tested against chance."""
+
+    @abstractmethod
+    def significance(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return by concept, for its own class: p-value, sign count, that of chance; (K,) each."""
+
+
+class _Logistic(Classifier):  # type: ignore[misc]  # captum has no types
+    """A logistic regression in place of Captum's SGD: it converges, and needs no seed."""
+
+    def __init__(self) -> None:
+        self._fitted = LogisticRegression(max_iter=200)
+
+    def train_and_eval(
+        self, dataloader: Iterable[tuple[Tensor, Tensor]], **options: Any
+    ) -> dict[str, Any]:
+        inputs, labels = zip(*dataloader, strict=True)
+        self._fitted.fit(torch.cat(inputs).numpy(), torch.cat(labels).numpy())
+        return {}
+
+    def weights(self) -> Tensor:
+        normal = torch.from_numpy(self._fitted.coef_[0]).float()
+        return torch.stack([-normal, normal])
+
+    def classes(self) -> list[int]:
+        return [int(c) for c in self._fitted.classes_]
+
+
+def test_concepts(
+    model: nn.Module,
+    layer: str,
+    examples: Sequence[Tensor],
+    controls: Sequence[Tensor],
+    images: Sequence[Tensor],
+    targets: Sequence[int],
+) -> ConceptScores:
+    """Score concepts for classes with ``captum.concept.TCAV``.
+
+    Each concept is told from each of R sets of random images, which gives R scores; each random
+    set is told from the next, which gives R scores of chance (Kim et al., 2018, section 3.3).
+    Vectors live in a folder of this call's own, which is then deleted.
+
+    Args:
+        model: The network.
+        layer: Name of the layer. Where all that follows is affine (pooling and the head), the
+            gradient is the same for all images, and a sign count is 0 or 1.
+        examples: Images of each concept, K float tensors (n, C, H, W).
+        controls: Random images, R >= 2 float tensors (n, C, H, W).
+        images: Images of each class, J float tensors (n, C, H, W).
+        targets: Number of each of these classes.
+    """
+    random = [_concept(i, found) for i, found in enumerate(controls)]
+    shown = [_concept(len(random) + k, found) for k, found in enumerate(examples)]
+    sets = [[concept, against] for concept in shown for against in random]
+    sets += [[one, other] for one, other in zip(random, random[1:] + random[:1], strict=True)]
+    scores: dict[str, list[Tensor]] = {"sign_count": [], "magnitude": []}
+    with tempfile.TemporaryDirectory() as folder:
+        tcav = TCAV(model, [layer], model_id=uuid4().hex, classifier=_Logistic(), save_path=folder)
+        for inputs, target in zip(images, targets, strict=True):
+            found = tcav.interpret(inputs, sets, target=target)
+            for name, values in scores.items():
+                keys = (f"{a.id}-{b.id}" for a, b in sets)
+                values.append(torch.stack([found[key][layer][name][0] for key in keys]))
+    shape = (len(shown) + 1, len(random), -1)
+    signs, sizes = (torch.stack(v, 1).detach().view(shape) for v in scores.values())
+    return ConceptScores(
+        signs[:-1].mean(1), sizes[:-1].mean(1), signs[-1].mean(0), p_values(signs[:-1], signs[-1])
+    )
+
+
+def p_values(scores: Tensor, chance: Tensor) -> Tensor:
+    """Return the p-values (K, J) of two-sided t-tests of scores (K, R, J) against (R, J).
+
+    Scores that are all alike on both sides differ for certain or not at all: p is 0 or 1.
+    """
+    ours, theirs = scores.double().numpy(), chance.double().numpy()[None]
+    with np.errstate(all="ignore"):
+        p = np.asarray(ttest_ind(ours, theirs, axis=1).pvalue)
+    fixed = (np.ptp(ours, 1) == 0) & (np.ptp(theirs, 1) == 0)
+    same = ours[:, 0] == theirs[:, 0]
+    return torch.from_numpy(np.where(fixed, same.astype(float), p))
+
+
+def _concept(number: int, images: Tensor) -> Concept:
+    # one batch: captum keeps a file a batch and may read them in another order
+    return Concept(number, f"set {number}", DataLoader(list(images), len(images)))  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+"""ACE: concepts of each class discovered among superpixels, kept where TCAV finds them real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from benchmarks.evaluation.method import ConceptMaps, Method
+from benchmarks.evaluation.task import Task
+from benchmarks.methods._ace_clusters import scales
+from benchmarks.methods._ace_concepts import AceConcepts
+from benchmarks.methods._concept_test import test_concepts
+
+__all__ = ["METHODS"]
+
+_ALPHA = 0.05
+
+
+class Ace(Method):
+    """Automatic concept-based explanations, scaled down for small pictures.
+
+    Superpixels at three scales, as many as the picture has room for, are cut out on grey and
+    clustered a class; a cluster that passes ACE's filter is a concept if its TCAV score differs
+    from that of chance (two-sided t-test, p < .05, against random superpixels). A segment is a
+    superpixel's concept among those of the explained class; the map is its TCAV score less one
+    half, mean over the scales, 0 where there is no concept.
+    """
+
+    family = "concepts"
+    source = "Ghorbani et al. (2019), written from the paper; TCAV by captum"
+    seeded = True
+    shares_concepts = True
+    passes = 30.0
+
+    def fit(self, task: Task, seed: int) -> None:
+        self._found = found = AceConcepts(task, seed)
+        controls = found.controls()
+        scores = []
+        for label, (discovery, images) in enumerate(
+            zip(found.discoveries, found.images, strict=True)
+        ):
+            if discovery.examples:
+                shown = discovery.examples
+                test = test_concepts(task.model, found.layer, shown, controls, [images], [label])
+                passed = test.p_values[:, 0] < _ALPHA
+                scores.append(torch.where(passed, test.sign_count[:, 0], torch.nan))
+        every = torch.cat([*scores, torch.full((1,), torch.nan)])  # the last is no concept
+        self._kept = (~every.isnan()).nonzero()[:, 0]
+        self._scores, self._classes = every[self._kept], found.classes[self._kept]
+        self._places = torch.full((len(every),), len(self._kept))
+        self._places[self._kept] = torch.arange(len(self._kept))
+
+    def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        worth = torch.cat([self._scores - 0.5, torch.zeros(1)])
+        wanted = targets[:, None]
+        return torch.stack(
+            [worth[self._segments(inputs, s, wanted)][:, 0] for s in scales(inputs.shape[-1])]
+        ).mean(0)
+
+    def segments(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._segments(inputs, scales(inputs.shape[-1])[-1], targets[:, None])[:, 0]
+
+    def concepts(self, inputs: Tensor, targets: Tensor) -> ConceptMaps:
+        every = torch.arange(len(self._found.discoveries)).expand(len(inputs), -1)
+        count = len(self._kept)
+        maps = torch.zeros(len(inputs), count, *inputs.shape[2:])
+        for scale in scales(inputs.shape[-1]):
+            for found in self._segments(inputs, scale, every).unbind(1):
+                maps += one_hot(found, count + 1)[..., :count].permute(0, 3, 1, 2)
+        own = self._classes == targets[:, None]
+        return ConceptMaps(maps / len(scales(inputs.shape[-1])), self._scores * own)
+
+    def _segments(self, inputs: Tensor, count: int, classes: Tensor) -> Tensor:
+        return self._places[self._found.by_class(inputs, count, classes)]
+
+
+METHODS: dict[str, Callable[[], Method]] = {"ACE": Ace}

@@ -1,0 +1,124 @@
+"""TCAV on three kinds of concepts: our prototypes, ACE's clusters, and random patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from captum.concept import Concept
+from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.utils.data import DataLoader
+
+from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
+from benchmarks.evaluation.task import Task
+from benchmarks.methods._ace_concepts import AceConcepts
+from benchmarks.methods._concept_images import ConceptImages, class_images, training_images
+from benchmarks.methods._concept_test import ConceptTested, test_concepts
+from captum_kmex import LayerKMeansAttribution
+from captum_kmex.concepts import random_concept, to_concepts
+
+__all__ = ["METHODS"]
+
+_N_IMAGES = 20  # of each class, whose gradients are taken
+_N_EXAMPLES = 20  # images of a concept
+_N_CONTROLS = 8
+_N_RANDOM = 5  # random concepts a class, as many as we have prototypes
+
+
+class Tcav(ConceptTested, Method):
+    """TCAV scores of concepts that need no labels.
+
+    TCAV gives a number for a concept and a class, and no map: the maps here are those numbers,
+    less one half, on the segments of whoever found the concepts.
+
+    Args:
+        find: Takes a task and a seed and returns the concepts.
+    """
+
+    family = "concepts"
+    source = "Kim et al. (2018), captum"
+    seeded = True
+
+    def __init__(self, find: Callable[[Task, int], ConceptImages]) -> None:
+        self._find = find
+
+    def fit(self, task: Task, seed: int) -> None:
+        by_class = class_images(task, _N_IMAGES, seed)
+        self._found = found = self._find(task, seed)
+        self.shares_concepts = found.locate is not None
+        self._scores = test_concepts(
+            task.model,
+            task.layers[-2],  # after the last layer all is affine, and a sign count is 0 or 1
+            found.examples,
+            found.controls,
+            by_class,
+            range(task.n_classes),
+        )
+
+    def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        scores = self._scores.sign_count[:, targets].T - 0.5  # (N, K)
+        scores = torch.cat([scores, torch.zeros(len(inputs), 1)], 1)
+        segments = self.segments(inputs, targets)
+        return scores.gather(1, segments.flatten(1)).view_as(segments)
+
+    def segments(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        if self._found.locate is None:
+            raise UnavailableError("gives a number for a concept, and these are nowhere")
+        return self._found.locate(inputs, targets)
+
+    def concepts(self, inputs: Tensor, targets: Tensor) -> ConceptMaps:
+        count = len(self._found.examples)
+        maps = one_hot(self.segments(inputs, targets), count + 1)[..., :count]
+        importance = self._scores.sign_count[:, targets].T
+        return ConceptMaps(maps.permute(0, 3, 1, 2).float(), importance)
+
+    def significance(self) -> tuple[Tensor, Tensor, Tensor]:
+        scores, classes = self._scores, torch.tensor(self._found.classes)
+        each = torch.arange(len(classes))
+        p, signs = scores.p_values[each, classes], scores.sign_count[each, classes]
+        return p, signs, scores.chance[classes]
+
+
+def _prototypes(n_layers: int, task: Task, seed: int) -> ConceptImages:
+    """Return the training patches nearest to each of our prototypes."""
+    data = training_images(task)
+    attribution = LayerKMeansAttribution(task.model, task.layers[-n_layers:], seed=seed)
+    attribution.fit(DataLoader(task.train, 128), n_representatives=_N_EXAMPLES)  # type: ignore[arg-type]
+    membership = attribution.bank_.codebooks[0].membership
+    concepts = to_concepts(attribution.bank_, data, range(len(membership)))
+    controls = _random_patches(task, _N_CONTROLS, seed)
+    examples = [_images(concept) for concept in concepts]
+    return ConceptImages(examples, membership.tolist(), controls, attribution.segment)
+
+
+def _random(task: Task, seed: int) -> ConceptImages:
+    """Return sets of random patches that pass for concepts, some for each class."""
+    count = _N_RANDOM * task.n_classes
+    sets = _random_patches(task, count + _N_CONTROLS, seed)
+    classes = [k // _N_RANDOM for k in range(count)]
+    return ConceptImages(sets[_N_CONTROLS:], classes, sets[:_N_CONTROLS])
+
+
+def _clusters(task: Task, seed: int) -> ConceptImages:
+    return AceConcepts(task, seed).concept_images()
+
+
+def _random_patches(task: Task, count: int, seed: int) -> list[Tensor]:
+    data = training_images(task)
+    seeds = range(1000 * seed, 1000 * seed + count)
+    return [_images(random_concept(data, _N_EXAMPLES, seed=s)) for s in seeds]
+
+
+def _images(concept: Concept) -> Tensor:
+    batches: Iterable[Tensor] = concept.data_iter
+    return torch.cat(list(batches))
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "TCAV (B4 prototypes)": partial(Tcav, partial(_prototypes, 1)),
+    "TCAV (B234 prototypes)": partial(Tcav, partial(_prototypes, 3)),
+    "TCAV (ACE clusters)": partial(Tcav, _clusters),
+    "TCAV (random patches)": partial(Tcav, _random),
+}
