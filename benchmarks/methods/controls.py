@@ -30,6 +30,7 @@ from captum_kmex.segments import segment_means
 __all__ = ["METHODS", "Permuted", "reinitialised"]
 
 _FAMILY = "Controls"
+_APART = 1_000_003  # not the seed that the trained network itself may have begun from
 
 
 class Noise(Method):
@@ -180,7 +181,7 @@ def reinitialised(model: nn.Module, images: Tensor, seed: int) -> nn.Module:
     """
     fresh = copy.deepcopy(model).train()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.manual_seed(_APART + seed)
         for module in fresh.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
