@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from sklearn.decomposition import non_negative_factorization
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from benchmarks.evaluation.method import UnavailableError
@@ -31,8 +34,7 @@ def factorise(rows: Tensor, rank: int, seed: int, max_iter: int = 200) -> Tensor
     """
     if rows.min() < 0:
         raise UnavailableError("needs activations that are not negative (ReLU before pooling)")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the bound on the cost
+    with _bounded():
         _, found, _ = non_negative_factorization(
             rows.numpy(), n_components=rank, init="nndsvda", max_iter=max_iter, random_state=seed
         )
@@ -46,8 +48,7 @@ def codes_of(rows: Tensor, components: Tensor) -> Tensor:
         rows: Activations A (M, D).
         components: V (K, D), not negative.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with _bounded():
         found, _, _ = non_negative_factorization(
             rows.clamp_min(0).numpy(),
             H=components.numpy(),
@@ -58,3 +59,11 @@ def codes_of(rows: Tensor, components: Tensor) -> Tensor:
             max_iter=500,
         )
     return torch.from_numpy(found).to(rows.dtype)
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """One thread, for such small products wait longer for the others; the bound on sweeps holds."""
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
