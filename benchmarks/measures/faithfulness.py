@@ -124,7 +124,7 @@ def _deletion(answers: Answers) -> dict[str, Tensor]:
 
 def _road(answers: Answers) -> dict[str, Tensor]:
     some, steps = perturbed_sample(answers), n_steps(answers)
-    n_shares = 9 if steps >= 12 else 5 if steps >= 6 else 3
+    n_shares = 9 if steps >= 12 else 5 if steps >= 8 else 3
     shares = torch.linspace(0.1, 0.9, n_shares).tolist()
     first = ranks(answers.pixel_maps[: len(some)])
     last = first[0].numel() - 1 - first

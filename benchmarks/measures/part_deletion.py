@@ -31,7 +31,7 @@ def spearman(a: Tensor, b: Tensor, known: Tensor) -> Tensor:
         Double tensor (n,), in [-1, 1]; 0 where one side is constant, NaN where fewer than three
         entries count.
     """
-    rows = zip(a, b, known, strict=True)
+    rows = zip(a.double(), b.double(), known, strict=True)
     return torch.stack([_spearman(x[k], y[k]) for x, y, k in rows])
 
 
@@ -86,11 +86,15 @@ def _deletion(answers: Answers) -> dict[str, Tensor]:
         raise UnavailableError("the task's images have no parts that can be removed")
     attribution = _part_sums(answers.pixel_maps, parts)
     drops = _drops(answers.task, answers.sample)[: len(parts)]
-    known = parts.flatten(2).any(2)
+    areas = parts.flatten(2).sum(2)
+    known, means = areas > 0, attribution / areas.clamp(min=1)
     return {
-        "correlation": spearman(attribution, drops, known),
+        "sum": spearman(attribution, drops, known),
+        "mean": spearman(means, drops, known),
+        "area": spearman(areas, drops, known),
         "top": top_hits(attribution, drops, known),
         "pooled": _spearman(attribution[known], drops[known]),
+        "pooled_mean": _spearman(means[known], drops[known]),
     }
 
 
@@ -118,18 +122,23 @@ MEASURES = (
         "part_deletion",
         "Single-part deletion",
         {
-            "correlation": Column("rank correlation within an image", percent=False),
-            "top": Column("largest part is the one that matters most"),
-            "pooled": Column("rank correlation over all parts", percent=False),
+            "sum": Column("within an image, sum", percent=False),
+            "mean": Column("within an image, mean", percent=False),
+            "area": Column("within an image, area alone", better="", percent=False),
+            "top": Column("largest sum is the part that matters most"),
+            "pooled": Column("all parts, sum", percent=False),
+            "pooled_mean": Column("all parts, mean", percent=False),
         },
         _deletion,
         "The generator draws each image again without one part. The fall of the explained "
-        "class's logit is compared with the sum of the map over that part: Spearman's rank "
-        "correlation over the parts of an image (the correctness test of FunnyBirds, Hesse et "
-        "al., 2023) and over those of all images, and how often the part with the largest sum "
-        "is the one whose removal hurts most. Removing features instead of pixels would prove "
-        "nothing for this project's maps: at the layer of eq. 11, leaving out a segment lowers "
-        "the logit by exactly the segment's sum.",
+        "class's logit is compared with the map over that part by Spearman's rank correlation, "
+        "over the parts of an image (the correctness test of FunnyBirds, Hesse et al., 2023) and "
+        "over those of all images. The sum over a part is what an additive map says that the "
+        "part is worth, but it grows with the part's area, and so may the fall: the third column "
+        "is what area alone gets, and a constant map with it. The mean over the part is free of "
+        "that. Removing features instead of pixels would prove nothing for this project's maps: "
+        "at the layer of eq. 11, leaving out a segment lowers the logit by exactly the segment's "
+        "sum.",
     ),
     Measure(
         "minimal_pairs",

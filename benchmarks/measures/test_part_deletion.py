@@ -41,7 +41,8 @@ def test_part_deletion_of_a_linear_network_is_perfect_for_its_contributions(
     random: torch.Generator,
 ) -> None:
     found = _DELETION.score(_answers(random))
-    assert torch.allclose(found["correlation"], torch.ones(_N).double())
+    for column in ("sum", "mean"):  # all parts have the same area
+        assert torch.allclose(found[column], torch.ones(_N).double())
     assert found["top"].mean() == 1
     assert found["pooled"].item() == pytest.approx(1)
 
@@ -50,15 +51,31 @@ def test_part_deletion_of_a_random_map_is_near_chance(random: torch.Generator) -
     chance = torch.randn(_N, 8, 8, generator=random)
     rows = iter(chance.split(8))
     found = _DELETION.score(_answers(random, lambda *_: next(rows)))
-    assert abs(found["correlation"].mean()) < 4 * found["correlation"].std() / _N**0.5
+    assert abs(found["sum"].mean()) < 4 * found["sum"].std() / _N**0.5
     assert abs(found["top"].mean() - 1 / _P) < 0.25
     assert abs(found["pooled"]) < 0.25
 
 
 def test_a_constant_map_knows_no_part(random: torch.Generator) -> None:
     found = _DELETION.score(_answers(random, lambda x, _: torch.ones(len(x), 8, 8)))
-    assert found["correlation"].tolist() == [0.0] * _N
+    assert found["sum"].tolist() == [0.0] * _N
     assert found["top"].tolist() == [1 / _P] * _N
+
+
+def test_a_constant_map_gets_what_the_area_gets_by_its_sum_and_nothing_by_its_mean(
+    random: torch.Generator,
+) -> None:
+    weight, _, parts = _scene(random)
+    parts[:, 0, 1, :4] = parts[:, 1, 2] = False
+    x = torch.ones(_N, 3, 8, 8)
+    answers = answers_of(
+        task_of(linear_net(weight.abs()), _J), Given(lambda x, _: x[:, 0]), x,
+        parts=parts, without=x[:, None] * ~parts[:, :, None],
+    )  # fmt: skip
+    found = _DELETION.score(answers)
+    assert torch.equal(found["sum"], found["area"])
+    assert found["area"].mean() > 0.5
+    assert found["mean"].tolist() == [0.0] * _N
 
 
 def test_spearman_equals_scipy_with_ties(random: torch.Generator) -> None:
