@@ -21,7 +21,7 @@ _LOOKS = (
     ("#000000", "<"), ("#882255", ">"), ("#332288", "p"),
 )  # fmt: skip
 _OURS, _CONTROL = ("#D55E00", "o"), ("#888888", "D")
-_OWN_FAMILY, _CONTROL_FAMILY = "captum_kmex", "control"
+_OWN_FAMILY, _CONTROL_FAMILY = "captum_kmex", "Controls"
 _MAX_PANELS = 4
 _PANEL, _LINE, _FRAME = 2.3, 0.19, 1.25  # inches
 
@@ -87,7 +87,7 @@ def _forest(
         if family in shown:
             panels[0].plot([], [], shape, color=color, markersize=5, label=family)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(keys), frameon=False)
     return figure
 
 

@@ -181,6 +181,6 @@ def _name_classes(axes: Axes, plane: Plane, names: tuple[str, ...]) -> None:
     halo = [withStroke(linewidth=2.5, foreground="white")]
     for c in np.unique(plane.labels):
         x, y = plane.points[plane.labels == c].T
-        where = (float(np.median(x)), float(np.quantile(y, 0.97)))
-        axes.annotate(names[c], where, (0, 4), textcoords="offset points", ha="center",
+        where = (float(np.median(x)), float(np.quantile(y, 0.8)))
+        axes.annotate(names[c], where, (0, 9), textcoords="offset points", ha="center",
                       path_effects=halo, fontsize=9)  # fmt: skip

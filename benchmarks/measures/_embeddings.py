@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.evaluation.method import Method, UnavailableError
-from benchmarks.evaluation.task import Task
+from benchmarks.evaluation.task import LabelledData, Task
 from captum_kmex import ClassifierPrototypes
 
 __all__ = ["embed", "embed_test", "network_embedding"]
@@ -38,6 +41,21 @@ def embed_test(method: Method, task: Task) -> tuple[Tensor, Tensor]:
     """
     if task.test is None:
         raise UnavailableError("the task has no labelled test images")
-    parts = [(embed(method, task, x), y) for x, y in DataLoader(task.test, 100)]
+    try:
+        return _rows(task.test, method.embed)
+    except UnavailableError:
+        return _network_test(task)
+
+
+@lru_cache(maxsize=1)
+def _network_test(task: Task) -> tuple[Tensor, Tensor]:
+    """Return what most methods share: the network's own embeddings."""
+    if task.test is None:
+        raise UnavailableError("the task has no labelled test images")
+    return _rows(task.test, lambda x: network_embedding(task, x))
+
+
+def _rows(data: LabelledData, embedding: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    parts = [(embedding(x).detach().cpu(), y) for x, y in DataLoader(data, 100)]
     rows, labels = zip(*parts, strict=True)
     return torch.cat(rows), torch.cat(labels)

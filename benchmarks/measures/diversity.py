@@ -15,7 +15,7 @@ from benchmarks.evaluation.method import Prototypes, UnavailableError
 from benchmarks.measures._columns import fill
 from benchmarks.measures._embeddings import embed_test
 from benchmarks.measures._labels import pixel_labels
-from benchmarks.measures._places import Places, find_places
+from benchmarks.measures._places import Places, concept_classes, find_places
 
 __all__ = ["MEASURES", "distinctiveness", "label_entropy", "log_volume", "used_concepts"]
 
@@ -97,7 +97,9 @@ def _score(answers: Answers) -> dict[str, Tensor]:
 def _used(answers: Answers) -> Tensor:
     method, task = answers.method, answers.task
     if method.shares_concepts:
-        return used_concepts(_test_segments(answers), len(method.concept_classes()))
+        classes = concept_classes(method)
+        count = answers.concepts.maps.shape[1] if classes is None else len(classes)
+        return used_concepts(_test_segments(answers), count)
     vectors = method.prototypes().vectors.detach()
     rows, _ = embed_test(method, task)
     return used_concepts([torch.cdist(rows, vectors.to(rows)).argmin(1)], len(vectors))

@@ -77,7 +77,13 @@ def _drops(task: Task, sample: Sample) -> Tensor:
 
 def _part_sums(maps: Tensor, parts: Tensor) -> Tensor:
     """Return the sum (n, P) of maps (n, H, W) over parts (n, P, H, W)."""
-    return torch.einsum("nhw,nphw->np", maps.double(), parts.double())
+    return _steady(torch.einsum("nhw,nphw->np", maps.double(), parts.double()))
+
+
+def _steady(values: Tensor) -> Tensor:
+    """Return rows (n, P) without their last digits, so that rounding errors break no tie."""
+    scale = values.abs().amax(1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    return (values / scale).round(decimals=6) * scale
 
 
 def _deletion(answers: Answers) -> dict[str, Tensor]:
@@ -87,7 +93,7 @@ def _deletion(answers: Answers) -> dict[str, Tensor]:
     attribution = _part_sums(answers.pixel_maps, parts)
     drops = _drops(answers.task, answers.sample)[: len(parts)]
     areas = parts.flatten(2).sum(2)
-    known, means = areas > 0, attribution / areas.clamp(min=1)
+    known, means = areas > 0, _steady(attribution / areas.clamp(min=1))
     return {
         "sum": spearman(attribution, drops, known),
         "mean": spearman(means, drops, known),

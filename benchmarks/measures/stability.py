@@ -23,8 +23,7 @@ _TEXT = """\
 Gaussian noise of standard deviation 0.2, clipped to ±0.25, is added to the pictures, whose range
 is [0, 1] (Huang et al., 2023); the explained class stays. *Segments*: adjusted Rand index of the
 segments with and without noise (1 is equal, 0 is chance). *Maps*: Pearson correlation of the maps.
-*Hit parts*: share of concepts whose set of hit parts (see part consistency) stays the same.
-A control that does not look at the picture has 1 by construction."""
+*Hit parts*: share of concepts whose set of hit parts (see part consistency) stays the same."""
 
 
 def noisy(task: Task, inputs: Tensor, seed: int) -> Tensor:

@@ -69,7 +69,7 @@ def test_a_constant_map_gets_what_the_area_gets_by_its_sum_and_nothing_by_its_me
     parts[:, 0, 1, :4] = parts[:, 1, 2] = False
     x = torch.ones(_N, 3, 8, 8)
     answers = answers_of(
-        task_of(linear_net(weight.abs()), _J), Given(lambda x, _: x[:, 0]), x,
+        task_of(linear_net(weight.abs()), _J), Given(lambda x, _: 0.3 * x[:, 0]), x,
         parts=parts, without=x[:, None] * ~parts[:, :, None],
     )  # fmt: skip
     found = _DELETION.score(answers)
