@@ -29,7 +29,7 @@ Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 _PART_COLOURS: dict[str, tuple[Colour, Colour]] = {
-    "beak": ((240, 130, 20), (200, 30, 40)),
+    "beak": ((245, 140, 10), (225, 40, 140)),
     "wing": ((120, 50, 170), (30, 140, 60)),
     "tail": ((30, 90, 220), (240, 210, 40)),
 }
@@ -102,7 +102,7 @@ class Pose:
             return int(rng.integers(low, high + 1))
 
         return cls(
-            centre=(pick(24, 31), pick(25, 38)),
+            centre=(pick(23, 30), pick(25, 38)),
             body=(pick(10, 12), pick(8, 10)),
             head=pick(5, 6),
             growth={part: pick(0, 1) for part in PARTS},
@@ -205,11 +205,11 @@ def _polygon(*corners: tuple[int, int]) -> Mask:
 
 
 def _spear(x: int, y: int, e: int) -> Mask:
-    return _polygon((x - 1, y - 3), (x - 1, y + 4), (x + 8 + e, y + 1))
+    return _polygon((x - 1, y - 4), (x - 1, y + 5), (x + 8 + e, y + 1))
 
 
 def _hook(x: int, y: int, e: int) -> Mask:
-    return _polygon((x - 1, y - 4), (x + 3 + e, y - 3), (x + 6 + e, y + 7), (x - 1, y + 3))
+    return _polygon((x - 1, y - 5), (x + 3 + e, y - 5), (x + 6 + e, y + 7), (x - 1, y + 4))
 
 
 def _round_wing(x: int, y: int, e: int) -> Mask:
