@@ -13,7 +13,6 @@ from benchmarks.methods._superpixels import crowded, cut_out, embed, superpixels
 
 __all__ = ["Discovery", "discover", "is_kept", "scales"]
 
-_N_CLUSTERS = 25
 _MIN_MEMBERS, _MAX_EXAMPLES = 8, 20  # the paper's code: 20 and 40 of 50 images
 
 
@@ -57,7 +56,7 @@ def is_kept(n_members: int, n_images: int, n_discovery: int) -> bool:
     return u > 0.5 * m or (u > 0.25 * m and u > 0.25 * n) or (u > 0.1 * m and u > 0.5 * n)
 
 
-def discover(task: Task, layer: str, images: Tensor, seed: int) -> Discovery:
+def discover(task: Task, layer: str, images: Tensor, seed: int, n_clusters: int) -> Discovery:
     """Cluster the superpixels of one class.
 
     Args:
@@ -65,10 +64,11 @@ def discover(task: Task, layer: str, images: Tensor, seed: int) -> Discovery:
         layer: Layer whose mean activations are clustered.
         images: Images of the class (N, C, H, W).
         seed: Seed of k-means.
+        n_clusters: Clusters, 25 in the paper; fewer if there are fewer superpixels.
     """
     owners, pool = _segments(task, images)
     features = embed(task, layer, pool)
-    count = min(_N_CLUSTERS, len(features))
+    count = min(n_clusters, len(features))
     found = KMeans(count, n_init=3, random_state=seed).fit(features.double().numpy())
     centres, labels = torch.from_numpy(found.cluster_centers_).to(features), found.labels_
     kept, examples = [], []

@@ -12,12 +12,15 @@ from uuid import uuid4
 import numpy as np
 import torch
 from captum.concept import TCAV, Classifier, Concept
-from scipy.stats import ttest_ind
-from sklearn.linear_model import LogisticRegression
+from numpy.typing import NDArray
+from scipy.stats import ttest_ind_from_stats
+from sklearn.svm import SVC
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 __all__ = ["ConceptScores", "ConceptTested", "p_values", "test_concepts"]
+
+_ALPHA = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,21 +50,22 @@ class ConceptTested(ABC):
         """Return by concept, for its own class: p-value, sign count, that of chance; (K,) each."""
 
 
-class _Logistic(Classifier):  # type: ignore[misc]  # captum has no types
-    """A logistic regression in place of Captum's SGD: it converges, and needs no seed."""
+class _Hinge(Classifier):  # type: ignore[misc]  # captum has no types
+    """The problem of Captum's own classifier (hinge loss, alpha .01), solved and not sampled."""
 
     def __init__(self) -> None:
-        self._fitted = LogisticRegression(max_iter=200)
+        pass
 
     def train_and_eval(
         self, dataloader: Iterable[tuple[Tensor, Tensor]], **options: Any
     ) -> dict[str, Any]:
         inputs, labels = zip(*dataloader, strict=True)
-        self._fitted.fit(torch.cat(inputs).numpy(), torch.cat(labels).numpy())
+        x, y = torch.cat(inputs).numpy(), torch.cat(labels).numpy()
+        self._fitted = SVC(kernel="linear", C=1 / (_ALPHA * len(y))).fit(x, y)
         return {}
 
     def weights(self) -> Tensor:
-        normal = torch.from_numpy(self._fitted.coef_[0]).float()
+        normal = torch.tensor(self._fitted.coef_[0]).float()
         return torch.stack([-normal, normal])
 
     def classes(self) -> list[int]:
@@ -97,7 +101,10 @@ def test_concepts(
     sets += [[one, other] for one, other in zip(random, random[1:] + random[:1], strict=True)]
     scores: dict[str, list[Tensor]] = {"sign_count": [], "magnitude": []}
     with tempfile.TemporaryDirectory() as folder:
-        tcav = TCAV(model, [layer], model_id=uuid4().hex, classifier=_Logistic(), save_path=folder)
+        tcav = TCAV(model, [layer], model_id=uuid4().hex, classifier=_Hinge(), save_path=folder)
+        # else interpret would run the model again for each set: it asks for the vectors by layer
+        # and name, and they are kept by name and layer
+        tcav.compute_cavs(sets, force_train=True)
         for inputs, target in zip(images, targets, strict=True):
             found = tcav.interpret(inputs, sets, target=target)
             for name, values in scores.items():
@@ -115,12 +122,16 @@ def p_values(scores: Tensor, chance: Tensor) -> Tensor:
 
     Scores that are all alike on both sides differ for certain or not at all: p is 0 or 1.
     """
-    ours, theirs = scores.double().numpy(), chance.double().numpy()[None]
+    ours, theirs = scores.double().transpose(0, 1).numpy(), chance.double()[:, None].numpy()
+    fixed = (np.ptp(ours, 0) == 0) & (np.ptp(theirs, 0) == 0)
     with np.errstate(all="ignore"):
-        p = np.asarray(ttest_ind(ours, theirs, axis=1).pvalue)
-    fixed = (np.ptp(ours, 1) == 0) & (np.ptp(theirs, 1) == 0)
-    same = ours[:, 0] == theirs[:, 0]
-    return torch.from_numpy(np.where(fixed, same.astype(float), p))
+        p = ttest_ind_from_stats(*_moments(ours), *_moments(theirs)).pvalue
+    return torch.from_numpy(np.where(fixed, ours[0] == theirs[0], p))
+
+
+def _moments(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Return mean and standard deviation over the first axis, and the number of values."""
+    return values.mean(0), values.std(0, ddof=1), len(values)
 
 
 def _concept(number: int, images: Tensor) -> Concept:

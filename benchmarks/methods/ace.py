@@ -35,8 +35,11 @@ class Ace(Method):
     shares_concepts = True
     passes = 30.0
 
+    def __init__(self, n_clusters: int = 25) -> None:
+        self._n_clusters = n_clusters
+
     def fit(self, task: Task, seed: int) -> None:
-        self._found = found = AceConcepts(task, seed)
+        self._found = found = AceConcepts(task, seed, self._n_clusters)
         controls = found.controls()
         scores = []
         for label, (discovery, images) in enumerate(

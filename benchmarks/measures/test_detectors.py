@@ -1,0 +1,117 @@
+"""Concepts as detectors, against loops; and the measures' refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.evaluation.measure import Answers
+from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
+from benchmarks.evaluation.plugins import find_measures
+from benchmarks.evaluation.presets import PRESETS
+from benchmarks.evaluation.task import Sample
+from benchmarks.measures._set_overlap import held_out, overlaps
+
+
+def _answers(method, parts):
+    inputs = torch.zeros(len(parts), 1, *parts.shape[2:])
+    sample = Sample(inputs, torch.zeros(len(parts), dtype=torch.long), parts=parts)
+    task = type("Tiny", (), {"weight": 0.01})()
+    return Answers(method, task, sample, PRESETS["test"], 0, lambda seed: method)
+
+
+class _Given(Method):
+    family, source = "given", "a test"
+
+    def __init__(self, maps=None, segments=None, shared=True):
+        self._maps, self._segments, self.shares_concepts = maps, segments, shared
+
+    def concepts(self, inputs, targets):
+        if self._maps is None:
+            raise UnavailableError("gives no concept maps")
+        return ConceptMaps(self._maps, torch.ones(self._maps.shape[:2]))
+
+    def segments(self, inputs, targets):
+        return self._segments
+
+
+def test_overlaps_agree_with_a_loop_over_pixels():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(5, 3, 4, 6, generator=generator)
+    parts = torch.rand(5, 2, 4, 6, generator=generator) > 0.6
+    shares = (0.1, 0.5)
+    found = overlaps(maps, parts, shares)
+    for k in range(3):
+        for s, share in enumerate(shares):
+            threshold = np.quantile(maps[::2, k].numpy(), 1 - share)
+            for half in (0, 1):
+                for p in range(2):
+                    mask = maps[half::2, k].numpy() >= np.float32(threshold)
+                    part = parts[half::2, p].numpy()
+                    both = sum(a and b for a, b in zip(mask.flat, part.flat, strict=True))
+                    union = sum(a or b for a, b in zip(mask.flat, part.flat, strict=True))
+                    assert found[half, k, s, p].item() == pytest.approx(both / union)
+
+
+def test_a_threshold_covers_its_share_and_a_binary_map_is_left_alone():
+    maps = torch.rand(4, 1, 20, 20)
+    everywhere = torch.ones(4, 1, 20, 20, dtype=torch.bool)
+    shares = overlaps(maps, everywhere, (0.005, 0.2))[0, 0, :, 0]
+    torch.testing.assert_close(shares, torch.tensor([0.005, 0.2]).double(), atol=2e-3, rtol=0)
+    binary = maps > 0.7
+    found = overlaps(binary.float(), binary, (0.005, 0.2))
+    torch.testing.assert_close(found, torch.ones_like(found))
+
+
+def test_the_concept_is_chosen_on_one_half_and_scored_on_the_other():
+    table = torch.tensor([[[[0.9, 0.1]], [[0.2, 0.6]]], [[[0.3, 0.8]], [[0.7, 0.5]]]])
+    torch.testing.assert_close(held_out(table), torch.tensor([0.3, 0.5]))
+
+
+def test_a_part_that_a_half_does_not_show_is_not_scored():
+    parts = torch.zeros(4, 3, 5, 5, dtype=torch.bool)
+    parts[::2, 0] = True  # never in the second half
+    parts[1::2, 1] = True  # never in the first
+    parts[:, 2, :2] = True
+    found = held_out(overlaps(torch.rand(4, 2, 5, 5), parts, (0.1,)))
+    assert found.isnan().tolist() == [True, True, False]
+
+
+def test_perfect_concepts_and_perfect_segments_score_one():
+    parts = torch.zeros(6, 2, 8, 8, dtype=torch.bool)
+    parts[:, 0, :3, :3], parts[:, 1, 5:, 4:] = True, True
+    measure = find_measures()["detectors"]
+    by_maps = measure.score(_answers(_Given(maps=parts.float()), parts))
+    segments = 7 * parts[:, 0].long() + 3 * parts[:, 1]  # numbers need not be in a row
+    by_segments = measure.score(_answers(_Given(segments=segments), parts))
+    for found in (by_maps, by_segments):
+        for key in ("iou", "fixed", "detected"):
+            torch.testing.assert_close(found[key], torch.ones(2).double())
+    assert (by_maps["concepts"], by_segments["concepts"]) == (2, 3)
+
+
+def test_segments_of_single_images_and_tasks_without_parts_are_refused():
+    measure = find_measures()["detectors"]
+    parts = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    alone = _Given(segments=torch.zeros(2, 4, 4, dtype=torch.long), shared=False)
+    with pytest.raises(UnavailableError, match="images share"):
+        measure.score(_answers(alone, parts))
+    answers = _answers(_Given(maps=parts.float()), parts)
+    bare = Answers(
+        answers.method,
+        answers.task,
+        Sample(answers.sample.inputs, answers.sample.targets),
+        answers.preset,
+        0,
+        answers.refit,
+    )
+    with pytest.raises(UnavailableError, match="no part masks"):
+        measure.score(bare)
+
+
+def test_untested_concepts_have_no_significance():
+    measure = find_measures()["concept_significance"]
+    parts = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    with pytest.raises(UnavailableError, match="not tested"):
+        measure.score(_answers(_Given(maps=parts.float()), parts))
