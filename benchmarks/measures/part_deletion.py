@@ -114,7 +114,6 @@ def _minimal_pairs(answers: Answers) -> dict[str, Tensor]:
     hits = []
     for part, targets in enumerate(some.partners.T):
         rival = replace(answers, sample=replace(some, targets=targets))
-        # where the rival is cut to fewer images, so was the map of the explained class
         sums = _steady(_part_sums(own - rival.pixel_maps, some.parts))
         is_part = torch.zeros_like(sums)
         is_part[:, part] = 1
