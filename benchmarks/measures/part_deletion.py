@@ -77,7 +77,7 @@ def _drops(task: Task, sample: Sample) -> Tensor:
 
 def _part_sums(maps: Tensor, parts: Tensor) -> Tensor:
     """Return the sum (n, P) of maps (n, H, W) over parts (n, P, H, W)."""
-    return _steady(torch.einsum("nhw,nphw->np", maps.double(), parts.double()))
+    return torch.einsum("nhw,nphw->np", maps.double(), parts.double())
 
 
 def _steady(values: Tensor) -> Tensor:
@@ -90,16 +90,16 @@ def _deletion(answers: Answers) -> dict[str, Tensor]:
     parts = answers.explained.parts
     if parts is None:
         raise UnavailableError("the task's images have no parts that can be removed")
-    attribution = _part_sums(answers.pixel_maps, parts)
+    sums = _part_sums(answers.pixel_maps, parts)
     drops = _drops(answers.task, answers.sample)[: len(parts)]
     areas = parts.flatten(2).sum(2)
-    known, means = areas > 0, _steady(attribution / areas.clamp(min=1))
+    known, worth, means = areas > 0, _steady(sums), _steady(sums / areas.clamp(min=1))
     return {
-        "sum": spearman(attribution, drops, known),
+        "sum": spearman(worth, drops, known),
         "mean": spearman(means, drops, known),
         "area": spearman(areas, drops, known),
-        "top": top_hits(attribution, drops, known),
-        "pooled": _spearman(attribution[known], drops[known]),
+        "top": top_hits(worth, drops, known),
+        "pooled": _spearman(worth[known], drops[known]),
         "pooled_mean": _spearman(means[known], drops[known]),
     }
 
@@ -114,8 +114,7 @@ def _minimal_pairs(answers: Answers) -> dict[str, Tensor]:
     hits = []
     for part, targets in enumerate(some.partners.T):
         rival = replace(answers, sample=replace(some, targets=targets))
-        # where the rival is cut to fewer images, so was the map of the explained class
-        sums = _part_sums(own - rival.pixel_maps, some.parts)
+        sums = _steady(_part_sums(own - rival.pixel_maps, some.parts))
         is_part = torch.zeros_like(sums)
         is_part[:, part] = 1
         hits.append(top_hits(sums, is_part, known).masked_fill(~known[:, part], torch.nan))

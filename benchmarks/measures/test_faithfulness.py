@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise, permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,6 +169,11 @@ def test_imputation_without_a_pixel_left_raises() -> None:
         impute(torch.ones(1, 2, 2), torch.ones(2, 2, dtype=torch.bool))
 
 
+def _quantus() -> Any:
+    # its wheel asks for opencv-python, which clashes with the headless one of grad-cam
+    return pytest.importorskip("quantus", reason="pip install --no-deps quantus cachetools")
+
+
 def _tiny_net() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
@@ -183,7 +189,7 @@ def _judged(random: torch.Generator) -> tuple[Task, Tensor, Tensor, Tensor]:
 
 
 def test_imputation_agrees_with_quantus(random: torch.Generator) -> None:
-    quantus = pytest.importorskip("quantus")
+    quantus = _quantus()
     image = torch.randn(3, 11, 9, generator=random)
     removed = torch.rand(11, 9, generator=random) < 0.7
     indices = np.flatnonzero(removed.numpy())
@@ -193,7 +199,7 @@ def test_imputation_agrees_with_quantus(random: torch.Generator) -> None:
 
 
 def test_deletion_curve_agrees_with_pixel_flipping_of_quantus(random: torch.Generator) -> None:
-    quantus = pytest.importorskip("quantus")
+    quantus = _quantus()
     task, x, maps, targets = _judged(random)
     judge = quantus.PixelFlipping(
         features_in_step=24, perturb_baseline=0.0, normalise=False, disable_warnings=True
@@ -209,7 +215,7 @@ def test_deletion_curve_agrees_with_pixel_flipping_of_quantus(random: torch.Gene
 def test_road_agrees_with_quantus_without_noise(
     random: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quantus = pytest.importorskip("quantus")
+    quantus = _quantus()
     task, x, maps, targets = _judged(random)
     shares = [0.25, 0.5, 0.75]
     judge = quantus.ROAD([100 * s for s in shares], 0.0, normalise=False, disable_warnings=True)

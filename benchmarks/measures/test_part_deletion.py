@@ -66,7 +66,7 @@ def test_a_constant_map_gets_what_the_area_gets_by_its_sum_and_nothing_by_its_me
     random: torch.Generator,
 ) -> None:
     weight, _, parts = _scene(random)
-    parts[:, 0, 1, :4] = parts[:, 1, 2] = False
+    parts[:, 0, 1, :5] = parts[:, 1, 2, :7] = parts[:, 2, 4, :2] = False
     x = torch.ones(_N, 3, 8, 8)
     answers = answers_of(
         task_of(linear_net(weight.abs()), _J), Given(lambda x, _: 0.3 * x[:, 0]), x,
