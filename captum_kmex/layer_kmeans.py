@@ -39,6 +39,7 @@ from captum_kmex.segmentation import (
 )
 from captum_kmex.segments import class_scores, predicted_class, segment_means
 from captum_kmex.targets import Target
+from captum_kmex.voting import VOTES, distance_scores
 
 __all__ = ["LayerKMeansAttribution"]
 
@@ -81,6 +82,10 @@ class LayerKMeansAttribution(FittedAttribution):
             ``"dimension"``, or one number a layer (see ``block_weights``).
         average_top: Average within the segments of the deepest layer too, instead of using
             the head's map there as it is.
+        vote: How the fitted prototypes classify. ``"distance"``: the class whose prototypes lie
+            nearest to the image's pixels (see ``distance_scores``); ``"share"``: the paper's
+            rule, the class whose prototypes win most pixels (eq. 10), which is also how
+            class-agnostic prototypes vote. It may be changed after ``fit``.
         head: The linear layer, where it cannot be found, or one of your own on the last layer.
         seed: Seed of the sample and of k-means.
 
@@ -116,6 +121,7 @@ class LayerKMeansAttribution(FittedAttribution):
         n_clusters: int = 5,
         weighting: str | Sequence[float] = "balanced",
         average_top: bool = False,
+        vote: str = "distance",
         head: Layer | None = None,
         seed: int = 0,
     ) -> None:
@@ -124,6 +130,7 @@ class LayerKMeansAttribution(FittedAttribution):
         self.n_clusters = n_clusters
         self.weighting = weighting
         self.average_top = average_top
+        self.vote = vote
 
     @logged
     def attribute(
@@ -230,12 +237,8 @@ class LayerKMeansAttribution(FittedAttribution):
             segments = evidence.segmentation or self._segment(
                 stack, start, evidence.target, options
             )
-            free = (
-                segments
-                if restrict is None
-                else self._segment(stack, start, evidence.target, SegmentOptions(depth))
-            )
-            verdict = self._vote(free, start, passed.logits) if self.is_fitted else None
+            free = segments if restrict is None else None
+            verdict = self._vote(stack, start, passed.logits, free) if self.is_fitted else None
         book = self.bank_.codebooks[start] if self.is_fitted else None
         return Explanation(
             inputs=images[0].detach(),
@@ -286,19 +289,20 @@ class LayerKMeansAttribution(FittedAttribution):
         *,
         depth: int | str = 0,
     ) -> Classification:
-        """Return the surrogate's class scores (eq. 10) and prediction beside the logits.
+        """Return the surrogate's class scores and prediction beside the logits.
+
+        Scores are what ``vote`` says: minus the mean squared distance to each class, or the
+        share of pixels won by it (eq. 10).
 
         Raises:
             NotFittedError: ``fit`` has not been called.
+            ValueError: ``vote`` is neither of the two.
         """
         images = check_inputs(inputs)
         passed = self._pass(images, additional_forward_args, self.bank_.at_input, False)
         start = _start(passed, depth)
         with plain_arithmetic(images[0]):
-            stack = self._stack(passed)
-            everyone = passed.logits.argmax(1)
-            segments = self._segment(stack, start, everyone, SegmentOptions(depth))
-            return self._vote(segments, start, passed.logits)
+            return self._vote(self._stack(passed), start, passed.logits)
 
     def predict(
         self,
@@ -307,7 +311,7 @@ class LayerKMeansAttribution(FittedAttribution):
         *,
         depth: int | str = 0,
     ) -> Tensor:
-        """Return the class (N,) whose prototypes win most pixels at a depth (eq. 10).
+        """Return the class (N,) that the prototypes of a depth vote for.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
@@ -326,6 +330,7 @@ class LayerKMeansAttribution(FittedAttribution):
             "n_clusters": int(self.n_clusters),
             "weighting": weights if isinstance(weights, str) else [float(w) for w in weights],
             "average_top": self.average_top,
+            "vote": self.vote,
         }
 
     def _layer_names(self) -> tuple[str, ...]:
@@ -450,10 +455,21 @@ class LayerKMeansAttribution(FittedAttribution):
             return segment_by_image(stack, self.n_clusters, options, self.seed)
         return segment_by_prototypes(stack, self.bank_.codebooks[start], target, options)
 
-    def _vote(self, segments: Segmentation, start: int, logits: Tensor) -> Classification:
-        """Return class scores and prediction of one depth (eq. 10)."""
-        membership = self.bank_.codebooks[start].membership.to(logits.device)
-        n_classes = self.bank_.n_classes
+    def _vote(
+        self,
+        stack: StackedBlocks,
+        start: int,
+        logits: Tensor,
+        segments: Segmentation | None = None,
+    ) -> Classification:
+        """Return class scores and prediction of one depth; ``segments`` of all, where known."""
+        check_choice("vote", self.vote, VOTES)
+        book, n_classes = self.bank_.codebooks[start], self.bank_.n_classes
+        membership = book.membership.to(logits.device)
+        if self.vote == "distance" and membership.ndim == 1:
+            scores = distance_scores(stack.suffix(start), book.centroids, membership, n_classes)
+            return Classification(scores, scores.argmax(1), logits)
+        segments = segments or self._segment(stack, start, logits.argmax(1), SegmentOptions())
         scores = class_scores(segments.nearest, membership, n_classes)
         found = predicted_class(segments.nearest, segments.distances, membership, n_classes)
         return Classification(scores, found, logits)

@@ -116,6 +116,12 @@ def test_round_trip_keeps_kmex_layer(images, labels, tmp_path):
     assert torch.equal(loaded.attribute(images, target=0), attr.attribute(images, target=0))
 
 
+def test_file_of_a_release_without_votes_is_read(path, images, fitted):
+    rewrite(path, lambda _, header: header["settings"].pop("vote"))
+    loaded = LayerKMeansAttribution.load(path, make_net())
+    assert torch.equal(loaded.classify(images).scores, fitted.classify(images).scores)
+
+
 def test_file_is_safetensors_without_pickle(path):
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")

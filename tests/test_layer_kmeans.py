@@ -193,13 +193,16 @@ def test_segments_are_nearest_prototypes_of_naive_composite(fitted, bank, depth)
 def test_class_scores_equal_pixel_count(fitted, bank, depth):
     owners = bank.codebooks[depth].membership[fitted.segment(X, depth=depth)].flatten(1)
     expected = F.one_hot(owners, 3).float().mean(1)
+    fitted.vote = "share"
     found = fitted.classify(X, depth=depth)
     assert torch.allclose(found.scores, expected, atol=1e-6)
     assert torch.allclose(found.logits, logits_of(X), atol=1e-6)
 
 
 @depths
-def test_predict_is_class_of_most_pixels(fitted, depth):
+@pytest.mark.parametrize("vote", ["distance", "share"])
+def test_predict_is_class_of_highest_score(fitted, depth, vote):
+    fitted.vote = vote
     scores = fitted.classify(X, depth=depth).scores
     found = fitted.predict(X, depth=depth)
     assert torch.equal(scores.gather(1, found[:, None]).squeeze(1), scores.amax(1))

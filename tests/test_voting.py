@@ -1,0 +1,176 @@
+"""The distance vote equals a loop over positions, and is what ``classify`` returns."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import LAYERS, make_net
+
+from captum_kmex import LayerKMeansAttribution, voting
+from captum_kmex.composite import StackedBlocks
+from captum_kmex.voting import distance_scores, position_shares
+
+pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
+
+WEIGHTS = (1.0, 0.5)
+
+
+def make_stack(n=3, deep=(2, 3)) -> StackedBlocks:
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((n, 4, 4, 6), (n, 5, *deep))
+    return StackedBlocks(tuple(torch.rand(*s, generator=generator) for s in sizes), WEIGHTS)
+
+
+def naive_scores(stack: StackedBlocks, centroids, membership, n_classes) -> np.ndarray:
+    """Return the scores by loops over images, positions and classes."""
+    big = [F.interpolate(b, stack.grid, mode="bilinear").double().numpy() for b in stack.blocks]
+    found = np.full((len(big[0]), n_classes), -np.inf)
+    for n in range(len(found)):
+        lengths = np.sqrt((big[-1][n] ** 2).sum(0))
+        for c in set(membership.tolist()):
+            own, total = centroids[membership == c].double().numpy(), 0.0
+            for y, x in np.ndindex(*stack.grid):
+                parts = [b[n, :, y, x] for b in big]
+                parts = [w * v / np.linalg.norm(v) for w, v in zip(WEIGHTS, parts, strict=True)]
+                nearest = ((np.concatenate(parts) - own) ** 2).sum(1).min()
+                total += lengths[y, x] / lengths.sum() * nearest
+            found[n, c] = -total
+    return found
+
+
+@pytest.fixture
+def centroids():
+    return torch.rand(6, 9, generator=torch.Generator().manual_seed(1))
+
+
+MEMBERSHIPS = {
+    "even": [0, 0, 1, 1, 2, 2],
+    "uneven": [0, 1, 1, 1, 2, 2],
+    "mixed": [2, 0, 1, 0, 2, 1],
+    "gap": [0, 0, 3, 3, 3, 0],
+}
+memberships = pytest.mark.parametrize("members", MEMBERSHIPS.values(), ids=MEMBERSHIPS)
+
+
+@memberships
+def test_distance_scores_equal_loop_over_positions(centroids, members):
+    stack, membership = make_stack(), torch.tensor(members)
+    found = distance_scores(stack, centroids, membership, 5)
+    expected = naive_scores(stack, centroids, membership, 5)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+@memberships
+def test_distance_scores_do_not_depend_on_the_chunk(centroids, members, monkeypatch):
+    stack, membership = make_stack(), torch.tensor(members)
+    whole = distance_scores(stack, centroids, membership, 4)
+    monkeypatch.setattr(voting, "_SCORES", 1)
+    assert torch.allclose(distance_scores(stack, centroids, membership, 4), whole, atol=1e-6)
+
+
+def test_class_without_prototypes_never_wins(centroids):
+    scores = distance_scores(make_stack(), centroids, torch.tensor([1, 1, 1, 3, 3, 3]), 5)
+    assert torch.isneginf(scores[:, [0, 2, 4]]).all()
+    assert scores[:, [1, 3]].isfinite().all()
+
+
+def test_position_shares_are_norms_of_deepest_block():
+    stack = make_stack(deep=(4, 6))
+    norms = torch.linalg.vector_norm(stack.blocks[-1], dim=1, keepdim=True)
+    expected = norms / norms.sum((2, 3), keepdim=True)
+    assert torch.allclose(position_shares(stack), expected, atol=1e-6)
+
+
+def test_position_shares_are_even_where_deepest_block_is_zero():
+    blocks = make_stack().blocks
+    shares = position_shares(StackedBlocks((blocks[0], torch.zeros_like(blocks[1])), WEIGHTS))
+    assert torch.allclose(shares, torch.full_like(shares, 1 / 24))
+
+
+def test_image_on_a_class_s_prototypes_has_distance_zero_to_it(centroids):
+    stack = make_stack(1)
+    rows = stack.rows(torch.zeros(24, dtype=torch.int64), torch.arange(24))
+    both = torch.cat([rows, centroids])
+    membership = torch.tensor([1] * 24 + [0] * 6)
+    scores = distance_scores(stack, both, membership, 2)
+    assert scores[0, 1].abs() < 1e-5
+    assert scores[0, 0] < -0.1
+
+
+@pytest.fixture
+def fitted(images, labels) -> LayerKMeansAttribution:
+    attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, weighting=[1, 2, 3])
+    return attr.fit([(images, labels)], n_init=2, n_representatives=0)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_classify_scores_are_distance_scores_of_that_depth(fitted, images, depth):
+    features = []
+    hooks = [
+        fitted.model.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output: features.append(output.detach().clone())
+        )
+        for name in LAYERS
+    ]
+    with torch.no_grad():
+        fitted.model(images)
+    for hook in hooks:
+        hook.remove()
+    book = fitted.bank_.codebooks[depth]
+    stack = StackedBlocks(tuple(features[depth:]), fitted.bank_.weights[depth:])
+    expected = distance_scores(stack, book.centroids, book.membership, 3)
+    found = fitted.classify(images, depth=depth)
+    assert torch.allclose(found.scores, expected, atol=1e-5)
+    assert torch.equal(found.prediction, found.scores.argmax(1))
+
+
+def test_explain_votes_as_classify_does(fitted, images):
+    for vote in voting.VOTES:
+        fitted.vote = vote
+        found = fitted.explain(images, depth=1, restrict="predicted")
+        assert torch.equal(found.class_scores, fitted.classify(images, depth=1).scores)
+        assert torch.equal(found.prediction, fitted.predict(images, depth=1))
+
+
+def test_votes_differ_on_the_same_bank(fitted, images):
+    near = fitted.classify(images).scores
+    fitted.vote = "share"
+    shares = fitted.classify(images).scores
+    assert (near <= 0).all()
+    assert torch.allclose(shares.sum(1), torch.ones(12), atol=1e-6)
+
+
+def test_unknown_vote_is_refused(fitted, images):
+    fitted.vote = "loudest"
+    with pytest.raises(ValueError, match="vote='loudest' is unknown.*'distance'"):
+        fitted.classify(images)
+
+
+def test_vote_of_classes_left_out_of_the_fit_is_minus_infinity(images, labels):
+    attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2)
+    attr.fit([(images, labels)], classes=[0, 2], n_init=2, n_representatives=0)
+    found = attr.classify(images)
+    assert torch.isneginf(found.scores[:, 1]).all()
+    assert not (found.prediction == 1).any()
+
+
+def test_class_agnostic_prototypes_vote_by_share(images):
+    attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=4)
+    attr.fit([images], labels=None, n_init=2, n_representatives=0)
+    one = attr.classify(images)
+    other = copy.copy(attr)
+    other.vote = "share"
+    assert torch.equal(one.scores, other.classify(images).scores)
+
+
+def test_bank_keeps_the_vote(fitted, images, tmp_path):
+    fitted.vote = "share"
+    fitted.fit([(images, torch.arange(12) % 3)], n_init=2, n_representatives=0)
+    fitted.save(tmp_path / "a.safetensors")
+    loaded = LayerKMeansAttribution.load(tmp_path / "a.safetensors", fitted.model)
+    assert loaded.vote == "share"
+    assert torch.equal(loaded.classify(images).scores, fitted.classify(images).scores)
