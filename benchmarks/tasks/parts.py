@@ -66,5 +66,12 @@ def _load(preset: Preset) -> Task:
     )  # fmt: skip
 
 
-_NOTES = ("TODO",)
+_NOTES = (
+    "a class is a choice of one of two beaks, wings and tails; every class has three minimal "
+    "pairs, one a part; a mask is the whole figure, the parts are beak, wing and tail",
+    "the network was checked on 400 test figures (98.5 % right): with a part swapped, 99 % are "
+    "taken for the minimal pair; with a part dropped, the logit falls by 3.5 on average, the class "
+    "and its minimal pair become as likely as each other, and the prediction changes for one in "
+    "two; without hat and feet it changes for fewer than one in a hundred",
+)
 TASKS = {"parts": _load}

@@ -17,7 +17,7 @@ from benchmarks.tasks._small import load_small_resnet
 
 State = dict[str, Tensor]
 SEEDS = [(7, i) for i in range(32)]
-N_CHECKED = 48
+N_CHECKED = 32
 CHECKSUM = "73d8bb092719711c415310a89f8be8961f98bff8823c4c1158bf3b7839835750"
 
 
@@ -116,7 +116,8 @@ def test_network_needs_each_part_of_the_class(shipped: State, at: int) -> None:
     rows, pair = torch.arange(len(labels)), torch.tensor([partner(int(c), part) for c in labels])
     assert (shipped[f"swap {part}"].argmax(1) == pair).double().mean() >= 0.9
     whole, dropped = shipped["whole"], shipped[f"drop {part}"]
-    assert (whole[rows, labels] > dropped[rows, labels]).double().mean() >= 0.9
+    assert (whole[rows, labels] > dropped[rows, labels]).double().mean() >= 0.8
+    assert (whole.argmax(1) != dropped.argmax(1)).double().mean() >= 0.25
     margin = [z[rows, labels] - z[rows, pair] for z in (whole, dropped)]
     assert margin[1].mean() < 0.5 * margin[0].mean()
 
