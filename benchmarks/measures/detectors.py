@@ -12,7 +12,8 @@ from benchmarks.measures._set_overlap import held_out, overlaps
 
 __all__ = ["MEASURES"]
 
-_SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the pixels; the first is Network Dissection's
+# of the pixels: the first is Network Dissection's, the last keeps all that is above 0
+_SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0)
 _DETECTS = 0.04  # Bau et al. (2017)
 
 
@@ -58,8 +59,8 @@ MEASURES = (
         "For each part the concept with the best IoU over one half of the images is scored on "
         "the other half, all images together (Bau et al., 2017; Fong & Vedaldi, 2018). A map that "
         "is not 0 or 1 is cut where it exceeds its value at the top .5 % of the pixels, as in "
-        "Network Dissection, or, in the first column, at the best of .5, 1, 2, 5, 10 and 20 %, "
-        "chosen with the concept. Segments need no threshold. The values are by part, not by "
+        "Network Dissection, or, in the first column, at the best of .5, 1, 2, 5, 10 and 20 % or "
+        "0, chosen with the concept. Segments need no threshold. The values are by part, not by "
         "image. Net2Vec has also seen the part masks of other images. More concepts are more "
         "chances: compare methods with their number in mind.",
     ),

@@ -64,7 +64,7 @@ def discover(task: Task, layer: str, images: Tensor, seed: int, n_clusters: int)
         layer: Layer whose mean activations are clustered.
         images: Images of the class (N, C, H, W).
         seed: Seed of k-means.
-        n_clusters: Clusters, 25 in the paper; fewer if there are fewer superpixels.
+        n_clusters: Clusters; fewer if there are fewer superpixels.
     """
     owners, pool = _segments(task, images)
     features = embed(task, layer, pool)

@@ -22,7 +22,8 @@ class AceConcepts:
     Args:
         task: The task.
         seed: Seed of the images drawn and of the clusters.
-        n_clusters: Clusters of each class, before ACE's filter.
+        n_clusters: Clusters of each class, before ACE's filter; by default 25, as in the paper,
+            or 12 of small pictures, whose superpixels are fewer.
 
     Attributes:
         layer: The layer before the last: after the last, all is affine, and TCAV says 0 or 1.
@@ -31,11 +32,12 @@ class AceConcepts:
         classes: Class of each cluster that passed ACE's filter, integer tensor (K,).
     """
 
-    def __init__(self, task: Task, seed: int, n_clusters: int = 25) -> None:
+    def __init__(self, task: Task, seed: int, n_clusters: int | None = None) -> None:
         self._task, self._seed = task, seed
         self.layer = task.layers[-2]
         self.images = class_images(task, _N_IMAGES, seed)
-        self.discoveries = [discover(task, self.layer, x, seed, n_clusters) for x in self.images]
+        count = n_clusters or (25 if self.images[0].shape[-1] >= 112 else 12)
+        self.discoveries = [discover(task, self.layer, x, seed, count) for x in self.images]
         counts = torch.tensor([len(found.kept) for found in self.discoveries])
         self.classes = torch.arange(len(counts)).repeat_interleave(counts)
         starts = counts.cumsum(0) - counts

@@ -35,7 +35,7 @@ class Ace(Method):
     shares_concepts = True
     passes = 30.0
 
-    def __init__(self, n_clusters: int = 25) -> None:
+    def __init__(self, n_clusters: int | None = None) -> None:
         self._n_clusters = n_clusters
 
     def fit(self, task: Task, seed: int) -> None:
