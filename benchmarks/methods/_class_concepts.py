@@ -26,7 +26,7 @@ class ClassConcepts(Method):
         raise NotImplementedError
 
     def segments(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        scores = _own(self.scores(inputs), targets)
+        scores = self.own_scores(inputs, targets)
         return scores.argmax(1) + (targets * scores.shape[1])[:, None, None]
 
     def concepts(self, inputs: Tensor, targets: Tensor) -> ConceptMaps:

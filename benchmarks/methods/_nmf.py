@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.evaluation.method import UnavailableError
 
-__all__ = ["codes_of", "factorise"]
+__all__ = ["codes_of", "factorise", "map_codes"]
 
 
 def factorise(rows: Tensor, rank: int, seed: int, max_iter: int = 200) -> Tensor:
@@ -59,6 +59,13 @@ def codes_of(rows: Tensor, components: Tensor) -> Tensor:
             max_iter=500,
         )
     return torch.from_numpy(found).to(rows.dtype)
+
+
+def map_codes(features: Tensor, components: Tensor) -> Tensor:
+    """Return the codes (N, K, h, w) of every position of a map (N, D, h, w)."""
+    n, _, height, width = features.shape
+    found = codes_of(features.movedim(1, 3).flatten(0, 2), components)
+    return found.view(n, height, width, -1).movedim(3, 1)
 
 
 @contextmanager

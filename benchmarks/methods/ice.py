@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.evaluation.method import ConceptMaps, Method
 from benchmarks.evaluation.task import Task
-from benchmarks.methods._nmf import codes_of, factorise
+from benchmarks.methods._nmf import factorise, map_codes
 from benchmarks.methods._tap import Tap
 from benchmarks.methods._training import draw_by_class
 
@@ -49,10 +49,7 @@ class Ice(Method):
 
     def codes(self, inputs: Tensor) -> Tensor:
         """Return the codes u (N, K, h, w)."""
-        features = self._tap.features(inputs)
-        n, _, height, width = features.shape
-        found = codes_of(features.movedim(1, 3).flatten(0, 2), self.components)
-        return found.view(n, height, width, -1).movedim(3, 1)
+        return map_codes(self._tap.features(inputs), self.components)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return the logits (N, J) of the features that the codes give back."""

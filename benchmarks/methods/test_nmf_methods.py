@@ -228,6 +228,8 @@ def test_craft_worth_comes_from_the_class_and_its_codes_give_the_features_back()
     _fitted(method)
     assert bool((method.importance >= 0).all())
     scores = method.own_scores(sample.inputs, sample.targets)
+    everyone = method.scores(sample.inputs)
+    torch.testing.assert_close(scores, everyone[torch.arange(6), sample.targets], atol=1e-3, rtol=0)
     worth = method.importance[sample.targets]
     maps = method.maps(sample.inputs, sample.targets)
     torch.testing.assert_close(maps, (scores * worth[:, :, None, None]).sum(1))
