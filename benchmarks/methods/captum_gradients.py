@@ -1,8 +1,10 @@
 """Captum's methods by gradients and by rules of propagation, at their own defaults.
 
 Attributions of the input's shape become maps by one rule, that of Captum's visualiser: channels
-are added up (``Saliency``'s are absolute values before). Where a method wants a baseline it is
-Captum's own, zero: the mean colour, as inputs are standardised.
+are added up. Sensitivities, which are not multiplied by the input and whose sign says only which
+way a pixel should change, are absolute values before: ``Saliency``, where that is Captum's
+default, and ``GuidedGradCam``. Where a method wants a baseline it is Captum's own, zero: the mean
+colour, as inputs are standardised.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class GradCam(CaptumMethod):
 
 
 class GuidedGradCamMethod(CaptumMethod):
-    """Guided backpropagation times Grad-CAM."""
+    """Absolute values of guided backpropagation times Grad-CAM."""
 
     source = "Selvaraju et al. (2017), captum.attr.GuidedGradCam"
     passes = 6
@@ -72,7 +74,7 @@ class GuidedGradCamMethod(CaptumMethod):
     def _prepare(self, task: Task) -> Attribute:
         _refuse(task, {"ReLU"}, "guided backpropagation", "the plain gradient")
         cam = GuidedGradCam(task.model, task.model.get_submodule(task.layers[-1]))
-        return lambda x, target: cam.attribute(x, target)
+        return lambda x, target: cam.attribute(x, target).abs()
 
 
 class SaliencyMethod(CaptumMethod):

@@ -83,7 +83,7 @@ def test_guided_grad_cam_multiplies_guided_gradients_by_rectified_grad_cam(
     twin = with_plain_modules(task.model, Addition_Module)
     guided = GuidedBackprop(twin).attribute(images.clone(), TARGETS)
     cam = _maps("Grad-CAM", task, images)[:, None].relu()
-    expected = (guided * LayerAttribution.interpolate(cam, (16, 16))).sum(1)
+    expected = (guided * LayerAttribution.interpolate(cam, (16, 16))).abs().sum(1)
     torch.testing.assert_close(_maps("Guided Grad-CAM", task, images), expected)
 
 
