@@ -40,7 +40,7 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("test", ("mnist",), 6, 3, 4, 200, 100, (0, 1), 30, 50),
+        Preset("test", ("mnist",), 6, 3, 4, 220, 100, (0, 1), 30, 50),
         Preset("quick", ("mnist", "parts"), 48, 16, 8, 1500, 500, (0,), 150),
         Preset(
             "full",

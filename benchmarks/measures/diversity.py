@@ -24,10 +24,11 @@ _N_TEST = 500
 _TEXT = f"""\
 *Used*: share of prototypes that are the nearest one of some test image, or of some pixel of
 {_N_TEST} test images where the prototypes are of pixels. k-means uses all on the training images
-by construction, and a class that the network never predicts is the usual reason for less than all
-on test images. *Log-volume*: half the log-determinant of the Gram matrix of a class's prototypes,
-each of length 1 (Celis et al., 2018), over their number, averaged over classes: 0 if orthogonal,
-lower the more alike they are; more prototypes lower it too. *Labels*: entropy of the labels
+by construction; on test images fewer, if a small cluster meets none of them. *Log-volume*: half
+the log-determinant of the Gram matrix of a class's prototypes, each of length 1 (Celis et al.,
+2018), over their number, averaged over classes: 0 if orthogonal, lower the more alike they are;
+more prototypes lower it too. It is minus infinity, and left out, where two of a class are the
+same, or more than the space has dimensions. *Labels*: entropy of the labels
 (background, rest of the object, each part) at the prototypes' places, over that of equal shares.
 *Distinctiveness*: one minus the mean IoU of the boxes of two concepts in the same image (boxes
 and places as for part consistency)."""
