@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import TensorDataset
 from benchmarks.evaluation.presets import Preset
 from benchmarks.evaluation.task import Task
 from benchmarks.tasks._files import find_folder
-from benchmarks.tasks._small import SmallData, small_task
+from benchmarks.tasks._small import SmallData, annotate_ink, small_task
 
 __all__ = ["TASKS", "load_data"]
 
@@ -39,8 +40,12 @@ def load_data() -> SmallData:
 
 
 def _load(preset: Preset) -> Task:
-    title = "Fashion-MNIST"
-    return small_task("fashion_mnist", title, load_data(), _NAMES, (_MEAN,), (_STD,), preset)
+    title, data = "Fashion-MNIST", load_data()
+    annotate = partial(annotate_ink, data, _MEAN, _STD)
+    return small_task(
+        "fashion_mnist", title, data, _NAMES, (_MEAN,), (_STD,), preset,
+        annotate=annotate, notes=_NOTES,
+    )  # fmt: skip
 
 
 _MEAN, _STD = 0.2860, 0.3530
@@ -49,4 +54,7 @@ _NAMES = (
     "T-shirt", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
+_NOTES = (
+    "a mask is the pixels brighter than a tenth of white: black parts of a garment are left out",
+)
 TASKS = {"fashion_mnist": _load}

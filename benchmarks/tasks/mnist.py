@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.utils.data import TensorDataset
 
 from benchmarks.evaluation.presets import Preset
 from benchmarks.evaluation.task import Task
-from benchmarks.tasks._small import SmallData, small_task
+from benchmarks.tasks._small import SmallData, annotate_ink, small_task
 
 __all__ = ["TASKS", "load_data"]
 
@@ -29,7 +31,12 @@ def load_data() -> SmallData:
 
 def _load(preset: Preset) -> Task:
     names = tuple(str(digit) for digit in range(10))
-    return small_task("mnist", "MNIST", load_data(), names, (_MEAN,), (_STD,), preset)
+    data = load_data()
+    annotate = partial(annotate_ink, data, _MEAN, _STD)
+    return small_task(
+        "mnist", "MNIST", data, names, (_MEAN,), (_STD,), preset, annotate=annotate, notes=_NOTES
+    )
 
 
+_NOTES = ("a mask is the digit's ink, the pixels brighter than a tenth of white",)
 TASKS = {"mnist": _load}
