@@ -146,7 +146,7 @@ def test_votes_differ_on_the_same_bank(fitted, images):
 
 def test_unknown_vote_is_refused(fitted, images):
     fitted.vote = "loudest"
-    with pytest.raises(ValueError, match="vote='loudest' is unknown.*'distance'"):
+    with pytest.raises(ValueError, match=r"vote='loudest' is unknown.*'distance'"):
         fitted.classify(images)
 
 
