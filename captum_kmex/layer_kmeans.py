@@ -77,11 +77,14 @@ class LayerKMeansAttribution(FittedAttribution):
         layers: Names or modules, shallow to deep, such as ``["layer2", "layer3", "layer4"]``.
         n_prototypes: Prototypes K a class for ``fit``, one number or one a class; the size
             of the single codebook if ``fit(labels=None)``.
-        n_clusters: Clusters an image, for unfitted use.
+        n_clusters: Clusters an image, for unfitted use. Few make segments the size of objects,
+            but maps less precise.
         weighting: Weight of each block in the composite: ``"balanced"``, ``"nave"``,
-            ``"dimension"``, or one number a layer (see ``block_weights``).
+            ``"dimension"``, or one number a layer (see ``block_weights``). ``None`` is
+            ``"balanced"`` for fitted prototypes, which then classify best, and
+            ``"dimension"`` for an image's own clusters, whose maps are then the most precise.
         average_top: Average within the segments of the deepest layer too, instead of using
-            the head's map there as it is.
+            the head's map there as it is: with an image's own clusters, maps are no better.
         vote: How the fitted prototypes classify. ``"distance"``: the class whose prototypes lie
             nearest to the image's pixels (see ``distance_scores``); ``"share"``: the paper's
             rule, the class whose prototypes win most pixels (eq. 10), which is also how
@@ -118,8 +121,8 @@ class LayerKMeansAttribution(FittedAttribution):
         layers: Layer | Sequence[Layer],
         *,
         n_prototypes: int | Mapping[int, int] = 5,
-        n_clusters: int = 5,
-        weighting: str | Sequence[float] = "balanced",
+        n_clusters: int = 20,
+        weighting: str | Sequence[float] | None = None,
         average_top: bool = False,
         vote: str = "distance",
         head: Layer | None = None,
@@ -328,7 +331,9 @@ class LayerKMeansAttribution(FittedAttribution):
         weights = self.weighting
         return super()._settings() | {
             "n_clusters": int(self.n_clusters),
-            "weighting": weights if isinstance(weights, str) else [float(w) for w in weights],
+            "weighting": weights
+            if weights is None or isinstance(weights, str)
+            else [float(w) for w in weights],
             "average_top": self.average_top,
             "vote": self.vote,
         }
@@ -375,17 +380,18 @@ class LayerKMeansAttribution(FittedAttribution):
         images = check_inputs(batch.inputs)
         passed = self._run_layers(images, args, at_input, keeps_refusal=True)
         with plain_arithmetic(images[0]):
-            stack = self._stack(passed, fitted=False)
+            stack = self._weighted(passed, "balanced")
             needs_surrogate = passed.head is None and not self._has_own_head()
             pooled = stack.blocks[-1].mean((2, 3)) if needs_surrogate else None
         depths = [stack.suffix(start) for start in range(len(stack.blocks))]
         return Observation(passed.logits, depths, stack.weights, pooled)
 
-    def _stack(self, passed: Forward, fitted: bool | None = None) -> StackedBlocks:
+    def _stack(self, passed: Forward) -> StackedBlocks:
+        """Return the composite: of the bank's weights once fitted, for clustering before."""
+        if not self.is_fitted:
+            return self._weighted(passed, "dimension")
         blocks = tuple(passed.features[name] for name in passed.layers)
         widths = [block.shape[1] for block in blocks]
-        if not (self.is_fitted if fitted is None else fitted):
-            return StackedBlocks(blocks, block_weights(self.weighting, widths))
         found = self.bank_.codebooks[0].centroids.shape[1]
         if sum(widths) != found:
             raise ValueError(
@@ -393,6 +399,12 @@ class LayerKMeansAttribution(FittedAttribution):
                 f"{widths}; it was fitted on another model: fit again"
             )
         return StackedBlocks(blocks, self.bank_.weights)
+
+    def _weighted(self, passed: Forward, unless_given: str) -> StackedBlocks:
+        """Return the composite by ``weighting``, or by a default."""
+        blocks = tuple(passed.features[name] for name in passed.layers)
+        weighting = unless_given if self.weighting is None else self.weighting
+        return StackedBlocks(blocks, block_weights(weighting, [b.shape[1] for b in blocks]))
 
     def _head_and_tap(self, passed: Forward) -> tuple[LinearHead, Tensor]:
         """Return the head, or its surrogate, and the map that it reads."""
