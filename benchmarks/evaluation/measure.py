@@ -16,7 +16,7 @@ from benchmarks.evaluation.task import Sample, Task
 
 __all__ = ["Answers", "Column", "Measure"]
 
-_MIN_IMAGES = 8
+_MIN_IMAGES = 4
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ PRESETS = {
         Preset(
             "full",
             ("mnist", "fashion_mnist", "parts", "photographs"),
-            200, 48, 12, None, None, (0, 1, 2), 800,
+            150, 48, 12, 10_000, 5_000, (0, 1, 2), 800,
         ),
     )
 }  # fmt: skip

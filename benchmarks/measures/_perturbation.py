@@ -14,8 +14,12 @@ _HEAVY = 0.5  # of a mobile network's forward pass
 
 
 def perturbed_sample(answers: Answers) -> Sample:
-    """Return the images whose pixels are changed: the first ones, the same for every method."""
-    return answers.explained.first(answers.preset.n_perturbed)
+    """Return the images whose pixels are changed: the first ones, the same for every method.
+
+    A heavy network has a quarter of the preset's.
+    """
+    count = answers.preset.n_perturbed
+    return answers.explained.first(count if answers.task.weight < _HEAVY else max(2, count // 4))
 
 
 def n_steps(answers: Answers) -> int:

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from benchmarks.evaluation.presets import Preset
 from benchmarks.evaluation.task import Task
-from benchmarks.tasks._figures import CLASSES, PARTS, Pose, class_names, render
+from benchmarks.tasks._figures import CLASSES, PARTS, Pose, class_names, partner, render
 from benchmarks.tasks._small import Annotations, SmallData, small_task
 
 __all__ = ["TASKS", "load_data", "pose_of", "standardised"]
@@ -44,6 +44,7 @@ def annotate(split: str, chosen: Tensor) -> Annotations:
         "masks": _stack([f.object_mask for f in figures]),
         "parts": _stack([np.stack([f.masks[part] for part in PARTS]) for f in figures]),
         "without": standardised(without).unflatten(0, (-1, len(PARTS))),
+        "partners": torch.tensor([[partner(label, part) for part in PARTS] for label, _ in drawn]),
         "part_names": tuple(PARTS),
     }
 
