@@ -45,7 +45,7 @@ PRESETS = {
         Preset(
             "full",
             ("mnist", "fashion_mnist", "parts", "photographs"),
-            150, 48, 12, 10_000, 5_000, (0, 1, 2), 800,
+            100, 32, 12, 6_000, 3_000, (0, 1), 600,
         ),
     )
 }  # fmt: skip
