@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from captum_kmex.clustering import cluster_means, memberships
 from captum_kmex.composite import StackedBlocks
 from captum_kmex.gram import gram_kmeans, start_uniforms
 from captum_kmex.interpolation import resize_matrix
+from captum_kmex.lloyd import cluster_means, memberships
 
 __all__ = ["cluster_image_rows"]
 
