@@ -687,3 +687,26 @@ def test_surrogate_survives_save_and_load(mlp, tmp_path):
 
 def test_linear_head_needs_no_surrogate(bank):
     assert bank.surrogate is None
+
+
+def test_weighting_that_is_not_given_is_dimension_before_a_fit():
+    x = awkward()
+    given = LayerKMeansAttribution(FITTED, LAYERS, weighting="dimension", n_clusters=20)
+    other = LayerKMeansAttribution(FITTED, LAYERS, weighting="balanced", n_clusters=20)
+    segments = LayerKMeansAttribution(FITTED, LAYERS).segment(x)
+    assert torch.equal(segments, given.segment(x))
+    assert not torch.equal(segments, other.segment(x))
+
+
+def test_weighting_that_is_not_given_is_balanced_in_a_fit(tmp_path):
+    attr = LayerKMeansAttribution(FITTED, LAYERS, n_prototypes=2)
+    given = LayerKMeansAttribution(FITTED, LAYERS, n_prototypes=2, weighting="balanced")
+    banks = [attr.fit([(X, Y)], n_init=2).bank_, given.fit([(X, Y)], n_init=2).bank_]
+    assert banks[0].weights == banks[1].weights == (1.0,) * len(LAYERS)
+    assert torch.equal(banks[0].codebooks[0].centroids, banks[1].codebooks[0].centroids)
+    attr.save(tmp_path / "bank.safetensors")
+    loaded = LayerKMeansAttribution.load(tmp_path / "bank.safetensors", FITTED)
+    assert loaded.weighting is None
+    assert torch.equal(loaded.segment(X), attr.segment(X))
+    # a bank's weights hold for as long as it does, whatever is clustered without one
+    assert torch.equal(attr.fit([(X, Y)], n_init=2).segment(X), loaded.segment(X))

@@ -94,8 +94,9 @@ def _network(name: str) -> nn.Module:
 
 
 def unfitted(setting: Setting) -> LayerKMeansAttribution:
-    """Return the attribution that clusters each image by itself."""
-    return LayerKMeansAttribution(setting.model, list(setting.layers))
+    """Return the attribution that clusters each image by itself, in five clusters as NAVE."""
+    layers = list(setting.layers)
+    return LayerKMeansAttribution(setting.model, layers, n_clusters=5, weighting="balanced")
 
 
 def deepest_map(setting: Setting) -> Tensor:
