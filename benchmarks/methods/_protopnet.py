@@ -23,7 +23,8 @@ class Schedule:
     Attributes:
         per_class: Prototypes of a class.
         channels: Channels of the prototypes' space.
-        warm: Epochs with a frozen backbone.
+        warm: Epochs with a frozen backbone; they are cheap, and too few steps leave the
+            prototypes on the background.
         joint: Epochs of everything but the head.
         push_every: Joint epochs between two pushes.
         head: Epochs of the head alone after each push.
@@ -32,7 +33,7 @@ class Schedule:
 
     per_class: int = 5
     channels: int = 128
-    warm: int = 5
+    warm: int = 30
     joint: int = 6
     push_every: int = 3
     head: int = 20

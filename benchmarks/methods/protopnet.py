@@ -36,11 +36,12 @@ class TrainedProtoPNet(Method):
 
     family = "prototypes"
     source = (
-        "Chen et al. (2019), written from the paper; starts from the task's trained backbone, 5 "
-        "prototypes a class, 5 warm and 6 joint epochs (the paper: 5 and more), a push and 20 "
-        "epochs of the head after joint epochs 3 and 6 (the paper: every 10), no augmentation; "
-        "at most 5,000 images of a small network (1,250 of 64 pixels), to bound the cost on one "
-        "thread; the last state is kept, none is selected"
+        "Chen et al. (2019), written from the paper; starts from the task's trained backbone; 5 "
+        "prototypes a class, 30 warm and 6 joint epochs (the paper: 5 and more, of 180,000 "
+        "augmented images; 5 warm ones of 1,500 digits left the prototypes on the background of "
+        "validation images), a push and 20 epochs of the head after joint epochs 3 and 6 (the "
+        "paper: every 10), no augmentation; at most 5,000 images of a small network (1,250 of 64 "
+        "pixels), to bound the cost on one thread; the last state is kept, none is selected"
     )
     seeded = True
     shares_concepts = True
