@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 
 from benchmarks.evaluation.measure import Answers, Column, Measure
 from benchmarks.evaluation.method import UnavailableError
-from benchmarks.measures._set_overlap import held_out, overlaps
+from benchmarks.measures._set_overlap import held_out, overlaps, united
 
 __all__ = ["MEASURES"]
 
@@ -27,6 +27,7 @@ def _score(answers: Answers) -> dict[str, Tensor]:
     best = held_out(table)
     return {
         "iou": best,
+        "united": united(maps, parts, _SHARES, table),
         "fixed": held_out(table[:, :, :1]),
         "detected": torch.where(best.isnan(), torch.nan, (best > _DETECTS).double()),
         "concepts": torch.tensor(float(maps.shape[1])),
@@ -51,6 +52,7 @@ MEASURES = (
         "Concepts as detectors of known parts",
         {
             "iou": Column("set IoU"),
+            "united": Column("set IoU of a union"),
             "fixed": Column("set IoU, threshold of Network Dissection"),
             "detected": Column("parts with IoU above .04"),
             "concepts": Column("concepts", better="", percent=False),
@@ -60,7 +62,9 @@ MEASURES = (
         "the other half, all images together (Bau et al., 2017; Fong & Vedaldi, 2018). A map that "
         "is not 0 or 1 is cut where it exceeds its value at the top .5 % of the pixels, as in "
         "Network Dissection, or, in the first column, at the best of .5, 1, 2, 5, 10 and 20 % or "
-        "0, chosen with the concept. Segments need no threshold. The values are by part, not by "
+        "0, chosen with the concept. Segments need no threshold. Where "
+        "prototypes belong to classes that share a part, each can find its classes' alone; so a "
+        "union of concepts, grown on the first half, is scored too. The values are by part, not by "
         "image. Net2Vec has also seen the part masks of other images. More concepts are more "
         "chances: compare methods with their number in mind.",
     ),

@@ -11,7 +11,7 @@ from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
 from benchmarks.evaluation.plugins import find_measures
 from benchmarks.evaluation.presets import PRESETS
 from benchmarks.evaluation.task import Sample
-from benchmarks.measures._set_overlap import held_out, overlaps
+from benchmarks.measures._set_overlap import held_out, overlaps, united
 
 
 def _answers(method, parts):
@@ -78,6 +78,41 @@ def test_a_part_that_a_half_does_not_show_is_not_scored():
     assert found.isnan().tolist() == [True, True, False]
 
 
+def test_a_union_puts_the_pieces_of_a_part_together_and_leaves_the_rest():
+    parts = torch.zeros(6, 1, 8, 8, dtype=torch.bool)
+    parts[:, 0, :4] = True
+    pieces = torch.zeros(6, 4, 8, 8)
+    pieces[:, 0, :4, :3] = pieces[:, 1, :4, 3:6] = pieces[:, 2, :4, 6:] = 1
+    pieces[:, 3, 4:] = 1
+    table = overlaps(pieces, parts, (1.0,))
+    torch.testing.assert_close(held_out(table), torch.tensor([3 / 8]).double())
+    torch.testing.assert_close(united(pieces, parts, (1.0,), table), torch.ones(1).double())
+    alone = pieces[:, 3:]  # nothing of it is the part
+    assert united(alone, parts, (1.0,), overlaps(alone, parts, (1.0,))) == 0
+
+
+def test_a_union_is_grown_on_the_first_half():
+    generator = torch.Generator().manual_seed(0)
+    maps = (torch.rand(8, 5, 6, 6, generator=generator) > 0.7).float()
+    parts = torch.rand(8, 1, 6, 6, generator=generator) > 0.5
+    masks, part = maps[::2].bool(), parts[::2, 0]
+
+    def iou(chosen, masks, part):
+        union = torch.stack([masks[:, k] for k in chosen]).any(0)
+        return float((union & part).sum() / (union | part).sum())
+
+    chosen = []
+    while len(chosen) < 5:
+        others = [k for k in range(5) if k not in chosen]
+        best = max(others, key=lambda k: iou([*chosen, k], masks, part))
+        if chosen and iou([*chosen, best], masks, part) <= iou(chosen, masks, part):
+            break
+        chosen.append(best)
+    found = united(maps, parts, (1.0,), overlaps(maps, parts, (1.0,)))
+    expected = iou(chosen, maps[1::2].bool(), parts[1::2, 0])
+    assert found.item() == pytest.approx(expected)
+
+
 def test_perfect_concepts_and_perfect_segments_score_one():
     parts = torch.zeros(6, 2, 8, 8, dtype=torch.bool)
     parts[:, 0, :3, :3], parts[:, 1, 5:, 4:] = True, True
@@ -86,7 +121,7 @@ def test_perfect_concepts_and_perfect_segments_score_one():
     segments = 7 * parts[:, 0].long() + 3 * parts[:, 1]  # numbers need not be in a row
     by_segments = measure.score(_answers(_Given(segments=segments), parts))
     for found in (by_maps, by_segments):
-        for key in ("iou", "fixed", "detected"):
+        for key in ("iou", "united", "fixed", "detected"):
             torch.testing.assert_close(found[key], torch.ones(2).double())
     assert (by_maps["concepts"], by_segments["concepts"]) == (2, 3)
 

@@ -17,6 +17,7 @@ __all__ = ["METHODS"]
 
 _N_ANNOTATED = 64  # validation images with part masks
 _SHARE = 0.005  # of the pixels that a unit's mask covers
+_EVERY = 5  # pixels learned from, one in so many
 _STEPS, _RATE = 200, 0.1
 
 
@@ -76,8 +77,8 @@ class Net2Vec(NetworkDissection):
         units = torch.cat([self._units(x) for x in sample.inputs.split(16)])
         self._thresholds = unit_thresholds(units, _SHARE)
         masks = self._masks(units, tuple(sample.parts.shape[2:]))
-        pixels = masks.permute(0, 2, 3, 1).flatten(0, 2)
-        self._weights = learn_mixtures(pixels, sample.parts.permute(0, 2, 3, 1).flatten(0, 2))
+        pixels, parts = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (masks, sample.parts))
+        self._weights = learn_mixtures(pixels[::_EVERY], parts[::_EVERY])
 
     def concepts(self, inputs: Tensor, targets: Tensor) -> ConceptMaps:
         masks = self._masks(self._units(inputs), tuple(inputs.shape[2:]))
