@@ -8,18 +8,20 @@ from torch import Tensor
 from benchmarks.evaluation.measure import Answers
 from benchmarks.evaluation.task import Sample, Task
 
-__all__ = ["logits", "n_steps", "perturbed_sample", "ranks", "target_logits"]
+__all__ = ["logits", "n_perturbed", "n_steps", "perturbed_sample", "ranks", "target_logits"]
 
 _HEAVY = 0.5  # of a mobile network's forward pass
 
 
 def perturbed_sample(answers: Answers) -> Sample:
-    """Return the images whose pixels are changed: the first ones, the same for every method.
+    """Return the images whose pixels are changed: the first ones, the same for every method."""
+    return answers.explained.first(n_perturbed(answers))
 
-    A heavy network has a quarter of the preset's.
-    """
+
+def n_perturbed(answers: Answers) -> int:
+    """Return how many images that are at most: the preset's, a quarter for a heavy network."""
     count = answers.preset.n_perturbed
-    return answers.explained.first(count if answers.task.weight < _HEAVY else max(2, count // 4))
+    return count if answers.task.weight < _HEAVY else max(2, count // 4)
 
 
 def n_steps(answers: Answers) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.evaluation.measure import Answers, Column, Measure
 from benchmarks.evaluation.task import Sample, Task
-from benchmarks.measures._perturbation import logits, n_steps, perturbed_sample, ranks
+from benchmarks.measures._perturbation import logits, n_perturbed, n_steps, perturbed_sample, ranks
 from benchmarks.measures._road import impute
 
 __all__ = ["MEASURES", "area", "blurred", "curve", "road_hits"]
@@ -105,7 +105,7 @@ def _ends(task: Task, sample: Sample, count: int) -> _Ends:
 def _deletion(answers: Answers) -> dict[str, Tensor]:
     task, some, steps = answers.task, perturbed_sample(answers), n_steps(answers)
     x, targets = some.inputs, some.targets
-    ends = _Ends(*(e[: len(x)] for e in _ends(task, answers.sample, answers.preset.n_perturbed)))
+    ends = _Ends(*(e[: len(x)] for e in _ends(task, answers.sample, n_perturbed(answers))))
     first = ranks(answers.pixel_maps[: len(x)])
     last = first[0].numel() - 1 - first
 

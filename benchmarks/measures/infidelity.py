@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.evaluation.measure import Answers, Column, Measure
 from benchmarks.evaluation.task import Sample, Task
-from benchmarks.measures._perturbation import n_steps, perturbed_sample, target_logits
+from benchmarks.measures._perturbation import n_perturbed, n_steps, perturbed_sample, target_logits
 
 __all__ = ["MEASURES", "correlation", "noise", "squares", "unexplained"]
 
@@ -89,7 +89,7 @@ def _drops(task: Task, sample: Sample, n_images: int, count: int) -> list[Tensor
 
 
 def _score(answers: Answers) -> dict[str, Tensor]:
-    n_images, count = answers.preset.n_perturbed, 8 * n_steps(answers)
+    n_images, count = n_perturbed(answers), 8 * n_steps(answers)
     maps = answers.pixel_maps[: len(perturbed_sample(answers))].double()
     size = (maps.shape[1], maps.shape[2])
     rows = [
