@@ -153,7 +153,7 @@ MEASURES = (
         "lies on an object of *m* pixels; relevance mass: the share of the positive relevance "
         "(Arras et al., 2022). A map that knows nothing scores the object's share of the area, "
         "the last column, in all three. The IoU of the best segment looks at no relevance and "
-        "grows with the number of segments offered: compare it with the random partition's.",
+        "depends on how many segments there are: compare it with a random partition of as many.",
     ),
     Measure(
         "part_localisation",
