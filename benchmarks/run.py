@@ -19,6 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.evaluation.cells import Cell, run_cell
 from benchmarks.evaluation.paper_figures import draw_paper_figures
@@ -33,6 +34,7 @@ def main() -> None:
     """Run what was asked for and write the report of all that has been run."""
     options = _arguments()
     torch.set_num_threads(1)
+    threadpool_limits(1)  # the libraries below NumPy and scikit-learn
     preset = PRESETS[options.preset]
     tasks = options.task or preset.tasks
     folder = options.folder or _ROOT / "benchmarks" / "runs" / preset.name
