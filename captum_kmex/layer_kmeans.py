@@ -86,9 +86,9 @@ class LayerKMeansAttribution(FittedAttribution):
         average_top: Average within the segments of the deepest layer too, instead of using
             the head's map there as it is: with an image's own clusters, maps are no better.
         vote: How the fitted prototypes classify. ``"distance"``: the class whose prototypes lie
-            nearest to the image's pixels (see ``distance_scores``); ``"share"``: the paper's
-            rule, the class whose prototypes win most pixels (eq. 10), which is also how
-            class-agnostic prototypes vote. It may be changed after ``fit``.
+            nearest to the image's pixels, by mean log distance; ``"share"``: the paper's rule,
+            the class whose prototypes win most pixels (eq. 10), which is also how class-agnostic
+            prototypes vote. It may be changed after ``fit``.
         head: The linear layer, where it cannot be found, or one of your own on the last layer.
         seed: Seed of the sample and of k-means.
 
@@ -294,8 +294,8 @@ class LayerKMeansAttribution(FittedAttribution):
     ) -> Classification:
         """Return the surrogate's class scores and prediction beside the logits.
 
-        Scores are what ``vote`` says: minus the mean squared distance to each class, or the
-        share of pixels won by it (eq. 10).
+        Scores are what ``vote`` says: minus the mean log distance to each class, or the share
+        of pixels won by it (eq. 10).
 
         Raises:
             NotFittedError: ``fit`` has not been called.

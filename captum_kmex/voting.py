@@ -1,6 +1,8 @@
-"""Which class the prototypes speak for: pixels won (eq. 10), or how near each class comes."""
+"""How near an image comes to each class, as its prototypes see it: the distance vote."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -8,30 +10,24 @@ from torch import Tensor
 from captum_kmex.class_prototypes import ClassPrototypes
 from captum_kmex.composite import StackedBlocks
 
-__all__ = ["VOTES", "distance_scores", "position_shares"]
+__all__ = ["VOTES", "distance_scores"]
 
 VOTES = ("distance", "share")
 _SCORES = 2**24  # scores at once, one a pixel and prototype
-
-
-def position_shares(stack: StackedBlocks) -> Tensor:
-    """Return what each position counts: its share of the deepest block's norms (N, 1, H, W).
-
-    The head reads the mean of the deepest vectors, so there a position speaks as loudly as its
-    vector is long; composite rows have forgotten that length. Shares add up to 1.
-    """
-    norms = 1 / stack.scales[-1]  # times the block's weight, which cancels
-    return norms / norms.sum((2, 3), keepdim=True)
+_NEAR = 1e-4  # squared distance, over a row's squared norm, below which nearer is no better
 
 
 def distance_scores(
     stack: StackedBlocks, centroids: Tensor, membership: Tensor, n_classes: int
 ) -> Tensor:
-    """Return minus the mean squared distance of an image's rows to each class (N, C).
+    """Return minus the mean log distance of an image's rows to each class (N, C).
 
-    ``score_c = -sum_p share_p * min_k |z_p - p_k|^2`` over the prototypes k of class c: each
-    term belongs to one position and one prototype. A class without prototypes has minus
-    infinity.
+    ``score_c = -mean_p log(min_k |z_p - p_k| / |z|)`` over the prototypes k of class c: each
+    term belongs to one position and one prototype. The difference of two scores is the mean
+    log ratio of the distances to both classes: a naive Bayes rule whose densities fall as a
+    power of the distance, so that neither the features' scale nor a temperature matters, and a
+    few positions that resemble one class much more outweigh many that resemble all alike. A
+    class without prototypes has minus infinity.
 
     Args:
         stack: Composite rows of N images.
@@ -40,16 +36,17 @@ def distance_scores(
         n_classes: C.
 
     Reference:
-        Boiman et al., "In Defense of Nearest-Neighbor Based Image Classification" (2008), the
-        image-to-class distance, here to prototypes instead of all training rows.
+        Boiman et al., "In Defense of Nearest-Neighbor Based Image Classification" (2008), whose
+        sum of squared distances to training rows this replaces by log distances to prototypes.
     """
     prototypes = ClassPrototypes.of(centroids.to(stack.blocks[0]), membership)
-    shares = position_shares(stack)
-    size = (shares * stack.squared_norms.unsqueeze(1)).sum((2, 3))  # (N, 1)
-    found = size.new_full((len(size), n_classes), -torch.inf)
+    squares = stack.squared_norms.unsqueeze(1)
+    size = math.fsum(weight**2 for weight in stack.weights)
+    found = squares.new_full((len(squares), n_classes), -torch.inf)
     known = (prototypes.owner[:, 0] >= 0).nonzero().squeeze(1)
-    for classes in known.split(max(1, _SCORES // (shares.numel() * prototypes.count))):
+    for classes in known.split(max(1, _SCORES // (squares.numel() * prototypes.count))):
         scores = stack.scores(prototypes.centroids[classes].flatten(0, 1))  # (N, c*K, H, W)
-        nearest = scores.unflatten(1, (len(classes), prototypes.count)).amax(2)
-        found[:, classes] = 2 * (nearest * shares).sum((2, 3)) - size
+        best = scores.unflatten(1, (len(classes), prototypes.count)).amax(2)
+        distances = (squares - 2 * best).clamp_min(0) / size
+        found[:, classes] = -0.5 * (distances + _NEAR).log().mean((2, 3))
     return found

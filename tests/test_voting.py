@@ -12,7 +12,7 @@ from conftest import LAYERS, make_net
 
 from captum_kmex import LayerKMeansAttribution, voting
 from captum_kmex.composite import StackedBlocks
-from captum_kmex.voting import distance_scores, position_shares
+from captum_kmex.voting import distance_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 
@@ -29,16 +29,16 @@ def naive_scores(stack: StackedBlocks, centroids, membership, n_classes) -> np.n
     """Return the scores by loops over images, positions and classes."""
     big = [F.interpolate(b, stack.grid, mode="bilinear").double().numpy() for b in stack.blocks]
     found = np.full((len(big[0]), n_classes), -np.inf)
+    scale = sum(w**2 for w in WEIGHTS)
     for n in range(len(found)):
-        lengths = np.sqrt((big[-1][n] ** 2).sum(0))
         for c in set(membership.tolist()):
-            own, total = centroids[membership == c].double().numpy(), 0.0
+            own, logs = centroids[membership == c].double().numpy(), []
             for y, x in np.ndindex(*stack.grid):
                 parts = [b[n, :, y, x] for b in big]
                 parts = [w * v / np.linalg.norm(v) for w, v in zip(WEIGHTS, parts, strict=True)]
                 nearest = ((np.concatenate(parts) - own) ** 2).sum(1).min()
-                total += lengths[y, x] / lengths.sum() * nearest
-            found[n, c] = -total
+                logs.append(np.log(nearest / scale + 1e-4) / 2)
+            found[n, c] = -np.mean(logs)
     return found
 
 
@@ -78,27 +78,42 @@ def test_class_without_prototypes_never_wins(centroids):
     assert scores[:, [1, 3]].isfinite().all()
 
 
-def test_position_shares_are_norms_of_deepest_block():
-    stack = make_stack(deep=(4, 6))
-    norms = torch.linalg.vector_norm(stack.blocks[-1], dim=1, keepdim=True)
-    expected = norms / norms.sum((2, 3), keepdim=True)
-    assert torch.allclose(position_shares(stack), expected, atol=1e-6)
-
-
-def test_position_shares_are_even_where_deepest_block_is_zero():
-    blocks = make_stack().blocks
-    shares = position_shares(StackedBlocks((blocks[0], torch.zeros_like(blocks[1])), WEIGHTS))
-    assert torch.allclose(shares, torch.full_like(shares, 1 / 24))
-
-
-def test_image_on_a_class_s_prototypes_has_distance_zero_to_it(centroids):
+def test_image_on_a_class_s_prototypes_is_as_near_to_it_as_can_be(centroids):
     stack = make_stack(1)
     rows = stack.rows(torch.zeros(24, dtype=torch.int64), torch.arange(24))
-    both = torch.cat([rows, centroids])
     membership = torch.tensor([1] * 24 + [0] * 6)
-    scores = distance_scores(stack, both, membership, 2)
-    assert scores[0, 1].abs() < 1e-5
-    assert scores[0, 0] < -0.1
+    scores = distance_scores(stack, torch.cat([rows, centroids]), membership, 2)
+    assert scores[0, 1] == pytest.approx(-0.5 * np.log(1e-4), abs=0.05)
+    assert scores[0, 0] < 2
+
+
+def test_distance_scores_do_not_depend_on_the_scale_of_the_weights(centroids):
+    stack, membership = make_stack(), torch.tensor([0, 0, 0, 1, 1, 1])
+    scaled = StackedBlocks(stack.blocks, tuple(7 * w for w in WEIGHTS))
+    found = distance_scores(scaled, 7 * centroids, membership, 2)
+    assert torch.allclose(found, distance_scores(stack, centroids, membership, 2), atol=1e-5)
+
+
+def test_rows_of_zeros_are_scored(centroids):
+    blocks = tuple(torch.zeros_like(block) for block in make_stack().blocks)
+    membership = torch.tensor([0, 0, 0, 1, 1, 1])
+    scores = distance_scores(StackedBlocks(blocks, WEIGHTS), centroids, membership, 2)
+    assert scores.isfinite().all()
+
+
+def test_few_telling_positions_outweigh_many_that_tell_nothing():
+    """The paper's rule would give the image to class 1: it wins 15 pixels of 16 by a hair."""
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    labels = torch.zeros(16, dtype=torch.int64)
+    labels[0] = 1
+    block = rows[labels].T.view(1, 2, 4, 4)
+    common = torch.tensor([[0.7, 0.01], [0.7, 0.0]])  # both classes have it, class 1 nearer
+    centroids = torch.cat([common, torch.tensor([[0.0, 0.99], [0.7, -0.7]])])
+    membership = torch.tensor([0, 1, 0, 1])
+    scores = distance_scores(StackedBlocks((block,), (1.0,)), centroids, membership, 2)
+    assert scores.argmax(1).item() == 0
+    nearest = torch.cdist(rows[labels], centroids).argmin(1)
+    assert torch.bincount(membership[nearest]).tolist() == [1, 15]
 
 
 @pytest.fixture
@@ -140,7 +155,7 @@ def test_votes_differ_on_the_same_bank(fitted, images):
     near = fitted.classify(images).scores
     fitted.vote = "share"
     shares = fitted.classify(images).scores
-    assert (near <= 0).all()
+    assert not torch.allclose(near.softmax(1), shares, atol=0.05)
     assert torch.allclose(shares.sum(1), torch.ones(12), atol=1e-6)
 
 
