@@ -90,7 +90,15 @@ def _spread(tasks: tuple[str, ...], folder: Path, options: argparse.Namespace) -
     """Run each task in a process of its own, so many at once."""
 
     def run(name: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.run", "--preset", options.preset]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "benchmarks.run",
+            "--preset",
+            options.preset,
+        ]
         command += ["--task", name, "--folder", str(folder), "--no-report"]
         for flag in ("method", "measure"):
             command += [

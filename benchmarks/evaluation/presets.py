@@ -41,7 +41,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("test", ("mnist",), 6, 3, 4, 220, 100, (0, 1), 30, 50),
-        Preset("quick", ("mnist", "parts"), 48, 16, 8, 1500, 500, (0,), 150),
+        Preset("quick", ("mnist", "parts"), 32, 12, 8, 1000, 400, (0,), 100),
         Preset(
             "full",
             ("mnist", "fashion_mnist", "parts", "photographs"),
