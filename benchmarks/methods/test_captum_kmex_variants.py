@@ -1,0 +1,39 @@
+"""Variants differ from the default rows in what their names say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.evaluation.method import UnavailableError
+from benchmarks.evaluation.presets import PRESETS
+from benchmarks.evaluation.task import Task
+from benchmarks.methods import captum_kmex
+from benchmarks.methods.captum_kmex_variants import METHODS
+from benchmarks.tasks.mnist import TASKS
+
+pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return TASKS["mnist"](PRESETS["test"])
+
+
+def test_share_vote_is_eq_10_on_the_default_segments(task: Task) -> None:
+    default, paper = captum_kmex.LayerKMeans(1, True), METHODS["B4 fitted, share vote"]()
+    for method in (default, paper):
+        method.fit(task, seed=0)
+    sample = task.sample("validation", 6)
+    owners = default._attribution.bank_.codebooks[0].membership[
+        default.segments(sample.inputs, sample.targets)
+    ]
+    expected = torch.stack([torch.bincount(o.flatten(), minlength=10) for o in owners])
+    found = paper.predict(sample.inputs)
+    assert torch.equal(expected.gather(1, found[:, None])[:, 0], expected.amax(1))
+    with pytest.raises(UnavailableError, match="changes predictions alone"):
+        paper.maps(sample.inputs, sample.targets)
+
+
+def test_no_variant_repeats_a_default_row() -> None:
+    assert not set(METHODS) & set(captum_kmex.METHODS)
