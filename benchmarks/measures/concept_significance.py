@@ -6,7 +6,7 @@ from torch import Tensor
 
 from benchmarks.evaluation.measure import Answers, Column, Measure
 from benchmarks.evaluation.method import UnavailableError
-from benchmarks.methods._concept_test import ConceptTested
+from benchmarks.methods._concept_scores import ConceptTested
 
 __all__ = ["MEASURES"]
 

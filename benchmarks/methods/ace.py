@@ -12,7 +12,7 @@ from benchmarks.evaluation.method import ConceptMaps, Method
 from benchmarks.evaluation.task import Task
 from benchmarks.methods._ace_clusters import scales
 from benchmarks.methods._ace_concepts import AceConcepts
-from benchmarks.methods._concept_test import test_concepts
+from benchmarks.methods._concept_scores import score_concepts
 
 __all__ = ["METHODS"]
 
@@ -47,7 +47,7 @@ class Ace(Method):
         ):
             if discovery.examples:
                 shown = discovery.examples
-                test = test_concepts(task.model, found.layer, shown, controls, [images], [label])
+                test = score_concepts(task.model, found.layer, shown, controls, [images], [label])
                 passed = test.p_values[:, 0] < _ALPHA
                 scores.append(torch.where(passed, test.sign_count[:, 0], torch.nan))
         every = torch.cat([*scores, torch.full((1,), torch.nan)])  # the last is no concept

@@ -15,7 +15,7 @@ from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
 from benchmarks.evaluation.task import Task
 from benchmarks.methods._ace_concepts import AceConcepts
 from benchmarks.methods._concept_images import ConceptImages, class_images, training_images
-from benchmarks.methods._concept_test import ConceptTested, test_concepts
+from benchmarks.methods._concept_scores import ConceptTested, score_concepts
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.concepts import random_concept, to_concepts
 
@@ -48,7 +48,7 @@ class Tcav(ConceptTested, Method):
         by_class = class_images(task, _N_IMAGES, seed)
         self._found = found = self._find(task, seed)
         self.shares_concepts = found.locate is not None
-        self._scores = test_concepts(
+        self._scores = score_concepts(
             task.model,
             task.layers[-2],  # after the last layer all is affine, and a sign count is 0 or 1
             found.examples,

@@ -17,11 +17,11 @@ from torch.utils.data import TensorDataset
 from benchmarks.evaluation.method import UnavailableError
 from benchmarks.evaluation.plugins import find_measures, find_methods
 from benchmarks.evaluation.task import Sample, Task
-from benchmarks.methods import _concept_test, network_dissection
+from benchmarks.methods import _concept_scores, network_dissection
 from benchmarks.methods._ace_clusters import discover, is_kept
 from benchmarks.methods._ace_concepts import AceConcepts
 from benchmarks.methods._concept_images import class_images
-from benchmarks.methods._concept_test import ConceptTested, p_values
+from benchmarks.methods._concept_scores import ConceptTested, p_values
 from benchmarks.methods._shapley import coalitions, shapley_values
 from benchmarks.methods._superpixels import cut_out, few_superpixels, superpixels
 from benchmarks.methods.ace import Ace
@@ -233,7 +233,7 @@ def test_a_concept_that_the_logit_follows_scores_one():
         model[2].weight[0], model[2].weight[1] = 1.0, -1.0
     controls = [_cluster(0.0) for _ in range(3)]
     images = [torch.randn(5, 3, 16, 16)] * 2
-    found = _concept_test.test_concepts(model, "0", [_cluster(1.0)], controls, images, [0, 1])
+    found = _concept_scores.score_concepts(model, "0", [_cluster(1.0)], controls, images, [0, 1])
     assert found.sign_count.tolist() == [[1, 0]]
     assert found.magnitude[0, 0] > 0 > found.magnitude[0, 1]
 
@@ -247,13 +247,13 @@ def test_two_tests_share_no_files_and_leave_none(monkeypatch):
             made.append((Path(options["save_path"]), options["model_id"]))
             assert [p.name for p in made[-1][0].iterdir()] == [made[-1][1]]  # nothing older
 
-    monkeypatch.setattr(_concept_test, "TCAV", Spy)
+    monkeypatch.setattr(_concept_scores, "TCAV", Spy)
     torch.manual_seed(0)
     controls = [_cluster(0.0) for _ in range(2)]
     for shift in (1.0, -1.0):  # the same ids: stale vectors would give the same scores
         images = [torch.randn(4, 3, 16, 16)]
         args = ([_cluster(shift)], controls, images, [0])
-        made_scores = _concept_test.test_concepts(_task().model, "1", *args)
+        made_scores = _concept_scores.score_concepts(_task().model, "1", *args)
         assert made_scores.sign_count.shape == (1, 1)
     assert len({folder for folder, _ in made}) == len({name for _, name in made}) == 2
     assert not any(folder.exists() for folder, _ in made)

@@ -18,7 +18,7 @@ from sklearn.svm import SVC
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-__all__ = ["ConceptScores", "ConceptTested", "p_values", "test_concepts"]
+__all__ = ["ConceptScores", "ConceptTested", "p_values", "score_concepts"]
 
 _ALPHA = 0.01
 
@@ -72,7 +72,7 @@ class _Hinge(Classifier):  # type: ignore[misc]  # captum has no types
         return [int(c) for c in self._fitted.classes_]
 
 
-def test_concepts(
+def score_concepts(
     model: nn.Module,
     layer: str,
     examples: Sequence[Tensor],
