@@ -69,8 +69,17 @@ def _image_start(stack: StackedBlocks, n_clusters: int, seed: int) -> Tensor:
     uniforms = start_uniforms(n_clusters, _STARTS, torch.Generator().manual_seed(seed))
     weights = torch.ones_like(rows[..., 0])
     labels, inertias = gram_kmeans(rows @ rows.transpose(1, 2), weights, uniforms)
-    best = labels[images, inertias.argmin(1)]
+    best = _in_order_of_appearance(labels[images, inertias.argmin(1)], n_clusters)
     return cluster_means(memberships(best, n_clusters, rows), rows)
+
+
+def _in_order_of_appearance(labels: Tensor, n_clusters: int) -> Tensor:
+    """Number clusters (N, M) by their first pixel, whatever start they came from."""
+    count = labels.shape[1]
+    places = torch.arange(count, device=labels.device).expand_as(labels)
+    first = labels.new_full((len(labels), n_clusters), count)
+    first = first.scatter_reduce(1, labels, places, "amin")
+    return first.argsort(dim=1, stable=True).argsort(1).gather(1, labels)
 
 
 def _rows_at(stack: StackedBlocks, pixels: Tensor) -> Tensor:
