@@ -42,7 +42,7 @@ class Explanation:
         bias: What no pixel accounts for (N,).
         output: The explained logit, or difference of logits (N,).
         class_scores: Score of each class (N, C) by the attribution's ``vote``, if fitted.
-        prediction: Class of most pixels (N,), if fitted.
+        prediction: The class of the highest score (N,), if fitted.
         restricted: Only prototypes of the explained class competed for the pixels.
         surrogate_r2: If the model has no linear head: the R2 of the ridge surrogate that
             stands in for it; ``delta`` is what it misses.
