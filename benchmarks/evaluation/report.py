@@ -61,6 +61,8 @@ def write_report(folder: Path, preset: Preset, results: Path, page: Path) -> Non
     measures, methods = find_measures(), find_methods()
     rows = summarise(run.cells, preset.bootstrap)
     found = {"preset": asdict(preset), "environment": environment(), "rows": [*map(asdict, rows)]}
+    for path in (results, page):
+        path.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(found, indent=1) + "\n")
     images = image_folder(page)
     figures = {p.stem: p.relative_to(page.parent) for p in draw(rows, measures, methods, images)}
