@@ -19,7 +19,7 @@ from captum_kmex.surrogate import RidgeSums
 
 __all__ = ["Collection", "Summary"]
 
-_ROWS_PER_CLASS = 5000
+_ROWS_PER_CLASS = 20_000
 _ROWS_AT_ONCE = 4096
 _logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ _TABLE = "fit, cost over the forward passes"
 _CLASSES = 2
 _BATCH = 8
 _ROUNDS = 3
-_CAP = 5000  # rows kept of a class, by default
+_CAP = 20_000  # rows kept of a class, by default
 
 
 @dataclass(frozen=True)
