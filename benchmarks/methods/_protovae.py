@@ -1,0 +1,187 @@
+"""The network of ProtoVAE (Gautam et al., 2022) and of Pantypes, their losses, from the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss, one_hot
+from torch.utils.data import DataLoader, TensorDataset
+
+__all__ = [
+    "ProtoVAE",
+    "Sizes",
+    "Spread",
+    "Terms",
+    "inverse_volume",
+    "loss_terms",
+    "non_orthonormality",
+    "train",
+]
+
+_EPSILON = 1e-4
+
+Spread = Callable[[Tensor], Tensor]  # prototypes (J, K, D) -> what it costs that they are alike
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the network is and how long it is trained.
+
+    Attributes:
+        per_class: Prototypes K of a class.
+        latent: Length D of embeddings and prototypes.
+        width: Channels after the first convolution; twice as many after each of the others.
+        epochs: Passes over the images.
+        batch_size: Images in a step.
+    """
+
+    per_class: int = 5
+    latent: int = 64
+    width: int = 32
+    epochs: int = 20
+    batch_size: int = 64
+
+
+class Terms(NamedTuple):
+    """The four terms of the loss, scalars, all of weight 1."""
+
+    cross_entropy: Tensor
+    reconstruction: Tensor
+    divergence: Tensor
+    spread: Tensor
+
+
+class ProtoVAE(nn.Module):
+    """A variational autoencoder that classifies by similarity to prototypes of its latent space.
+
+    Args:
+        shape: Channels, height and width of the images.
+        n_classes: Number of classes J.
+        sizes: Sizes of the network.
+    """
+
+    classes: Tensor  # class of each prototype, integer tensor (P,)
+
+    def __init__(self, shape: tuple[int, int, int], n_classes: int, sizes: Sizes) -> None:
+        super().__init__()
+        widths = [sizes.width * 2**i for i in range(3)]
+        grid = (-(-shape[1] // 8), -(-shape[2] // 8))  # three strides of 2, rounded up
+        cells = widths[-1] * grid[0] * grid[1]
+        down = [_block(a, b, 2) for a, b in zip([shape[0], *widths], widths, strict=False)]
+        self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(cells, 2 * sizes.latent))
+        up: list[nn.Module] = [nn.Linear(sizes.latent, cells), nn.Unflatten(1, (widths[-1], *grid))]
+        for a, b in zip(widths[::-1], [*widths[1::-1], widths[0]], strict=True):
+            up += [nn.Upsample(scale_factor=2), _block(a, b, 1)]
+        last = nn.Conv2d(widths[0], shape[0], 3, 1, 1)
+        self.decoder = nn.Sequential(*up, nn.Upsample(shape[1:]), last)
+        classes = torch.arange(n_classes).repeat_interleave(sizes.per_class)
+        self.register_buffer("classes", classes)
+        self.prototypes = nn.Parameter(torch.randn(len(classes), sizes.latent))
+        self.head = nn.Linear(len(classes), n_classes, bias=False)
+        own = one_hot(classes, n_classes).T.to(self.head.weight)
+        self.head.weight.data.copy_(1.5 * own - 0.5)  # 1 for the own class, -0.5 for others
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance (N, D) of the embedding."""
+        mean, log_variance = self.encoder(images).chunk(2, 1)
+        return mean, log_variance
+
+    def similarities(self, latent: Tensor) -> Tensor:
+        """Return ``log((d + 1) / (d + 1e-4))`` of the distances d to the prototypes (N, P)."""
+        distances = torch.cdist(latent, self.prototypes)
+        return torch.log((distances + 1) / (distances + _EPSILON))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (N, J) of the mean embedding."""
+        logits: Tensor = self.head(self.similarities(self.encode(images)[0]))
+        return logits
+
+    def keep(self, chosen: Tensor) -> None:
+        """Remove all prototypes but those chosen, integer tensor (P',)."""
+        self.prototypes = nn.Parameter(self.prototypes.detach()[chosen])
+        head = nn.Linear(len(chosen), self.head.out_features, bias=False)
+        head.weight.data.copy_(self.head.weight.detach()[:, chosen])
+        self.head, self.classes = head, self.classes[chosen]
+
+
+def non_orthonormality(prototypes: Tensor) -> Tensor:
+    """Return ProtoVAE's fourth term: how far centred prototypes are from orthonormal ones.
+
+    Args:
+        prototypes: Float tensor (J, K, D).
+    """
+    centred = prototypes - prototypes.mean(1, keepdim=True)
+    identity = torch.eye(prototypes.shape[1])
+    found: Tensor = torch.linalg.matrix_norm(centred @ centred.mT - identity)
+    return found.mean()
+
+
+def inverse_volume(prototypes: Tensor) -> Tensor:
+    """Return the fourth term of Pantypes (Kjærsgaard et al., 2024): ``det(P P^T)^(-1/2)``.
+
+    Args:
+        prototypes: Float tensor (J, K, D); P are those of a class.
+    """
+    log_volume: Tensor = torch.linalg.slogdet(prototypes @ prototypes.mT).logabsdet / 2
+    return (-log_volume).exp().mean()
+
+
+def loss_terms(
+    net: ProtoVAE, images: Tensor, labels: Tensor, noise: Tensor, spread: Spread
+) -> Terms:
+    """Return the terms of the loss of a batch (Gautam et al., 2022, section 3.2).
+
+    Args:
+        net: The network.
+        images: Float tensor (N, C, H, W).
+        labels: Classes (N,).
+        noise: Standard normal draws (N, D), for the embedding.
+        spread: The fourth term.
+    """
+    mean, log_variance = net.encode(images)
+    latent = mean + noise * (0.5 * log_variance).exp()
+    similar = net.similarities(latent)
+    shares = similar * (net.classes == labels[:, None])
+    shares = shares / shares.sum(1, keepdim=True)
+    # KL(N(mean, variance) || N(p, I)) for every prototype p
+    squares = torch.cdist(mean, net.prototypes).square()
+    own = (log_variance.exp() - log_variance - 1).sum(1, keepdim=True)
+    return Terms(
+        cross_entropy(net.head(similar), labels),
+        mse_loss(net.decoder(latent), images),
+        (shares * (own + squares) / 2).sum(1).mean(),
+        spread(net.prototypes.unflatten(0, (net.head.out_features, -1))),
+    )
+
+
+def train(net: ProtoVAE, images: Tensor, labels: Tensor, sizes: Sizes, spread: Spread) -> None:
+    """Train a network in place by Adam, rate 1e-3; draws from the global generator.
+
+    Args:
+        net: The network.
+        images: Training images (M, C, H, W).
+        labels: Their classes (M,).
+        sizes: For epochs and batches.
+        spread: The fourth term.
+    """
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    loader = DataLoader(TensorDataset(images, labels), sizes.batch_size, shuffle=True)
+    net.train()
+    for _ in range(sizes.epochs):
+        for x, y in loader:
+            noise = torch.randn(len(x), net.prototypes.shape[1])
+            loss = sum(loss_terms(net, x, y, noise, spread), torch.zeros(()))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    net.eval()
+
+
+def _block(inner: int, outer: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inner, outer, 3, stride, 1), nn.BatchNorm2d(outer), nn.LeakyReLU()
+    )
