@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.evaluation.method import Method, Prototypes, UnavailableError
 from benchmarks.evaluation.task import Task
+from benchmarks.methods._fitted import fitted
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
 from captum_kmex.bank import Codebook
 from captum_kmex.base import PrototypeAttribution
@@ -78,18 +78,26 @@ class LayerKMeans(Method):
     source = _SOURCE
     seeded = True
 
-    def __init__(self, n_layers: int, is_fitted: bool, **options: Any) -> None:
-        self._n_layers, self._is_fitted, self._options = n_layers, is_fitted, options
+    def __init__(
+        self,
+        n_layers: int,
+        is_fitted: bool,
+        *,
+        weighting: str | None = None,
+        vote: str = "distance",
+    ) -> None:
+        self._n_layers, self._is_fitted = n_layers, is_fitted
+        self._weighting, self._vote = weighting, vote
         self.shares_concepts = is_fitted
 
     def fit(self, task: Task, seed: int) -> None:
-        layers = task.layers[-self._n_layers :]
-        attribution = LayerKMeansAttribution(task.model, layers, seed=seed, **self._options)
         if self._is_fitted:
-            if task.train is None:
-                raise UnavailableError("needs training images")
-            attribution.fit(DataLoader(task.train, 128))
-        self._attribution = attribution
+            self._attribution = fitted(task, self._n_layers, seed, self._weighting, self._vote)
+            return
+        layers = task.layers[-self._n_layers :]
+        self._attribution = LayerKMeansAttribution(
+            task.model, layers, weighting=self._weighting, seed=seed
+        )
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return _map(self._attribution, inputs, targets)

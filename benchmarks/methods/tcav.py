@@ -9,20 +9,19 @@ import torch
 from captum.concept import Concept
 from torch import Tensor
 from torch.nn.functional import one_hot
-from torch.utils.data import DataLoader
 
 from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
 from benchmarks.evaluation.task import Task
 from benchmarks.methods._ace_concepts import AceConcepts
 from benchmarks.methods._concept_images import ConceptImages, class_images, training_images
 from benchmarks.methods._concept_scores import ConceptTested, score_concepts
-from captum_kmex import LayerKMeansAttribution
+from benchmarks.methods._fitted import N_PATCHES, fitted
 from captum_kmex.concepts import random_concept, to_concepts
 
 __all__ = ["METHODS"]
 
 _N_IMAGES = 20  # of each class, whose gradients are taken
-_N_EXAMPLES = 20  # images of a concept
+_N_EXAMPLES = N_PATCHES  # images of a concept
 _N_CONTROLS = 8
 _N_RANDOM = 5  # random concepts a class, as many as we have prototypes
 
@@ -84,8 +83,7 @@ class Tcav(ConceptTested, Method):
 def _prototypes(n_layers: int, task: Task, seed: int) -> ConceptImages:
     """Return the training patches nearest to each of our prototypes."""
     data = training_images(task)
-    attribution = LayerKMeansAttribution(task.model, task.layers[-n_layers:], seed=seed)
-    attribution.fit(DataLoader(task.train, 128), n_representatives=_N_EXAMPLES)  # type: ignore[arg-type]
+    attribution = fitted(task, n_layers, seed)
     membership = attribution.bank_.codebooks[0].membership
     concepts = to_concepts(attribution.bank_, data, range(len(membership)))
     controls = _random_patches(task, _N_CONTROLS, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from benchmarks.evaluation.method import UnavailableError
 from benchmarks.evaluation.presets import PRESETS
@@ -11,6 +12,7 @@ from benchmarks.evaluation.task import Task
 from benchmarks.methods import captum_kmex
 from benchmarks.methods.captum_kmex_variants import METHODS
 from benchmarks.tasks.mnist import TASKS
+from captum_kmex import LayerKMeansAttribution
 
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 
@@ -37,3 +39,16 @@ def test_share_vote_is_eq_10_on_the_default_segments(task: Task) -> None:
 
 def test_no_variant_repeats_a_default_row() -> None:
     assert not set(METHODS) & set(captum_kmex.METHODS)
+
+
+def test_depths_of_one_fit_are_the_fits_of_each_depth_alone(task: Task) -> None:
+    for n_layers in (1, 2, 3):
+        shared = captum_kmex.LayerKMeans(n_layers, True)
+        shared.fit(task, seed=3)
+        alone = LayerKMeansAttribution(task.model, task.layers[-n_layers:], seed=3)
+        assert task.train is not None
+        alone.fit(DataLoader(task.train, 128))
+        book = shared._attribution.bank_.codebooks[0]
+        torch.testing.assert_close(book.centroids, alone.bank_.codebooks[0].centroids)
+        images = task.sample("validation", 6).inputs
+        assert torch.equal(shared.predict(images), alone.predict(images))

@@ -1,0 +1,53 @@
+"""Our fitted prototypes, once for all rows that share them: depths, votes, and TCAV's concepts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import lru_cache
+
+from torch.utils.data import DataLoader
+
+from benchmarks.evaluation.method import UnavailableError
+from benchmarks.evaluation.task import Task
+from captum_kmex import LayerKMeansAttribution
+
+__all__ = ["N_PATCHES", "fitted"]
+
+N_PATCHES = 20  # nearest training patches of a prototype; TCAV takes them all as examples
+
+
+def fitted(
+    task: Task, n_layers: int, seed: int, weighting: str | None = None, vote: str = "distance"
+) -> LayerKMeansAttribution:
+    """Return an attribution of the last blocks, with the prototypes of their depth.
+
+    Args:
+        task: The task.
+        n_layers: Blocks from the last one up.
+        seed: Seed of the fit.
+        weighting: Weights of the blocks.
+        vote: How it classifies.
+
+    Raises:
+        UnavailableError: The task has no training images.
+    """
+    whole = _fit(task, seed, weighting)
+    attribution = copy.copy(whole)
+    attribution.layers, attribution.vote = task.layers[-n_layers:], vote
+    bank = whole.bank_
+    attribution._bank = replace(
+        bank,
+        layers=bank.layers[-n_layers:],
+        weights=bank.weights[-n_layers:],
+        codebooks=bank.codebooks[-n_layers:],
+    )
+    return attribution
+
+
+@lru_cache(maxsize=16)
+def _fit(task: Task, seed: int, weighting: str | None) -> LayerKMeansAttribution:
+    if task.train is None:
+        raise UnavailableError("needs training images")
+    attribution = LayerKMeansAttribution(task.model, task.layers, weighting=weighting, seed=seed)
+    return attribution.fit(DataLoader(task.train, 128), n_representatives=N_PATCHES)
