@@ -21,6 +21,7 @@ from captum_kmex.figures.pictures import (
     draw_patch,
     draw_picture,
     picture,
+    relative_height,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def plot_comparison(
     patches = n_patches if dataset is not None else 0
     block = 2 + patches
     columns = 1 + len(explanations) * block
-    figure = canvas(figure, 1.05 * columns, 1.12 * len(indices) + 0.4)
+    first = picture(explanations[0].inputs[indices[0]])
+    height = relative_height(first) + (0.2 if patches else 0.08)
+    figure = canvas(figure, 1.05 * columns, height * len(indices) + 0.4)
     axes = figure.subplots(len(indices), columns, squeeze=False)
     maps = [explanation.attribution[i] for i in indices for explanation in explanations]
     scales = iter(panel_scales(maps, scale))
@@ -131,8 +134,8 @@ def plot_depths(
         The figure and its axes (2, 1 + depths); the place below the picture is empty.
     """
     shown = picture(explanations[0].inputs[index] if image is None else image)
-    side = 2.1 * min(1.4, max(0.7, shown.shape[0] / shown.shape[1]))
-    figure = canvas(figure, 2.2 * (1 + len(explanations)), 2 * side + 1.2)
+    side = 2.1 * relative_height(shown)
+    figure = canvas(figure, 2.2 * (1 + len(explanations)), 2 * side + 1.3)
     axes = figure.subplots(2, 1 + len(explanations), squeeze=False)
     draw_picture(shown, axes[0, 0])
     name = class_name(int(explanations[0].target[index]), class_names)

@@ -17,7 +17,15 @@ from captum_kmex.base import check_choice
 from captum_kmex.figures.colors import palette_color
 from captum_kmex.figures.ledgers import class_name, draw_ledger
 from captum_kmex.figures.panels import density, draw_map, draw_scale, draw_segments, evidence_scale
-from captum_kmex.figures.pictures import Canvas, Picture, canvas, draw_patch, draw_picture, picture
+from captum_kmex.figures.pictures import (
+    Canvas,
+    Picture,
+    canvas,
+    draw_patch,
+    draw_picture,
+    picture,
+    relative_height,
+)
 from captum_kmex.ledger import LedgerRow
 
 if TYPE_CHECKING:
@@ -48,9 +56,9 @@ def plot_explanation(
     rows = explanation.ledger[index]
     shown = picture(explanation.inputs[index] if image is None else image)
     patches = [row for row in rows[:4] if row.representatives] if dataset is not None else []
-    side = 2.6 * min(1.4, max(0.8, shown.shape[0] / shown.shape[1]))
-    figure = canvas(figure, 12.4, side + 0.7 + (1.3 if patches else 0))
-    heights = [side + 0.5, 1.25] if patches else [1.0]
+    side = 2.6 * max(0.8, relative_height(shown))
+    figure = canvas(figure, 12.4, side + 0.95 + (1.3 if patches else 0))
+    heights = [side + 0.75, 1.25] if patches else [1.0]
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     top = grid[0].subgridspec(1, 4, width_ratios=[1, 1, 1, 1.45])
     axes = [figure.add_subplot(top[0, i]) for i in range(4)]
@@ -163,8 +171,8 @@ def plot_contrast(
     check_choice("scale", scale, ("each", "shared"))
     both = contrasted(target, contrast, index)
     shown = picture(target.inputs[index] if image is None else image)
-    side = 2.7 * min(1.4, max(0.7, shown.shape[0] / shown.shape[1]))
-    figure = canvas(figure, 10.0, 2 * side + 1.1)
+    side = 2.7 * max(0.6, relative_height(shown))
+    figure = canvas(figure, 10.0, 2 * side + 1.2)
     axes = figure.subplots(2, 3, width_ratios=[1, 1, 1.3])
     draw_picture(shown, axes[0, 0])
     axes[0, 0].set_title(_headline(both, 0, class_names), fontsize=9)
@@ -175,10 +183,10 @@ def plot_contrast(
     outputs = [float(e.output[index]) for e in (target, contrast)] + [float(both.output[0])]
     titles = [*names, " less ".join(names)]
     shared = evidence_scale(maps if scale == "shared" else maps[:2])
+    axes[1, 2].set_anchor("W")  # beside the other two: its column is as wide as the ledger
     scales = [shared, shared, shared if scale == "shared" else evidence_scale(maps[2:])]
     for ax, values, name, output, full in zip(axes[1], maps, titles, outputs, scales, strict=True):
         drawn = draw_map(density(values), shown, ax, full)
-        ax.set_anchor("W")
         ax.set_title(f"{name}: {output:+.2f}", fontsize=9)
         draw_scale(drawn, _SCALE)
     return figure.figure, axes

@@ -15,7 +15,14 @@ from torch.nn.functional import interpolate
 from captum_kmex.base import check_choice
 from captum_kmex.figures.colors import DIVERGING
 from captum_kmex.figures.panels import density, draw_map, draw_scale, panel_scales
-from captum_kmex.figures.pictures import Canvas, Picture, canvas, draw_picture, picture
+from captum_kmex.figures.pictures import (
+    Canvas,
+    Picture,
+    canvas,
+    draw_picture,
+    picture,
+    relative_height,
+)
 
 __all__ = ["plot_methods", "visualize_image_attr"]
 
@@ -58,8 +65,8 @@ def plot_methods(
             )
     scales = _grid_scales(maps, scale, percentile)
     shown = [picture(image) for image in images]
-    ratio = min(1.5, max(0.6, shown[0].shape[0] / shown[0].shape[1]))
-    figure = canvas(figure, 1.7 * (1 + len(maps)), (1.6 * ratio + 0.22) * len(shown) + 0.35)
+    height = 1.6 * relative_height(shown[0]) + (0.28 if scale == "each" else 0.08)
+    figure = canvas(figure, 1.7 * (1 + len(maps)), height * len(shown) + 0.5)
     axes = figure.subplots(len(shown), 1 + len(maps), squeeze=False)
     for i, line in enumerate(axes):
         draw_picture(shown[i], line[0])

@@ -163,7 +163,8 @@ def _draw_shade(image: Picture, ax: Axes, strength: float) -> None:
     """
     grey = image if image.ndim == 2 else image.mean(2)
     edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    dark = grey if image.ndim == 2 and np.median(edge) < 0.1 else 1 - grey
+    is_drawing = image.ndim == 2 and np.median(edge) < 0.1
+    dark = 0.6 * grey if is_drawing else 1 - grey
     shade = np.zeros((*grey.shape, 4))
     shade[..., 3] = strength * np.clip(dark, 0, 1)
     ax.imshow(shade)

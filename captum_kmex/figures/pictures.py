@@ -17,7 +17,7 @@ from captum_kmex.figures.colors import Color
 from captum_kmex.ledger import Patch
 
 __all__ = ["Canvas", "Picture", "bare", "canvas", "draw_crop", "draw_patch", "draw_picture",
-           "picture"]  # fmt: skip
+           "picture", "relative_height"]  # fmt: skip
 
 Picture = NDArray[np.float64]
 Canvas = Figure | SubFigure
@@ -37,6 +37,11 @@ def picture(image: Tensor | NDArray[np.number]) -> Picture:
     array = np.clip((array - low) / max(high - low, 1e-12), 0, 1)
     stretched = array.mean(0) if array.shape[0] != 3 else array.transpose(1, 2, 0)
     return np.asarray(stretched)
+
+
+def relative_height(image: Picture) -> float:
+    """Return height over width of a picture's place in a figure: its own, within limits."""
+    return min(1.5, max(0.4, image.shape[0] / image.shape[1]))
 
 
 def canvas(figure: Canvas | None, width: float, height: float) -> Canvas:
