@@ -104,7 +104,6 @@ def _figure2(tasks: list[Task]) -> Figure:
                 marks,
                 projection=projection,
                 class_names=task.class_names,
-                names_classes=projection == "tsne",  # in the other, classes cover each other
                 legend=False,
                 ax=ax,
             )

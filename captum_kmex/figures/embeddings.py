@@ -45,7 +45,6 @@ def plot_embeddings(
     *,
     projection: str = "pca",
     class_names: Sequence[str] | None = None,
-    names_classes: bool = True,
     legend: bool = True,
     seed: int = 0,
     ax: Axes | None = None,
@@ -60,8 +59,8 @@ def plot_embeddings(
         projection: ``"pca"``: the two main directions of the rows, on which prototypes are
             projected; ``"tsne"``: neighbours among rows and prototypes together.
         class_names: Names of the classes.
-        names_classes: Write each class's name among its rows.
-        legend: Say below which mark is which kind of prototype.
+        legend: Say below which mark is which kind of prototype, and beside the plane of a PCA,
+            where classes cover each other, which colour is which class. t-SNE names them in it.
         seed: Seed of t-SNE.
         ax: Where to draw.
 
@@ -89,11 +88,20 @@ def plot_embeddings(
     if ax is None:
         _, ax = plt.subplots(figsize=(5.2, 4.8), layout="constrained")
     _draw_plane(plane, own, classes, ax)
-    if names_classes:
+    if projection == "tsne":
         _name_classes(plane, own, class_names, ax)
     if legend and marks:
-        ax.legend(handles=prototype_handles(marks), loc="upper center", fontsize=7, frameon=False,
-                  bbox_to_anchor=(0.5, -0.06), ncols=len(marks))  # fmt: skip
+        below = ax.legend(
+            handles=prototype_handles(marks),
+            loc="upper center",
+            fontsize=7,
+            bbox_to_anchor=(0.5, -0.06),
+            ncols=len(marks),
+            frameon=False,
+        )
+        ax.add_artist(below)  # fmt: skip
+    if legend and projection == "pca":
+        _list_classes(own, class_names, ax)
     return ax.figure.figure, ax
 
 
@@ -157,3 +165,14 @@ def _name_classes(
         where = (float(np.median(x)), float(np.quantile(y, 0.8)))
         ax.annotate(class_name(c, names, ""), where, (0, 9), textcoords="offset points",
                     ha="center", path_effects=halo, fontsize=9)  # fmt: skip
+
+
+def _list_classes(labels: NDArray[np.int64], names: Sequence[str] | None, ax: Axes) -> None:
+    """Say beside the plane which colour is which class."""
+    handles = [
+        Line2D([], [], linestyle="none", marker="o", color=palette_color(c), markersize=5,
+               label=class_name(c, names, ""))
+        for c in np.unique(labels).tolist()
+    ]  # fmt: skip
+    ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False,
+              fontsize=7, handletextpad=0.1)  # fmt: skip

@@ -100,8 +100,10 @@ def _chosen(book: Codebook, class_index: int | None, prototypes: Sequence[int] |
     count = len(book.centroids)
     if prototypes is not None:
         unknown = [k for k in prototypes if not 0 <= k < count]
-        if unknown or not prototypes:
+        if unknown:
             raise ValueError(f"prototypes {unknown} are out of range for {count} prototypes")
+        if not prototypes:
+            raise ValueError(f"prototypes is empty; pass some of the {count}, or leave it out")
         return list(prototypes)
     if class_index is None:
         raise ValueError(f"pass class_index, or prototypes= to choose some of the {count}")

@@ -41,7 +41,7 @@ def picture(image: Tensor | NDArray[np.number]) -> Picture:
 
 def relative_height(image: Picture) -> float:
     """Return height over width of a picture's place in a figure: its own, within limits."""
-    return min(1.5, max(0.4, image.shape[0] / image.shape[1]))
+    return float(min(1.5, max(0.4, image.shape[0] / image.shape[1])))
 
 
 def canvas(figure: Canvas | None, width: float, height: float) -> Canvas:
