@@ -88,7 +88,7 @@ def draw_segments(
     table = np.zeros((max(order) + 1, 3))
     table[order] = segment_colors(segments, order)
     ax.imshow(table[segments], extent=_extent(image), interpolation="nearest")
-    _draw_shade(image, ax, 0.4)
+    _draw_shade(image, ax, 0.3)
     width, height = image.shape[1] / segments.shape[1], image.shape[0] / segments.shape[0]
     lines = _borders(segments) * (width, height) - 0.5
     ax.add_collection(LineCollection(list(lines), colors="black", linewidths=0.5), autolim=False)
