@@ -157,7 +157,24 @@ def test_plane_colors_rows_and_prototypes_by_class_and_names_them():
     np.testing.assert_allclose(points.get_facecolor()[:3, :3], np.array(expected)[:, :3])
     legends = [part for part in ax.get_children() if isinstance(part, Legend)]
     written = [[text.get_text() for text in legend.get_texts()] for legend in legends]
-    assert written == [["c"], NAMES]
+    assert sorted(written) == sorted([["c"], NAMES])
+
+
+@pytest.mark.parametrize("projection", ["pca", "tsne"])
+def test_legends_stand_in_the_figure_beside_the_plane(projection):
+    rows, labels, centres = embeddings()
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    ax = figure.subplots()
+    mark = {"c": (centres, torch.arange(3))}
+    plot_embeddings(rows, labels, mark, projection=projection, ax=ax)
+    figure.canvas.draw()
+    legends = [part for part in ax.get_children() if isinstance(part, Legend)]
+    assert len(legends) == (2 if projection == "pca" else 1)
+    for legend in legends:
+        box = legend.get_window_extent()
+        assert not ax.bbox.overlaps(box)
+        assert figure.bbox.contains(box.x0, box.y0)
+        assert figure.bbox.contains(box.x1, box.y1)
 
 
 def test_plane_of_tsne_keeps_prototypes_with_their_class():

@@ -90,18 +90,8 @@ def plot_embeddings(
     _draw_plane(plane, own, classes, ax)
     if projection == "tsne":
         _name_classes(plane, own, class_names, ax)
-    if legend and marks:
-        below = ax.legend(
-            handles=prototype_handles(marks),
-            loc="upper center",
-            fontsize=7,
-            bbox_to_anchor=(0.5, -0.06),
-            ncols=len(marks),
-            frameon=False,
-        )
-        ax.add_artist(below)  # fmt: skip
-    if legend and projection == "pca":
-        _list_classes(own, class_names, ax)
+    if legend:
+        _draw_legends(own if projection == "pca" else own[:0], class_names, list(marks), ax)
     return ax.figure.figure, ax
 
 
@@ -167,12 +157,20 @@ def _name_classes(
                     ha="center", path_effects=halo, fontsize=9)  # fmt: skip
 
 
-def _list_classes(labels: NDArray[np.int64], names: Sequence[str] | None, ax: Axes) -> None:
-    """Say beside the plane which colour is which class."""
-    handles = [
+def _draw_legends(
+    labels: NDArray[np.int64], names: Sequence[str] | None, kinds: Sequence[str], ax: Axes
+) -> None:
+    """Say beside the plane which colour is which class, below it which mark is which kind."""
+    dots = [
         Line2D([], [], linestyle="none", marker="o", color=palette_color(c), markersize=5,
                label=class_name(c, names, ""))
         for c in np.unique(labels).tolist()
     ]  # fmt: skip
-    ax.legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False,
-              fontsize=7, handletextpad=0.1)  # fmt: skip
+    if dots:
+        beside = ax.legend(handles=dots, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7,
+                           frameon=False, handletextpad=0.1)  # fmt: skip
+        ax.add_artist(beside)  # the next legend would replace it
+        beside.set_clip_on(False)  # otherwise the layout leaves no room for it
+    if kinds:
+        ax.legend(handles=prototype_handles(kinds), loc="upper center", fontsize=7, frameon=False,
+                  bbox_to_anchor=(0.5, -0.06), ncols=len(kinds))  # fmt: skip
