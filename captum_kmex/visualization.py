@@ -5,7 +5,7 @@ A ``plot_`` function makes a new figure, or draws in the one given (``figure=``,
 ``draw_`` function fills the axes it is given.
 """
 
-from captum_kmex.figures.colors import palette_color, segment_colors
+from captum_kmex.figures.colors import segment_color, segment_colors
 from captum_kmex.figures.comparisons import plot_comparison, plot_depths
 from captum_kmex.figures.confusions import plot_confusions
 from captum_kmex.figures.embeddings import plot_embeddings, prototype_handles
@@ -32,7 +32,6 @@ __all__ = [
     "draw_scale",
     "draw_segments",
     "evidence_scale",
-    "palette_color",
     "picture",
     "plot_comparison",
     "plot_confusions",
@@ -43,6 +42,7 @@ __all__ = [
     "plot_methods",
     "plot_prototypes",
     "prototype_handles",
+    "segment_color",
     "segment_colors",
     "visualize_image_attr",
 ]

@@ -15,9 +15,9 @@ from captum_kmex.ledger import LedgerRow
 from captum_kmex.visualization import (
     draw_ledger,
     draw_segments,
-    palette_color,
     picture,
     plot_comparison,
+    segment_color,
     visualize_image_attr,
 )
 
@@ -58,8 +58,8 @@ def test_segments_are_drawn_in_their_ledger_colors():
     _, ax = plt.subplots()
     draw_segments(segments, rows, np.ones((6, 6)), ax)
     drawn = ax.images[0].get_array()
-    np.testing.assert_allclose(drawn[0, 0], palette_color(1))
-    np.testing.assert_allclose(drawn[1, 1], palette_color(0))
+    np.testing.assert_allclose(drawn[0, 0], segment_color(1))
+    np.testing.assert_allclose(drawn[1, 1], segment_color(0))
     assert [text.get_text() for text in ax.texts] == ["1", "2"]
 
 

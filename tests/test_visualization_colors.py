@@ -12,8 +12,8 @@ from captum_kmex.figures.colors import (
     NEGATIVE,
     PALETTE,
     POSITIVE,
-    palette_color,
     palette_distances,
+    segment_color,
 )
 from captum_kmex.visualization import segment_colors
 
@@ -59,7 +59,7 @@ def test_palette_distances_are_symmetric_and_positive():
 
 
 def test_palette_repeats_after_its_last_color():
-    assert palette_color(len(PALETTE) + 3) == palette_color(3)
+    assert segment_color(len(PALETTE) + 3) == segment_color(3)
 
 
 def mosaic(n_segments, size=40, seed=0):
@@ -99,11 +99,11 @@ def test_more_segments_than_colors_still_differ_from_their_neighbours():
 def test_leading_segments_have_the_same_colors_in_every_image():
     order = np.random.default_rng(3).permutation(30).tolist()
     found = segment_colors(mosaic(30), order)
-    assert found[:12] == [palette_color(rank) for rank in range(12)]
+    assert found[:12] == [segment_color(rank) for rank in range(12)]
 
 
 def test_one_segment_has_the_first_color():
-    assert segment_colors(np.full((3, 4), 7), [7]) == [palette_color(0)]
+    assert segment_colors(np.full((3, 4), 7), [7]) == [segment_color(0)]
 
 
 def test_evidence_is_white_at_zero_and_ends_in_the_colors_of_the_ledger():

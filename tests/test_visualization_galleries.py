@@ -15,11 +15,11 @@ from sklearn.decomposition import PCA
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
 from captum_kmex.visualization import (
-    palette_color,
     picture,
     plot_confusions,
     plot_embeddings,
     plot_prototypes,
+    segment_color,
 )
 from captum_kmex.wins import PrototypeWins
 
@@ -152,7 +152,7 @@ def test_plane_colors_rows_and_prototypes_by_class_and_names_them():
     mark = {"c": (centres, torch.arange(3))}
     plot_embeddings(rows, labels, mark, class_names=NAMES, ax=ax)
     points, marks = ax.collections
-    expected = [to_rgba(palette_color(c)) for c in range(3)]
+    expected = [to_rgba(segment_color(c)) for c in range(3)]
     np.testing.assert_allclose(marks.get_facecolor(), expected)
     np.testing.assert_allclose(points.get_facecolor()[:3, :3], np.array(expected)[:, :3])
     legends = [part for part in ax.get_children() if isinstance(part, Legend)]

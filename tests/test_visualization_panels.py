@@ -22,8 +22,8 @@ from captum_kmex.visualization import (
     draw_scale,
     draw_segments,
     evidence_scale,
-    palette_color,
     picture,
+    segment_color,
     visualize_image_attr,
 )
 
@@ -156,16 +156,16 @@ def test_small_numbers_of_a_ledger_have_more_digits(ax):
 
 
 def test_patch_is_boxed_where_it_is_and_framed_in_its_color(ax):
-    draw_patch(Patch(1, (4, 8, 6, 12), 0.5), list(torch.rand(3, 1, 16, 20)), palette_color(2), ax)
+    draw_patch(Patch(1, (4, 8, 6, 12), 0.5), list(torch.rand(3, 1, 16, 20)), segment_color(2), ax)
     box = ax.patches[-1]
     assert (*box.get_xy(), box.get_width(), box.get_height()) == (3.5, 7.5, 2, 4)
-    assert box.get_edgecolor()[:3] == palette_color(2)
-    assert all(spine.get_edgecolor()[:3] == palette_color(2) for spine in ax.spines.values())
+    assert box.get_edgecolor()[:3] == segment_color(2)
+    assert all(spine.get_edgecolor()[:3] == segment_color(2) for spine in ax.spines.values())
 
 
 def test_crop_shows_the_patch_with_its_box_in_place(ax):
     image = torch.rand(1, 16, 20)
-    draw_crop(Patch(0, (18, 8, 20, 10), 0.5), [image], palette_color(0), ax, context=0.5)
+    draw_crop(Patch(0, (18, 8, 20, 10), 0.5), [image], segment_color(0), ax, context=0.5)
     shown = ax.images[0].get_array()
     np.testing.assert_allclose(shown, picture(image)[5:13, 10:20])
     assert ax.patches[-1].get_xy() == (18 - 10 - 0.5, 8 - 5 - 0.5)

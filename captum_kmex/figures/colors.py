@@ -10,8 +10,16 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, to_rgb
 from numpy.typing import NDArray
 
-__all__ = ["DIVERGING", "NEGATIVE", "PALETTE", "POSITIVE", "TOTAL", "palette_color",
-           "palette_distances", "segment_colors"]  # fmt: skip
+__all__ = [
+    "DIVERGING",
+    "NEGATIVE",
+    "PALETTE",
+    "POSITIVE",
+    "TOTAL",
+    "palette_distances",
+    "segment_color",
+    "segment_colors",
+]  # fmt: skip
 
 Color = tuple[float, float, float]
 
@@ -50,8 +58,8 @@ _TO_LAB = ((0.2104542553, 0.7936177850, -0.0040720468),
            (0.0259040371, 0.7827717662, -0.8086757660))  # fmt: skip
 
 
-def palette_color(rank: int) -> Color:
-    """Return the colour of a rank or of a class; they repeat after the fortieth."""
+def segment_color(rank: int) -> Color:
+    """Return the colour of a segment's rank in the ledger, or of a class; they repeat after 40."""
     return to_rgb(PALETTE[rank % len(PALETTE)])
 
 
@@ -90,7 +98,7 @@ def segment_colors(segments: NDArray[np.int64], order: Sequence[int]) -> list[Co
         free = sorted(set(range(len(PALETTE))) - set(chosen)) or list(range(len(PALETTE)))
         nearest = gaps[free][:, beside].min(1, initial=np.inf)
         chosen.append(free[int(nearest.argmax())])
-    return [palette_color(i) for i in chosen]
+    return [segment_color(i) for i in chosen]
 
 
 def _neighbours(places: NDArray[np.int64], count: int) -> list[set[int]]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from captum_kmex.figures.colors import palette_color
+from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.ledgers import class_name
 from captum_kmex.figures.pictures import Canvas, canvas
 from captum_kmex.wins import PrototypeWins
@@ -74,7 +74,7 @@ def _draw_prototypes(wins: PrototypeWins, names: Sequence[str], count: int, ax: 
     owner = wins.membership if wins.membership.ndim == 1 else wins.membership.argmax(1)
     shares = 100 * np.nan_to_num(foreign[chosen])
     ax.barh(
-        range(len(chosen)), shares, color=[palette_color(rivals[k]) for k in chosen], height=0.7
+        range(len(chosen)), shares, color=[segment_color(rivals[k]) for k in chosen], height=0.7
     )
     for y, (k, share) in enumerate(zip(chosen, shares, strict=True)):
         ax.text(share + 1, y, f"{share:.0f} %, most of {names[rivals[k]]}", fontsize=7, va="center")

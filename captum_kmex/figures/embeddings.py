@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_kmex.base import check_choice
-from captum_kmex.figures.colors import palette_color
+from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.ledgers import class_name
 
 __all__ = ["plot_embeddings", "prototype_handles"]
@@ -131,11 +131,11 @@ def _tsne(rows: NDArray[np.float32], marks: Mapping[str, NDArray[np.float32]], s
 def _draw_plane(
     plane: Plane, labels: NDArray[np.int64], classes: Mapping[str, NDArray[np.int64]], ax: Axes
 ) -> None:
-    colors = [palette_color(c) for c in labels.tolist()]
+    colors = [segment_color(c) for c in labels.tolist()]
     x, y = plane.points.T
     ax.scatter(x, y, s=6, c=colors, alpha=0.45, linewidths=0)
     for (marker, size), name in zip(_marks(len(classes)), classes, strict=True):
-        found = [palette_color(c) for c in classes[name].tolist()]
+        found = [segment_color(c) for c in classes[name].tolist()]
         x, y = plane.marks[name].T
         ax.scatter(x, y, marker=marker, s=size, c=found, edgecolors="black",
                    linewidths=0.8, label=name)  # fmt: skip
@@ -162,7 +162,7 @@ def _draw_legends(
 ) -> None:
     """Say beside the plane which colour is which class, below it which mark is which kind."""
     dots = [
-        Line2D([], [], linestyle="none", marker="o", color=palette_color(c), markersize=5,
+        Line2D([], [], linestyle="none", marker="o", color=segment_color(c), markersize=5,
                label=class_name(c, names, ""))
         for c in np.unique(labels).tolist()
     ]  # fmt: skip

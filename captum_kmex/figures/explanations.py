@@ -14,7 +14,7 @@ from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 
 from captum_kmex.base import check_choice
-from captum_kmex.figures.colors import palette_color
+from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.ledgers import class_name, draw_ledger
 from captum_kmex.figures.panels import density, draw_map, draw_scale, draw_segments, evidence_scale
 from captum_kmex.figures.pictures import (
@@ -108,7 +108,7 @@ def _patch_row(
         rank = rows.index(row)
         for j, patch in enumerate(row.representatives[:3]):
             ax = figure.add_subplot(cells[0, 3 * i + j])
-            draw_patch(patch, dataset, palette_color(rank), ax)
+            draw_patch(patch, dataset, segment_color(rank), ax)
             ax.set_title(f"{rank + 1}: d={patch.distance:.2f}", fontsize=7)
             axes.append(ax)
     return axes

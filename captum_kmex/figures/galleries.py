@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from captum_kmex.bank import Codebook, PrototypeBank
 from captum_kmex.concepts import image_of
-from captum_kmex.figures.colors import Color, palette_color
+from captum_kmex.figures.colors import Color, segment_color
 from captum_kmex.figures.ledgers import class_name
 from captum_kmex.figures.pictures import Canvas, canvas, draw_crop, draw_patch
 from captum_kmex.fitted import FittedAttribution
@@ -73,7 +73,7 @@ def plot_prototypes(
         _write_facts(book, k, line[0], class_names)
         if is_agnostic:
             _draw_classes(book, k, line[1], class_names)
-        _draw_patches(found, dataset, palette_color(rank), line[1 + is_agnostic :], has_crops)
+        _draw_patches(found, dataset, segment_color(rank), line[1 + is_agnostic :], has_crops)
     return figure.figure, axes
 
 
@@ -132,7 +132,7 @@ def _draw_classes(book: Codebook, k: int, ax: Axes, class_names: Sequence[str] |
     """Draw the share of each class in a class-agnostic prototype."""
     shares = book.membership[k].cpu().numpy()
     order = (-shares).argsort(kind="stable")[:_N_BARS]
-    colors = [palette_color(int(c)) for c in order]
+    colors = [segment_color(int(c)) for c in order]
     ax.barh(range(len(order)), shares[order], color=colors, height=0.75, alpha=0.5)
     for y, c in enumerate(order):
         text = f"{class_name(int(c), class_names, '')} {shares[c]:.0%}"

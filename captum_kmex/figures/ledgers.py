@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from captum_kmex.figures.colors import NEGATIVE, POSITIVE, TOTAL, palette_color
+from captum_kmex.figures.colors import NEGATIVE, POSITIVE, TOTAL, segment_color
 from captum_kmex.ledger import LedgerRow
 
 __all__ = ["class_name", "draw_ledger"]
@@ -39,7 +39,7 @@ def draw_ledger(
     _draw_bars(values, ax)
     ax.set_yticks(range(len(labels)), labels, fontsize=7)
     for i, tick in enumerate(ax.get_yticklabels()[1 : n_shown + 1]):
-        tick.set_bbox({"fc": (*palette_color(i), 0.45), "ec": "none", "pad": 1.2})
+        tick.set_bbox({"fc": (*segment_color(i), 0.45), "ec": "none", "pad": 1.2})
     low, high = ax.get_xlim()
     ax.set_xlim(low - 0.02 * (high - low), high + 0.22 * (high - low))
     digits = 2 if max(map(abs, values)) >= 1 else 3
