@@ -90,8 +90,9 @@ def draw_segments(
     ax.imshow(table[segments], extent=_extent(image), interpolation="nearest")
     _draw_shade(image, ax, 0.3)
     width, height = image.shape[1] / segments.shape[1], image.shape[0] / segments.shape[0]
+    thin = 0.5 * min(1.0, 32 / max(segments.shape))  # points; thinner where cells are small
     lines = _borders(segments) * (width, height) - 0.5
-    ax.add_collection(LineCollection(list(lines), colors="black", linewidths=0.5), autolim=False)
+    ax.add_collection(LineCollection(list(lines), colors="black", linewidths=thin), autolim=False)
     points = [_inner_point(segments == segment) for segment in order[:n_numbers]]
     places = (np.array(points) + 0.5) * (width, height) - 0.5
     _draw_numbers(places, _ROOM * max(image.shape[:2]), ax)
