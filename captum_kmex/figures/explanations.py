@@ -198,16 +198,8 @@ def contrasted(target: Explanation, contrast: Explanation, index: int) -> Explan
     Raises:
         ValueError: As in ``plot_contrast``.
     """
-    if target.contrast is not None or contrast.contrast is not None:
-        raise ValueError(
-            "an explanation with contrast= is a difference already; pass those of the two classes"
-        )
     one = slice(index, index + 1) if index >= 0 else slice(index, index + 1 or None)
-    if not torch.equal(target.segments[one], contrast.segments[one]):
-        raise ValueError(
-            "the two explanations have different segments; explain the same images at the same "
-            "depth, without restrict="
-        )
+    _check_pair(target, contrast, one)
     evidence = {row.segment: row.evidence for row in contrast.ledger[index]}
     rows = [
         dataclasses.replace(row, evidence=row.evidence - evidence[row.segment])
@@ -227,3 +219,16 @@ def contrasted(target: Explanation, contrast: Explanation, index: int) -> Explan
         class_scores=None,
         prediction=None,
     )
+
+
+def _check_pair(target: Explanation, contrast: Explanation, one: slice) -> None:
+    """Raise ``ValueError`` unless two explanations of an image can be subtracted."""
+    if target.contrast is not None or contrast.contrast is not None:
+        raise ValueError(
+            "an explanation with contrast= is a difference already; pass those of the two classes"
+        )
+    if not torch.equal(target.segments[one], contrast.segments[one]):
+        raise ValueError(
+            "the two explanations have different segments; explain the same images at the same "
+            "depth, without restrict="
+        )
