@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-__all__ = ["AlignmentSums", "PrototypeAlignment"]
+__all__ = ["AlignmentSums", "PrototypeAlignment", "rescaled"]
 
 
 @dataclass(frozen=True)
@@ -80,3 +80,20 @@ class AlignmentSums:
         if not self._count:
             raise ValueError("the loader gave no image of a class with prototypes; pass some")
         return PrototypeAlignment(self._own / self._count, self._others / self._count, self._count)
+
+
+def rescaled(prototypes: Tensor, membership: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+    """Return prototypes with the mean length of their class's embeddings.
+
+    The head's columns have a direction that means something but a length that does not: among
+    embeddings they all lie near the origin.
+
+    Args:
+        prototypes: Float tensor (K, D).
+        membership: Class of each, integer tensor (K,).
+        rows: Embeddings (M, D).
+        classes: Their classes (M,); a class without embeddings makes its prototypes NaN.
+    """
+    lengths = rows.norm(dim=1)
+    means = torch.stack([lengths[classes == c].mean() for c in membership.tolist()])
+    return normalize(prototypes, dim=1) * means.unsqueeze(1).to(prototypes)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from captum_kmex.bank import PrototypeBank
 
-__all__ = ["random_concept", "to_concepts"]
+__all__ = ["crop_box", "image_of", "random_concept", "to_concepts"]
 
 _SHARE = 0.25  # of the image's sides: the least crop, so that a small cell keeps its context
 
@@ -114,15 +114,30 @@ def image_of(dataset: Sequence[object], index: int) -> Tensor:
     return image
 
 
-def _crop(image: Tensor, box: Sequence[int], context: float) -> Tensor:
-    """Cut a box, widened to its context and shifted inside, and resize it to the image."""
-    (height, width), (x0, y0, x1, y1) = image.shape[1:], box
+def crop_box(
+    box: Sequence[int], size: tuple[int, int], context: float = _SHARE
+) -> tuple[slice, slice]:
+    """Return the rows and columns of a box, widened to its context and shifted inside.
 
-    def span(low: int, high: int, size: int) -> slice:
-        side = min(size, max(high - low, round(context * size)))
-        start = min(max(0, (low + high - side) // 2), size - side)
+    Args:
+        box: x0, y0, x1, y1 in pixels.
+        size: Height and width of the image.
+        context: Least side, as a share of the image's.
+    """
+    x0, y0, x1, y1 = box
+
+    def span(low: int, high: int, length: int) -> slice:
+        side = min(length, max(high - low, round(context * length)))
+        start = min(max(0, (low + high - side) // 2), length - side)
         return slice(start, start + side)
 
-    patch = image[:, span(y0, y1, height), span(x0, x1, width)]
-    resized = interpolate(patch[None], (height, width), mode="bilinear", align_corners=False)
+    return span(y0, y1, size[0]), span(x0, x1, size[1])
+
+
+def _crop(image: Tensor, box: Sequence[int], context: float) -> Tensor:
+    """Cut a box with its context and resize it to the image."""
+    height, width = image.shape[1:]
+    rows, columns = crop_box(box, (height, width), context)
+    patch = image[None, :, rows, columns]
+    resized = interpolate(patch, (height, width), mode="bilinear", align_corners=False)
     return resized[0]

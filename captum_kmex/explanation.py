@@ -17,7 +17,7 @@ from torch import Tensor
 from captum_kmex.ledger import LedgerRow
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 __all__ = ["Explanation"]
 
@@ -78,6 +78,8 @@ class Explanation:
         dataset: Sequence[object] | None = None,
         class_names: Sequence[str] | None = None,
         image: np.ndarray | None = None,
+        scale: float | None = None,
+        figure: Figure | SubFigure | None = None,
     ) -> tuple[Figure, np.ndarray]:
         """Draw one image's explanation: image, segments, map, ledger, nearest patches.
 
@@ -86,13 +88,18 @@ class Explanation:
             dataset: The training set of the fit, for the nearest patches.
             class_names: Names of the classes.
             image: The picture to show, (H, W) or (H, W, 3); by default the input, rescaled.
+            scale: The map's value of full colour, by default its own largest; images compare
+                on ``visualization.evidence_scale(result.attribution)``.
+            figure: Where to draw; by default a new figure.
 
         Returns:
             The figure and its axes.
         """
         from captum_kmex.visualization import plot_explanation
 
-        return plot_explanation(self, index, dataset, class_names, image)
+        return plot_explanation(
+            self, index, dataset, class_names, image, scale=scale, figure=figure
+        )
 
     def save(
         self,

@@ -11,7 +11,7 @@ from captum_kmex.bank import Codebook
 from captum_kmex.representatives import Representatives
 from captum_kmex.segments import segment_sums
 
-__all__ = ["LedgerRow", "Patch", "build_ledger"]
+__all__ = ["LedgerRow", "Patch", "build_ledger", "patches_of"]
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,12 @@ def _row(
         return LedgerRow(segment, prototype, None, area, evidence)
     owner = book.membership[prototype]
     class_index = int(owner.argmax() if owner.ndim else owner)
-    patches = _patches(book.representatives, prototype) if book.representatives else ()
+    patches = patches_of(book.representatives, prototype) if book.representatives else ()
     return LedgerRow(segment, prototype, class_index, area, evidence, patches)
 
 
-def _patches(found: Representatives, prototype: int) -> tuple[Patch, ...]:
+def patches_of(found: Representatives, prototype: int) -> tuple[Patch, ...]:
+    """Return the training patches of a prototype, nearest first."""
     patches = []
     indices, boxes = found.indices[prototype].tolist(), found.boxes[prototype].tolist()
     for index, box, far in zip(indices, boxes, found.distances[prototype].tolist(), strict=True):

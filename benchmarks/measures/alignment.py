@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from benchmarks.evaluation.measure import Answers, Column, Measure
 from benchmarks.evaluation.method import Prototypes
 from benchmarks.measures._embeddings import embed_test
-from captum_kmex.alignment import AlignmentSums
+from captum_kmex.alignment import AlignmentSums, rescaled
 
-__all__ = ["MEASURES", "coverage", "rescaled"]
+__all__ = ["MEASURES", "coverage"]
 
 _TEXT = """\
 Embeddings of the test images against the prototypes (Boubekki & Clemmensen, 2026, Table 1).
@@ -41,14 +40,6 @@ def coverage(rows: Tensor, labels: Tensor, prototypes: Prototypes) -> Tensor:
     return found
 
 
-def rescaled(rows: Tensor, labels: Tensor, prototypes: Prototypes) -> Prototypes:
-    """Return the prototypes with the mean length of their class's embeddings (M, D)."""
-    lengths = rows.norm(dim=1)
-    means = [lengths[labels == c].mean() for c in prototypes.classes]
-    vectors = normalize(prototypes.vectors, dim=1) * torch.stack(means)[:, None]
-    return Prototypes(vectors, prototypes.classes)
-
-
 def _score(answers: Answers) -> dict[str, Tensor]:
     """Score the test images: one value for each."""
     found = answers.method.prototypes()
@@ -56,11 +47,12 @@ def _score(answers: Answers) -> dict[str, Tensor]:
     rows, labels = embed_test(answers.method, answers.task)
     sums = AlignmentSums(prototypes.vectors, prototypes.classes, answers.task.n_classes)
     own, others = sums.cosines(rows, labels)
+    longer = rescaled(prototypes.vectors, prototypes.classes, rows, labels)
     return {
         "class": own,
         "out": others,
         "coverage": coverage(rows, labels, prototypes),
-        "rescaled": coverage(rows, labels, rescaled(rows, labels, prototypes)),
+        "rescaled": coverage(rows, labels, Prototypes(longer, prototypes.classes)),
     }
 
 

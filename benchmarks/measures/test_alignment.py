@@ -12,7 +12,7 @@ from benchmarks.evaluation.presets import PRESETS
 from benchmarks.evaluation.task import Sample, Task
 from benchmarks.measures import alignment, diversity
 from benchmarks.measures._embeddings import embed, embed_test
-from benchmarks.measures.alignment import coverage, rescaled
+from benchmarks.measures.alignment import coverage
 from benchmarks.methods.captum_kmex import Columns, KMEx, LayerKMeans
 from captum_kmex import ClassifierPrototypes, KMExAttribution
 from captum_kmex.demo import SmallResNet
@@ -66,15 +66,6 @@ def test_coverage_is_that_of_scikit_learn(task):
     assert of_means.mean().item() == pytest.approx(1, abs=1e-4)
     some = coverage(rows, labels, Prototypes(means[:2], torch.arange(2)))
     assert torch.equal(some.isnan(), labels == 2)
-
-
-def test_rescaled_prototypes_have_the_length_of_their_class(task):
-    rows, labels = embed_test(KMEx(2), task)
-    raw = Prototypes(torch.randn(4, rows.shape[1]), torch.tensor([0, 2, 1, 2]))
-    found = rescaled(rows, labels, raw)
-    for vector, old, c in zip(found.vectors, raw.vectors, raw.classes, strict=True):
-        assert vector.norm().item() == pytest.approx(rows[labels == c].norm(dim=1).mean().item())
-        assert torch.cosine_similarity(vector, old, dim=0).item() == pytest.approx(1)
 
 
 def test_embedding_of_a_network_is_what_its_head_reads(task):

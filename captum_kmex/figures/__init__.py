@@ -1,0 +1,1 @@
+"""The figures, one kind a module; ``captum_kmex.visualization`` is their public door."""
