@@ -151,9 +151,10 @@ function highlight() {
   for (const kind of ["halo", "ring"]) stage.querySelector(`.${kind}`).setAttribute("d", s === null ? "" : found.edges[s]);
   stage.classList.toggle("hovering", state.hovered !== null);
   for (const node of document.querySelectorAll("#viewer [data-segment]")) {
-    const isActive = Number(node.dataset.segment) === s;
-    node.classList.toggle("active", isActive);
-    if (node.matches("button")) node.setAttribute("aria-pressed", isActive);
+    const own = Number(node.dataset.segment);
+    node.classList.toggle("active", own === s);
+    if (node.matches("button, .segment")) node.setAttribute("aria-pressed", own === state.selected);
+    if (node.matches(".segment")) node.setAttribute("tabindex", own === (state.selected ?? 0) ? 0 : -1);
   }
   byId("detail").replaceChildren(...(s === null ? [] : detail(found, s)));
 }
