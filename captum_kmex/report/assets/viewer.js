@@ -174,6 +174,12 @@ function hover(s) {
   highlight();
 }
 
+// Kept, so that patches seen before do not flicker.
+const patchesOf = memo((key) => {
+  const [depth, k, s] = key.split("/").map(Number);
+  return patchRow(depth, k, segmentColor(s));
+});
+
 // Everything about one segment: what it adds to each shown logit, and its training patches.
 function detail(found, s) {
   const image = imageOf(state.image), k = found.prototypes[s];
@@ -185,7 +191,7 @@ function detail(found, s) {
   const { patches } = prototypeOf(state.depth, k);
   return [adds, make("div", {},
     make("p", {}, patches.length ? "resembles these training patches, nearest first" : "the fit kept no training patches of it"),
-    patchRow(state.depth, k, segmentColor(s)),
+    patchesOf(`${state.depth}/${k}/${s}`),
     make("button", { type: "button", class: "more", click: () => revealPrototype(state.depth, k) }, "More about this prototype"))];
 }
 
