@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import captum_kmex
 from captum_kmex import LayerKMeansAttribution, NotFittedError, __version__
 from captum_kmex.metrics import surrogate_scores
 from captum_kmex.report import write_report
@@ -467,3 +468,13 @@ def test_error_for_a_training_set_too_short(fitted, images, report):
 def test_error_for_a_training_set_of_smaller_images(fitted, images, report):
     with pytest.raises(ValueError, match="which is 4 pixels wide and 4 high"):
         report(fitted, list(images), train_set=images[..., :4, :4])
+
+
+def test_documentation_writes_a_report(fitted, images, labels, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(captum_kmex.__file__).parents[1] / "docs" / "report.md").read_text()
+    data = TensorDataset(images, labels)
+    code = re.findall(r"```python\n(.*?)```", page, re.S)
+    given = {"attribution": fitted, "test_set": data, "train_set": data, "class_names": NAMES}
+    exec("\n".join(code), given)
+    assert Page((tmp_path / "report.html").read_text("utf-8")).data["report"]["classNames"] == NAMES

@@ -191,6 +191,8 @@ def test_target_and_contrast_change_the_question(page, digits):
     assert page.number("#ledger-output") == pytest.approx(float(expected.output[0]), abs=6e-4)
     assert page.find("#ledger-sum").text == page.find("#ledger-output").text
     assert page.evidence()[1] == pytest.approx(expected.ledger[0][0].evidence, abs=6e-4)
+    spoken = page.find("#status").get_attribute("textContent")
+    assert spoken == page.find("#ledger caption").text
     page.choose("target", targets[2])  # a class is not contrasted with itself
     assert Select(page.find("#contrast")).first_selected_option.get_attribute("value") == ""
 

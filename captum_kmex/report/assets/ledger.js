@@ -3,14 +3,14 @@
 const SHOWN = 8;
 const VISIBLE = 0.0005; // half of the last digit that is printed
 
-function ledgerTable(state, sums, act) {
+function ledgerTable(sums, act) {
   const found = atDepth(`${state.image}/${state.depth}`);
   const shown = state.isExpanded || sums.order.length <= SHOWN + 1 ? sums.order : sums.order.slice(0, SHOWN);
   const rest = sums.order.slice(shown.length);
   const add = (parts) => parts.reduce((sum, s) => sum + sums.evidence[s], 0);
   const share = (parts) => parts.reduce((sum, s) => sum + found.area[s], 0);
   const lines = shown.map((s) => ({
-    segment: s, value: sums.evidence[s], share: found.area[s], label: segmentButton(state, found, s, act),
+    segment: s, value: sums.evidence[s], share: found.area[s], label: segmentButton(found, s, act),
   }));
   if (rest.length) {
     lines.push({ value: add(rest), share: share(rest), label: moreButton(`${count(rest.length, "other")}`, act.expand) });
@@ -18,23 +18,21 @@ function ledgerTable(state, sums, act) {
   const remainder = sums.output - sums.total;
   if (Math.abs(remainder) >= VISIBLE) lines.push({ value: remainder, share: null, label: "not in the map", kind: "remainder" });
   return make("table", { class: "ledger" },
-    make("caption", {}, caption(state, sums)),
+    make("caption", {}, question(sums)),
     make("thead", {}, make("tr", {},
       make("th", { scope: "col" }, "Segment"),
       make("th", { scope: "col", class: "number" }, "Area"),
       make("th", { scope: "col", class: "number" }, "Evidence"),
       make("td", {}))),
     ledgerBody(lines, sums, state.isExpanded && sums.order.length > SHOWN + 1 ? act.expand : null),
-    ledgerFoot(sums, remainder, state));
+    ledgerFoot(sums, remainder));
 }
 
-function caption(state, sums) {
-  const what = state.against === null ? className(state.target) : `${className(state.target)}, not ${className(state.against)}`;
-  const noun = state.against === null ? "logit" : "difference";
-  return make("span", {}, `Why \u201c${what}\u201d: bias + segments = ${noun} `, make("b", {}, fixed(sums.output)));
-}
+const asked = () => className(state.target) + (state.against === null ? "" : `, not ${className(state.against)}`);
+const question = (sums) =>
+  `Why \u201c${asked()}\u201d: bias + segments = ${state.against === null ? "logit" : "difference"} ${fixed(sums.output)}`;
 
-function segmentButton(state, found, s, act) {
+function segmentButton(found, s, act) {
   const name = report.isFitted ? prototypeName(state.depth, found.prototypes[s]) : `segment ${s + 1}`;
   return make("button", {
     type: "button", class: "row", "data-segment": s, "aria-pressed": "false",
@@ -71,7 +69,7 @@ function bar([from, to], low, high, kind) {
   return make("span", { class: "track", "aria-hidden": "true" }, zero, node);
 }
 
-function ledgerFoot(sums, remainder, state) {
+function ledgerFoot(sums, remainder) {
   const line = (label, value, id) => make("tr", {},
     make("th", { scope: "row", colspan: 2 }, label), make("td", { class: "number", id }, fixed(value)), make("td", {}));
   const complete = Math.abs(remainder) < VISIBLE;

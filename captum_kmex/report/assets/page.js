@@ -17,6 +17,12 @@ const groupOf = memo((group) => read(`group-${group}`));
 const className = (c) => report.classNames[c];
 const nImages = report.verdicts.prediction.length;
 
+// What the reader has chosen.
+const state = {
+  image: 0, depth: 0, target: 0, against: null, overlay: "segments", opacity: 0.5,
+  isExpanded: false, selected: null, hovered: null,
+};
+
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

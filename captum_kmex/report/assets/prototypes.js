@@ -15,7 +15,7 @@ function renderPrototypes() {
   const tools = make("div", { class: "toolbar" });
   if (depths.length > 1) tools.append(choice("gallery-depth", "Prototypes of", depths, gallery.depth, showGallery));
   if (groups.length > 12) tools.append(classFinder());
-  list.replaceChildren(tools, ...groups.map(groupSection));
+  list.replaceChildren(tools, make("div", { class: "groups" }, ...groups.map(groupSection)));
 }
 
 function classFinder() {

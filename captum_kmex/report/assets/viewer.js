@@ -1,9 +1,5 @@
 // One image under the glass: picture, segments and ledger answer to each other.
 
-const state = {
-  image: 0, depth: 0, target: 0, against: null, overlay: "segments", opacity: 0.5,
-  isExpanded: false, selected: null, hovered: null,
-};
 const NUMBERED = 12;
 const stage = byId("stage");
 
@@ -31,7 +27,7 @@ function ask(change) {
   Object.assign(state, change);
   if (state.against === state.target) state.against = null;
   const sums = account(state.image, state.depth, state.target, state.against);
-  byId("ledger").replaceChildren(ledgerTable(state, sums, {
+  byId("ledger").replaceChildren(ledgerTable(sums, {
     select,
     expand: () => {
       ask({ isExpanded: !state.isExpanded });
@@ -40,7 +36,10 @@ function ask(change) {
   }));
   paint(sums);
   highlight();
+  if ("target" in change || "against" in change) say(question(sums));
 }
+
+const say = (text) => { byId("status").textContent = text; };
 
 function verdict() {
   const { label, prediction, votes } = report.verdicts, i = state.image;
@@ -164,8 +163,7 @@ function select(s, isSpoken = true) {
   highlight();
   if (s === null || !isSpoken) return;
   const found = atDepth(`${state.image}/${state.depth}`);
-  byId("status").textContent = `${segmentName(found, s)}, evidence ${signed(state.sums.evidence[s])} ` +
-    `for ${className(state.target)}${state.against === null ? "" : `, not ${className(state.against)}`}`;
+  say(`${segmentName(found, s)}, evidence ${signed(state.sums.evidence[s])} for ${asked()}`);
 }
 
 function hover(s) {
