@@ -115,6 +115,17 @@ def test_evidence_bias_and_logits_are_those_of_explain(attr, images, labels, rep
             assert total == pytest.approx(image["output"][place], abs=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_models_of_other_precision_are_reported(images, report, dtype):
+    attr = LayerKMeansAttribution(make_net().to(dtype), LAYERS, n_clusters=4)
+    page = report(attr, list(images[:3].to(dtype)))
+    expected = attr.explain(images[:3].to(dtype))
+    for i in range(3):
+        found = page.data[f"image-{i}"]["depths"][0]
+        evidence = decoded(found["evidence"], "f8", 3, -1)[0].tolist()
+        assert evidence == [row.evidence for row in expected.ledger[i]]
+
+
 def test_difference_of_targets_is_the_contrast(attr, images, report):
     page = report(attr, list(images), batch_size=12)
     first, second = (

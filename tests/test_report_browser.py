@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import LAYERS, make_net
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.tasks._small import load_small_resnet
@@ -303,9 +304,9 @@ def test_prototypes_lead_to_images_and_back(page):
     page.wait(lambda: len(page.all(".card")) == 3)
     page.js("document.querySelector('.card .users button').click()")
     chosen = page.find("#detail h4").text
-    assert "digit 3 1" in chosen
+    assert "digit 3 #1" in chosen
     page.js("document.querySelector('#detail .more').click()")
-    assert page.js("return document.activeElement.querySelector('h3').textContent") == "digit 3 1"
+    assert page.js("return document.activeElement.querySelector('h3').textContent") == "digit 3 #1"
 
 
 def test_every_control_has_a_name_and_every_table_its_headings(page):
@@ -370,3 +371,30 @@ def test_unfitted_report_says_how_to_fit(chromium, images, tmp_path):
     assert page.all("#confusable") == []
     assert page.find("#ledger-sum").text == page.find("#ledger-output").text
     assert page.driver.get_log("browser") == []
+
+
+class Bent(nn.Module):
+    """Logits that no linear head gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = make_net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(200 * self.body(x))
+
+
+def test_what_a_surrogate_misses_is_a_line_of_the_ledger(chromium, images, labels, tmp_path):
+    attr = LayerKMeansAttribution(Bent().eval(), [f"body.{name}" for name in LAYERS])
+    attr.n_prototypes = 1
+    attr.fit([(images, labels)], n_init=1, n_representatives=1)
+    path = write_report(attr, images, tmp_path / "r.html", batch_size=12, show_progress=False)
+    expected = attr.explain(images)
+    worst = int(expected.delta.abs().argmax())
+    assert expected.delta[worst].abs() > 0.01
+    page = Reader(chromium, path)
+    assert f"{attr.bank_.surrogate.r2:.3f}" in page.find("#figures").text
+    page.js("arguments[0].click()", page.find(f"#strip [data-image='{worst}']"))
+    assert page.texts("#ledger tbody tr:last-child th") == ["not in the map"]
+    assert page.evidence()[-1] == pytest.approx(-float(expected.delta[worst]), abs=6e-4)
+    assert page.find("#ledger-sum").text == page.find("#ledger-output").text

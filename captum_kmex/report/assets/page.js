@@ -61,7 +61,7 @@ const placesOf = memo((depth) => {
 
 function prototypeName(depth, k) {
   const place = placesOf(depth)[k] + 1;
-  return report.isAgnostic ? `prototype ${place}` : `${className(report.depths[depth].owner[k])} ${place}`;
+  return report.isAgnostic ? `prototype #${place}` : `${className(report.depths[depth].owner[k])} #${place}`;
 }
 
 const prototypeOf = (depth, k) =>

@@ -11,9 +11,6 @@ const watcher = new IntersectionObserver((entries) => {
 
 function pictureElement(source, text) {
   const picture = make("img", { alt: text, decoding: "async" });
-  picture.addEventListener("load", () => {
-    picture.classList.toggle("pixels", Math.max(picture.naturalWidth, picture.naturalHeight) <= 64);
-  });
   sources.set(picture, source);
   watcher.observe(picture);
   return picture;

@@ -44,7 +44,7 @@ const say = (text) => { byId("status").textContent = text; };
 function verdict() {
   const { label, prediction, votes } = report.verdicts, i = state.image;
   const word = (title, c, good) => make("span", { class: "verdict" }, `${title} `,
-    make("b", {}, className(c)), good === null ? null : make("span", { class: good ? "good" : "bad" }, good ? " \u2713" : " \u2717"));
+    make("b", {}, className(c)), good === null ? null : make("span", { class: good ? "good" : "bad", role: "img", "aria-label": good ? "right" : "wrong" }, good ? " \u2713" : " \u2717"));
   const isRight = (c) => (label[i] < 0 ? null : c === label[i]);
   const words = [word("model", prediction[i], isRight(prediction[i]))];
   if (label[i] >= 0) words.unshift(word("true class", label[i], null));
@@ -83,11 +83,9 @@ function renderStage() {
   stage.style.aspectRatio = image.aspect;
   stage.style.setProperty("--aspect", image.aspect);
   stage.replaceChildren(
-    make("img", { src: image.picture, alt: "", class: "picture" }),
+    make("img", { src: image.picture, alt: "" }),
     make("canvas", { width: found.width, height: found.height, "aria-hidden": "true" }),
     ...segmentNumbers(found), drawing);
-  const picture = stage.querySelector("img");
-  picture.onload = () => picture.classList.toggle("pixels", Math.max(picture.naturalWidth, picture.naturalHeight) <= 64);
   applyOverlay();
 }
 
