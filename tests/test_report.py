@@ -347,7 +347,8 @@ def test_failure_leaves_the_old_file_and_nothing_else(attr, images, tmp_path):
 
 
 def test_path_is_returned_and_replaced(attr, images, tmp_path):
-    path = tmp_path / "report.html"
+    path = tmp_path / "new" / "report.html"
+    assert write_report(attr, list(images[:1]), path, show_progress=False).is_file()
     path.write_text("old")
     assert write_report(attr, list(images[:2]), str(path), show_progress=False) == Path(path)
     assert path.read_text("utf-8").startswith("<!doctype html>")
@@ -453,11 +454,14 @@ def test_provenance_tells_fit_and_versions(fitted, images, report):
         ([(torch.rand(1, 16, 16), torch.eye(3)[0])], {}, "no class index"),
         ([(torch.rand(1, 16, 16), 1.0)], {}, "no class index"),
         ([torch.rand(1, 16, 16), torch.rand(1, 20, 16)], {}, "several shapes"),
+        ([torch.zeros(1, 16, 16, dtype=torch.uint8)], {}, "must be floating point"),
+        ([torch.full((1, 16, 16), torch.nan)], {}, "NaN or Inf"),
         ([torch.rand(1, 16, 16)], {"batch_size": 0}, "batch_size must be at least 1"),
         ([torch.rand(1, 16, 16)], {"picture": lambda x: x.numpy()}, r"\(1, 16, 16\)"),
     ],
     ids=[
-        "empty", "names", "label", "negative", "multi-hot", "float", "sizes", "batch", "picture",
+        "empty", "names", "label", "negative", "multi-hot", "float", "sizes", "bytes",
+        "nan", "batch", "picture",
     ],
 )  # fmt: skip
 def test_errors_say_what_is_wrong(attr, data, options, message, report, tmp_path):

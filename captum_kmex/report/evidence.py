@@ -14,6 +14,7 @@ from torch import Tensor
 
 from captum_kmex.base import (
     Forward,
+    check_inputs,
     explained_bias,
     explained_output,
     finish_map,
@@ -83,10 +84,10 @@ def explain_batch(
 
     Raises:
         NotFittedError: The model has no linear head and there is no surrogate of it yet.
-        ValueError: A label out of range.
+        ValueError: A label out of range, or inputs that are no floating-point images.
     """
     at_input = attribution.is_fitted and attribution.bank_.at_input
-    passed = attribution._pass((inputs,), None, at_input)
+    passed = attribution._pass(check_inputs(inputs), None, at_input)
     targets = _shown_classes(passed.logits, labels.to(passed.logits.device))
     with plain_arithmetic(inputs):
         head, tap = attribution._head_and_tap(passed)

@@ -95,7 +95,12 @@ def write_report(
         check_train_set(bank, train_set)
     picture = picture or default_picture
     title = title or f"{type(attribution.model).__name__} explained"
-    with written_whole(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+    path = Path(path)
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with (
+        written_whole(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", newline="\n") as file,  # as hashed in the policy
+    ):
         page = Page(file, title)
         with tqdm(total=len(images), desc="report", disable=not show_progress) as bar:
             found = _explained(attribution, read_batches(images, batch_size), bar)
@@ -106,7 +111,7 @@ def write_report(
                 page.add(f"group-{group}", record)
         page.add("report", _overview(attribution, bank, tally, class_names))
         page.finish()
-    return Path(path)
+    return path
 
 
 def _explained(
