@@ -14,6 +14,7 @@ from captum_kmex.commands.options import (
     add_layers,
     add_model,
     add_runtime,
+    positive,
 )
 from captum_kmex.commands.record import record_of, training_set
 from captum_kmex.commands.subject import Subject, attribution_of, open_subject
@@ -54,6 +55,13 @@ def add_words(parser: ArgumentParser) -> None:
         "--train", type=Path, metavar="DATA", help="the DATA of that fit, to show nearest patches"
     )
     add_layers(parser)
+    parser.add_argument(
+        "--n-clusters",
+        type=positive,
+        default=20,
+        metavar="N",
+        help="segments a picture, without a bank (default 20)",
+    )
     add_image_options(parser)
     add_runtime(parser)
 
@@ -72,7 +80,7 @@ def open_explanandum(options: argparse.Namespace) -> Explanandum:
     record = {} if options.bank is None else record_of(PrototypeBank.load(options.bank))
     subject = open_subject(options, record)
     if options.bank is None:
-        attribution = attribution_of(options, subject)
+        attribution = attribution_of(options, subject, n_clusters=options.n_clusters)
     else:
         attribution = LayerKMeansAttribution.load(options.bank, subject.model)
     found = find_pictures(options.images, subject.preprocessing)

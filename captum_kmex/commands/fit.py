@@ -86,9 +86,9 @@ def run(options: argparse.Namespace) -> Answer:
         raise UsageError(f"no folder {options.output.parent} for --output; create it")
     subject = open_subject(options)
     found = class_folders(options.data, subject.preprocessing)
+    subject, found = _matched(options, subject, found)
     found = found if options.limit is None else found.limited(options.limit, options.seed)
     pictures = readable(found, strict=options.strict, show_progress=not options.quiet)
-    subject, pictures = _matched(options, subject, pictures)
     bank = _fitted(options, subject, pictures)
     drawn = {"limit": options.limit, "seed": options.seed}
     skipped = sorted({*found.names()} - {*pictures.names()})
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> Answer:
 
 
 def _fitted(options: argparse.Namespace, subject: Subject, pictures: PictureSet) -> PrototypeBank:
-    attribution = attribution_of(options, subject, options.n_prototypes)
+    attribution = attribution_of(options, subject, n_prototypes=options.n_prototypes)
     loader = DataLoader(pictures, options.batch_size, num_workers=options.workers)
     classes = None
     if options.labels == "folder":

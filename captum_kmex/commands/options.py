@@ -20,7 +20,9 @@ __all__ = [
     "add_runtime",
     "byte_count",
     "natural",
+    "numbers",
     "positive",
+    "sides",
 ]
 
 Commands: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"  # no subscript when run
@@ -70,14 +72,11 @@ def add_image_options(parser: ArgumentParser) -> None:
         "By default what the bank was fitted with, or what the model's published weights were "
         "evaluated with.",
     )
-    group.add_argument(
-        "--resize", type=positive, nargs="+", metavar="N", help="shorter side, or height and width"
-    )
-    group.add_argument(
-        "--crop", type=positive, nargs="+", metavar="N", help="side, or height and width"
-    )
-    group.add_argument("--mean", type=float, nargs="+", metavar="X", help="of each channel, 0 to 1")
-    group.add_argument("--std", type=float, nargs="+", metavar="X", help="of each channel")
+    # one word each: what follows may be DATA
+    group.add_argument("--resize", type=sides, metavar="N|HxW", help="shorter side, or both sides")
+    group.add_argument("--crop", type=sides, metavar="N|HxW", help="one side of a square, or both")
+    group.add_argument("--mean", type=numbers, metavar="X,X,X", help="of each channel, 0 to 1")
+    group.add_argument("--std", type=numbers, metavar="X,X,X", help="of each channel")
 
 
 def add_layers(parser: ArgumentParser) -> None:
@@ -126,6 +125,22 @@ def natural(text: str) -> int:
     if number < 0:
         raise ArgumentTypeError(f"{number} is not at least 0")
     return number
+
+
+def sides(text: str) -> tuple[int, ...]:
+    """Read ``224`` or ``192x256``."""
+    found = tuple(positive(part) for part in text.lower().split("x"))
+    if len(found) > 2:
+        raise ArgumentTypeError(f"{text!r} is not N or HxW")
+    return found
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Read ``0.5`` or ``0.485,0.456,0.406``."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is not numbers with commas between them") from None
 
 
 def byte_count(text: str) -> int:

@@ -81,7 +81,7 @@ def open_subject(
 
 
 def attribution_of(
-    options: argparse.Namespace, subject: Subject, n_prototypes: int = 5
+    options: argparse.Namespace, subject: Subject, *, n_prototypes: int = 5, n_clusters: int = 20
 ) -> LayerKMeansAttribution:
     """Return an unfitted attribution on the layers asked for, or on suggested ones."""
     layers = options.layers
@@ -91,7 +91,11 @@ def attribution_of(
         say(f"layers: {shown}, as suggested", quiet=options.quiet)
         layers = [c.name for c in found]
     return LayerKMeansAttribution(
-        subject.model, layers, n_prototypes=n_prototypes, seed=options.seed
+        subject.model,
+        layers,
+        n_prototypes=n_prototypes,
+        n_clusters=n_clusters,
+        seed=options.seed,
     )
 
 
@@ -169,8 +173,14 @@ def _class_names(
 
 
 def _n_logits(model: nn.Module, example: Tensor) -> int:
-    with torch.inference_mode():
-        logits = model(example)
+    try:
+        with torch.inference_mode():
+            logits = model(example)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model does not take inputs of shape {tuple(example.shape)} ({error}); give the "
+            "preprocessing of its training, or the model of the bank"
+        ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(

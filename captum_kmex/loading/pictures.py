@@ -35,7 +35,7 @@ class PictureSet(Dataset[tuple[Tensor, int] | Tensor]):
         files: The files.
         root: Folder that their names in a record are relative to.
         preprocessing: From a picture to an input.
-        labels: Index of the folder of each file in ``folders``, if there are folders.
+        labels: Class of each file, if there are class folders.
         folders: Names of the class folders, sorted.
     """
 
@@ -194,10 +194,14 @@ def readable(pictures: PictureSet, *, strict: bool, show_progress: bool) -> Pict
     kept = pictures.subset([i for i, fault in enumerate(faults) if not fault])
     if not len(kept):
         raise ValueError("no picture is left that can be read")
-    empty = [pictures.folders[c] for c in sorted({*pictures.labels} - {*kept.labels})]
+    empty = sorted(_folders_of(pictures) - _folders_of(kept)) if pictures.labels else []
     if empty:
         raise ValueError(f"no picture of {empty} is left that can be read")
     return kept
+
+
+def _folders_of(pictures: PictureSet) -> set[str]:
+    return {name.partition("/")[0] for name in pictures.names()}
 
 
 def _fault(path: Path) -> str:

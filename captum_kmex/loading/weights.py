@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,12 +16,6 @@ __all__ = ["class_count", "read_weights", "set_weights"]
 
 _CONTAINERS = ("state_dict", "model_state_dict", "model")  # how training scripts wrap weights
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
-_CONVERSION = (
-    "from safetensors.torch import save_file; "
-    "c = torch.load({path!r}, weights_only=False, map_location='cpu'); "
-    "s = c.state_dict() if hasattr(c, 'state_dict') else c.get('state_dict', c.get('model', c)); "
-    "save_file({{k: v.clone().contiguous() for k, v in s.items()}}, {target!r})"
-)
 _SHOWN = 4  # names in a message
 
 
@@ -66,29 +61,28 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _read_pickle(path: Path) -> object:
+    with path.open("rb") as file:
+        may_be_torchs = file.read(2).startswith((b"PK", b"\x80"))  # zip archive, plain pickle
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's age; a refusal says enough
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        if _is_archive(path) or isinstance(error, pickle.UnpicklingError):
+        if may_be_torchs:
             raise ValueError(_refusal(path)) from error
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path} cannot be read as weights ({reason}); pass a safetensors file or what "
+            f"{path} is no file of weights; pass safetensors, or what "
             "torch.save(model.state_dict(), ...) writes"
         ) from error
 
 
-def _is_archive(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
-
-
 def _refusal(path: Path) -> str:
-    code = _CONVERSION.format(path=str(path), target=str(path.with_suffix(".safetensors")))
     return (
         f"{path} is refused: it is damaged, or holds pickled objects beside tensors, which could "
-        "run any code when read. If you trust who made it, convert it once: "
-        f'python -c "import torch; {code}" and pass the safetensors file'
+        "run any code when read. If you trust who made it, convert it once: python -c "
+        f'"import torch; c = torch.load({str(path)!r}, weights_only=False); '
+        "torch.save(c['state_dict'], 'weights.pt')\" (or c['model'], or c.state_dict()) and pass "
+        "weights.pt"
     )
 
 
