@@ -1,4 +1,4 @@
-"""Safetensors files with a JSON header, written in one step and read with clear errors."""
+"""Files written in one step; safetensors with a JSON header, read with clear errors."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import glob
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["discard_unfinished", "read_tensors", "write_tensors"]
+__all__ = ["discard_unfinished", "read_tensors", "write_tensors", "written_whole"]
 
 
 def write_tensors(
@@ -31,15 +32,26 @@ def write_tensors(
         OSError: The file cannot be written, for instance for want of space.
     """
     content = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    beside = _beside(path, uuid.uuid4().hex)
-    try:
-        beside.touch(exist_ok=False)
+    with written_whole(path) as beside:
         mode = beside.stat().st_mode  # what the user's umask gives
         try:
             save_file(content, beside, {name: json.dumps(header)})
         except SafetensorError as error:
             raise OSError(f"{path} cannot be written ({error})") from error
         beside.chmod(mode)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give an empty file beside ``path`` to write, which replaces it at the end, or not at all.
+
+    Args:
+        path: The file; one that exists survives a failure at any moment.
+    """
+    beside = _beside(path, uuid.uuid4().hex)
+    try:
+        beside.touch(exist_ok=False)
+        yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)

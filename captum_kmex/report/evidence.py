@@ -1,0 +1,144 @@
+"""What the report shows of a batch: every depth's segments, and their evidence for each class.
+
+Segments do not depend on the explained class and maps are linear in the head's columns, so one
+forward pass gives all depths, all shown classes and, as differences, all contrasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from captum_kmex.base import (
+    Forward,
+    explained_bias,
+    explained_output,
+    finish_map,
+    head_evidence,
+    plain_arithmetic,
+)
+from captum_kmex.composite import resize_keeping_mean
+from captum_kmex.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.segmentation import SegmentOptions
+from captum_kmex.segments import segment_means, segment_sums
+
+__all__ = ["BatchEvidence", "DepthEvidence", "explain_batch"]
+
+_TOP = 3  # classes shown of an image, and the true one
+
+
+@dataclass(frozen=True)
+class DepthEvidence:
+    """Segments of one depth and what each adds to each shown logit; all on the CPU.
+
+    Attributes:
+        segments: Prototype, or the image's own cluster, of each cell (N, h, w).
+        evidence: Float64 tensor (N, T, K), logit units.
+        maps: Float tensor (N, T, h, w) where it is not constant on segments: the deepest
+            layer's, as the head gives it.
+        vote: Class (N,) that the prototypes predict, if fitted.
+    """
+
+    segments: Tensor
+    evidence: Tensor
+    maps: Tensor | None
+    vote: Tensor | None
+
+
+@dataclass(frozen=True)
+class BatchEvidence:
+    """One batch at every depth; all on the CPU.
+
+    Attributes:
+        logits: Float tensor (N, J).
+        targets: Shown classes (N, T): the highest logits, the predicted class first, then the
+            true class; one that occurs twice is the same.
+        output: Logits of the targets (N, T).
+        bias: What the maps of the targets leave out (N, T).
+        depths: All layers stacked first, the deepest alone last.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    output: Tensor
+    bias: Tensor
+    depths: tuple[DepthEvidence, ...]
+
+
+@torch.no_grad()
+def explain_batch(
+    attribution: LayerKMeansAttribution, inputs: Tensor, labels: Tensor
+) -> BatchEvidence:
+    """Explain the likeliest classes and the true one at every depth, in one forward pass.
+
+    Every number is the one that ``attribution.explain`` gives for that target and depth.
+
+    Args:
+        attribution: Fitted or not.
+        inputs: Float tensor (N, C, H, W), on the model's device.
+        labels: Integer tensor (N,), -1 where unknown.
+
+    Raises:
+        NotFittedError: The model has no linear head and there is no surrogate of it yet.
+        ValueError: A label out of range.
+    """
+    at_input = attribution.is_fitted and attribution.bank_.at_input
+    passed = attribution._pass((inputs,), None, at_input)
+    targets = _shown_classes(passed.logits, labels.to(passed.logits.device))
+    with plain_arithmetic(inputs):
+        head, tap = attribution._head_and_tap(passed)
+        tops = [head_evidence(head, tap, target, None, "logit") for target in targets.T]
+        depths = tuple(_carried_down(attribution, passed, tops, inputs))[::-1]
+    output = [explained_output(passed.logits, target, None) for target in targets.T]
+    bias = [explained_bias(head, target, None) for target in targets.T]
+    return BatchEvidence(
+        passed.logits.cpu(),
+        targets.cpu(),
+        torch.stack(output, 1).cpu(),
+        torch.stack(bias, 1).cpu(),
+        depths,
+    )
+
+
+def _carried_down(
+    attribution: LayerKMeansAttribution, passed: Forward, densities: list[Tensor], inputs: Tensor
+) -> Iterator[DepthEvidence]:
+    """Yield the depths from the deepest layer to all of them, each from the one before."""
+    stack, top = attribution._stack(passed), len(passed.layers) - 1
+    for depth in range(top, -1, -1):
+        found = attribution._segment(stack, depth, passed.logits.argmax(1), SegmentOptions())
+        densities = [resize_keeping_mean(d, stack.suffix(depth).grid) for d in densities]
+        is_flat = depth < top or attribution.average_top
+        if is_flat:
+            densities = [segment_means(d, found.labels, found.count) for d in densities]
+        maps = [finish_map(density, inputs, None, sums=True) for density in densities]
+        vote = None
+        if attribution.is_fitted:
+            vote = attribution._vote(stack, depth, passed.logits, found).prediction.cpu()
+        yield _depth(maps, found.labels, found.count, is_flat, vote)
+
+
+def _depth(
+    maps: list[Tensor], segments: Tensor, count: int, is_flat: bool, vote: Tensor | None
+) -> DepthEvidence:
+    segments, on_cpu = segments.cpu(), [part.cpu() for part in maps]
+    sums = [segment_sums(part.double(), segments, count) for part in on_cpu]
+    exact = None if is_flat else torch.cat(on_cpu, 1).float()
+    return DepthEvidence(segments, torch.stack(sums, 1), exact, vote)
+
+
+def _shown_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the classes of the highest logits and the label's, or the first again (N, T)."""
+    n_classes = logits.shape[1]
+    outside = labels[labels >= n_classes]
+    if len(outside):
+        raise ValueError(
+            f"label {int(outside[0])} is out of range for {n_classes} logits; labels must be 0 "
+            f"to {n_classes - 1}, in the order of the model's outputs"
+        )
+    first = logits.argsort(dim=1, descending=True, stable=True)[:, :_TOP]
+    label = torch.where(labels < 0, first[:, 0], labels)
+    return torch.cat([first, label.unsqueeze(1)], 1)
