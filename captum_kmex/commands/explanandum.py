@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from captum_kmex.bank import PrototypeBank
+from captum_kmex.commands.answer import say
 from captum_kmex.commands.options import (
     add_image_options,
     add_layers,
@@ -20,7 +21,7 @@ from captum_kmex.commands.record import record_of, training_set
 from captum_kmex.commands.subject import Subject, attribution_of, open_subject
 from captum_kmex.exceptions import UsageError
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
-from captum_kmex.loading.pictures import PictureSet, find_pictures, readable
+from captum_kmex.loading.pictures import NamedPictures, PictureSet, find_pictures, readable
 
 __all__ = ["Explanandum", "add_words", "open_explanandum"]
 
@@ -84,9 +85,19 @@ def open_explanandum(options: argparse.Namespace) -> Explanandum:
     else:
         attribution = LayerKMeansAttribution.load(options.bank, subject.model)
     found = find_pictures(options.images, subject.preprocessing)
+    found = _labelled(found, subject.class_names, options.quiet)
     pictures = readable(found, strict=options.strict, show_progress=False)
     skipped = sorted({*found.names()} - {*pictures.names()})
     train_set = None
     if options.train is not None:
-        train_set = training_set(options.train, record, subject.preprocessing).sequence()
+        train_set = NamedPictures(training_set(options.train, record, subject.preprocessing))
     return Explanandum(subject, attribution, pictures, skipped, train_set)
+
+
+def _labelled(pictures: PictureSet, class_names: Sequence[str] | None, quiet: bool) -> PictureSet:
+    """Give pictures in class folders the classes of these names, or none if there are others."""
+    names = class_names or ()
+    if set(pictures.folders) <= set(names):
+        return pictures.relabelled([names.index(folder) for folder in pictures.folders])
+    say("the folders are not named as the model's classes: pictures have no labels", quiet=quiet)
+    return pictures.unlabelled()

@@ -13,7 +13,7 @@ from captum_kmex.batches import Labels
 from captum_kmex.commands.answer import Answer, say, table
 from captum_kmex.commands.options import (
     Commands,
-    add_batches,
+    add_batch_size,
     add_command,
     add_image_options,
     add_layers,
@@ -75,7 +75,14 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, help="file for the progress; the same command goes on from it"
     )
-    add_batches(parser)
+    add_batch_size(parser)
+    parser.add_argument(
+        "--workers",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="processes that load pictures (default 0)",
+    )
     add_image_options(parser)
     add_runtime(parser)
 

@@ -12,7 +12,7 @@ from captum_kmex.commands.answer import Answer
 __all__ = [
     "Commands",
     "Run",
-    "add_batches",
+    "add_batch_size",
     "add_command",
     "add_image_options",
     "add_layers",
@@ -99,16 +99,9 @@ def add_runtime(parser: ArgumentParser) -> None:
     )
 
 
-def add_batches(parser: ArgumentParser) -> None:
-    """Add how pictures are loaded."""
+def add_batch_size(parser: ArgumentParser) -> None:
+    """Add how many pictures one forward pass takes."""
     parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="(default 16)")
-    parser.add_argument(
-        "--workers",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="processes that load pictures (default 0)",
-    )
 
 
 def positive(text: str) -> int:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from captum_kmex.commands.answer import Answer
 from captum_kmex.commands.explanandum import add_words, open_explanandum
-from captum_kmex.commands.options import Commands, add_batches, add_command
+from captum_kmex.commands.options import Commands, add_batch_size, add_command
+from captum_kmex.loading.pictures import NamedPictures
+from captum_kmex.report import write_report
 
 __all__ = ["register", "run"]
 
@@ -23,7 +25,7 @@ def register(commands: Commands) -> None:
         "--train, with the training patches nearest to each prototype.",
     )
     add_words(parser)
-    add_batches(parser)
+    add_batch_size(parser)
     parser.add_argument("--title", help="of the page")
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), help="(default report.html)"
@@ -32,12 +34,10 @@ def register(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Answer:
     """Write the page."""
-    from captum_kmex.report import write_report
-
     given = open_explanandum(options)
     path = write_report(
         given.attribution,
-        given.pictures.sequence(),
+        NamedPictures(given.pictures),
         options.output,
         train_set=given.train_set,
         class_names=given.subject.class_names,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import overload
 
 import numpy as np
 import torch
@@ -21,7 +21,14 @@ from tqdm.auto import tqdm
 from captum_kmex.exceptions import SkippedImageWarning
 from captum_kmex.loading.preprocessing import Preprocessing
 
-__all__ = ["PictureSet", "class_folders", "find_pictures", "open_picture", "readable"]
+__all__ = [
+    "NamedPictures",
+    "PictureSet",
+    "class_folders",
+    "find_pictures",
+    "open_picture",
+    "readable",
+]
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _DECODERS = 4  # threads that check files; Pillow decodes outside Python's lock
@@ -52,10 +59,6 @@ class PictureSet(Dataset[tuple[Tensor, int] | Tensor]):
         x = self.preprocessing(open_picture(self.files[index]))
         return (x, self.labels[index]) if self.labels else x
 
-    def sequence(self) -> Sequence[object]:
-        """Return the set itself, as what it is: PyTorch's data sets are no ``Sequence``."""
-        return cast("Sequence[object]", self)
-
     def subset(self, positions: Sequence[int]) -> PictureSet:
         """Return the set with some of its files, in the order given."""
         files = tuple(self.files[i] for i in positions)
@@ -72,6 +75,10 @@ class PictureSet(Dataset[tuple[Tensor, int] | Tensor]):
             order = torch.randperm(len(members), generator=generator)[:count]
             kept += members[order].tolist()
         return self.subset(sorted(kept))
+
+    def unlabelled(self) -> PictureSet:
+        """Return the set without classes."""
+        return replace(self, labels=(), folders=())
 
     def without(self, names: Sequence[str]) -> PictureSet:
         """Return the set without the files of these names."""
@@ -92,6 +99,34 @@ class PictureSet(Dataset[tuple[Tensor, int] | Tensor]):
     def digest(self) -> str:
         """Return a hash over the names, to know the set again."""
         return hashlib.sha256("\n".join(self.names()).encode()).hexdigest()
+
+
+class NamedPictures(Sequence[object]):
+    """The pictures of a set with label and name, as a report takes them.
+
+    Args:
+        pictures: The set.
+    """
+
+    def __init__(self, pictures: PictureSet) -> None:
+        self._pictures = pictures
+        self._names = pictures.names()
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    @overload
+    def __getitem__(self, index: int) -> object: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[object]: ...
+
+    def __getitem__(self, index: int | slice) -> object:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        item = self._pictures[index]
+        x, label = item if isinstance(item, tuple) else (item, None)
+        return x, label, self._names[index]
 
 
 def open_picture(path: Path) -> Image.Image:
