@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.redirect_stdout(sys.stderr), _plain_warnings(name):
             answer = options.run(options)
     except KeyboardInterrupt:
-        say(f"{name}: interrupted", quiet=False)
+        goes_on = getattr(options, "checkpoint", None) is not None
+        hint = "; the same command goes on from its checkpoint" if goes_on else ""
+        say(f"{name}: interrupted{hint}", quiet=False)
         return _INTERRUPTED
     except Exception as error:
         if options.traceback:

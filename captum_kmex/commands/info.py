@@ -83,7 +83,7 @@ def _of_bank(path: Path) -> Answer:
         "provenance": dict(bank.provenance),
     }
     lines = [*_bank_lines(bank, record), "", _depth_table(depths)]
-    return Answer(data, f"{path}, {path.stat().st_size / 1e6:.1f} MB\n" + "\n".join(lines))
+    return Answer(data, f"{path}, {path.stat().st_size / 1e3:,.0f} kB\n" + "\n".join(lines))
 
 
 def _bank_lines(bank: PrototypeBank, record: Mapping[str, object]) -> list[str]:
