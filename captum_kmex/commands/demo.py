@@ -31,7 +31,7 @@ def register(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Answer:
     """Run the demo."""
-    require("captum-kmex demo", "demo", *_PACKAGES)
+    require("the demo", "demo", *_PACKAGES)
     from captum_kmex import demo
 
     summary = demo.run(options.output, options.epochs, show_progress=not options.quiet)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from captum_kmex.commands.answer import Answer, table
+from captum_kmex.commands.answer import Answer, say, table
 from captum_kmex.commands.explanandum import Explanandum, add_words, open_explanandum
 from captum_kmex.commands.options import Commands, add_command
 from captum_kmex.commands.subject import class_index
@@ -45,6 +45,10 @@ def run(options: argparse.Namespace) -> Answer:
     """Explain and save, picture by picture, so that memory does not grow with their number."""
     given = open_explanandum(options)
     rows = list(_explained(options, given))
+    same = sum(row["target"] == row["contrast"] for row in rows)
+    if same:
+        note = f"{same} of {len(rows)} pictures are predicted as the contrast itself: zero maps"
+        say(f"{note}; give --target too", quiet=options.quiet)
     data = {
         "output": str(options.output),
         "images": rows,
