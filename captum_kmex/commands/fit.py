@@ -59,6 +59,13 @@ def register(commands: Commands) -> None:
         help="class of a picture: its folder, what the model predicts, or none: one set of "
         "prototypes for all (default folder)",
     )
+    _add_scale(parser)
+    add_image_options(parser)
+    add_runtime(parser)
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    """Add what large data sets need."""
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="pictures a class, drawn at random"
     )
@@ -83,8 +90,6 @@ def register(commands: Commands) -> None:
         metavar="N",
         help="processes that load pictures (default 0)",
     )
-    add_image_options(parser)
-    add_runtime(parser)
 
 
 def run(options: argparse.Namespace) -> Answer:
