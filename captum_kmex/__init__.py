@@ -7,6 +7,7 @@ from captum_kmex.exceptions import HeadNotFoundError, NotFittedError, TargetErro
 from captum_kmex.explanation import Explanation
 from captum_kmex.kmex import KMExAttribution
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.layer_suggestion import suggest_layers
 
 __all__ = [
     "ClassifierPrototypes",
@@ -18,4 +19,5 @@ __all__ = [
     "PrototypeBank",
     "TargetError",
     "__version__",
+    "suggest_layers",
 ]

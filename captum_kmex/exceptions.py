@@ -8,10 +8,13 @@ __all__ = [
     "FewRowsWarning",
     "HeadNotFoundError",
     "LayerCallWarning",
+    "MissingExtraError",
     "NotFittedError",
     "RepresentativesWarning",
+    "SkippedImageWarning",
     "TargetError",
     "TrainModeWarning",
+    "UsageError",
 ]
 
 
@@ -41,3 +44,15 @@ class FewRowsWarning(UserWarning):
 
 class RepresentativesWarning(UserWarning):
     """Nearest training patches could not be collected."""
+
+
+class SkippedImageWarning(UserWarning):
+    """An image file could not be read and is left out."""
+
+
+class MissingExtraError(ImportError):
+    """A package of one of the extras is not installed."""
+
+
+class UsageError(ValueError):
+    """Options of the command line that do not go together."""

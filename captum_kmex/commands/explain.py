@@ -1,0 +1,147 @@
+"""``captum-kmex explain``: a folder of arrays, JSON and a figure for each picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from tqdm.auto import tqdm
+
+from captum_kmex.commands.answer import Answer, say, table
+from captum_kmex.commands.explanandum import Explanandum, add_words, open_explanandum
+from captum_kmex.commands.options import Commands, add_command
+from captum_kmex.commands.subject import class_index
+from captum_kmex.explanation import Explanation
+from captum_kmex.loading.pictures import open_picture
+
+__all__ = ["register", "run"]
+
+
+def register(commands: Commands) -> None:
+    """Add the command's words."""
+    parser = add_command(
+        commands,
+        "explain",
+        run,
+        "explain pictures: segments, evidence, ledger",
+        "Explain a logit of each picture by concept segments: a figure, arrays and JSON in a "
+        "folder of its own. Without a bank, segments are clusters of the picture itself.",
+    )
+    add_words(parser)
+    parser.add_argument("--target", metavar="CLASS", help="number or name; default: the predicted")
+    parser.add_argument("--contrast", metavar="CLASS", help="why not this one")
+    parser.add_argument(
+        "--depth", default="0", help="shallowest layer to use, name or position (default 0: all)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("explained"), help="folder (default explained)"
+    )
+
+
+def run(options: argparse.Namespace) -> Answer:
+    """Explain and save, picture by picture, so that memory does not grow with their number."""
+    given = open_explanandum(options)
+    rows = list(_explained(options, given))
+    same = sum(row["target"] == row["contrast"] for row in rows)
+    if same:
+        note = f"{same} of {len(rows)} pictures are predicted as the contrast itself: zero maps"
+        say(f"{note}; give --target too", quiet=options.quiet)
+    data = {
+        "output": str(options.output),
+        "images": rows,
+        "skipped": given.skipped,
+        "layers": list(given.attribution.bank_.layers)
+        if given.attribution.is_fitted
+        else given.attribution.layers,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "index.json").write_text(json.dumps(data, indent=1) + "\n")
+    return Answer(data, _text(options.output, rows))
+
+
+def _explained(options: argparse.Namespace, given: Explanandum) -> Iterator[dict[str, object]]:
+    subject = given.subject
+    target = class_index(options.target, subject)
+    contrast = class_index(options.contrast, subject)
+    names = given.pictures.names()
+    folders = _folders(names)
+    bar = tqdm(given.pictures.files, desc="explaining", disable=options.quiet)
+    for file, name, folder in zip(bar, names, folders, strict=True):
+        x = subject.preprocessing(open_picture(file)).unsqueeze(0).to(subject.device)
+        result = given.attribution.explain(
+            x, target, depth=_depth(options.depth), contrast=contrast
+        )
+        place = options.output / folder
+        result.save(place, dataset=given.train_set, class_names=subject.class_names)
+        yield {"image": str(file), "name": name, "folder": str(place)} | _summary(
+            result, subject.class_names
+        )
+
+
+def _summary(result: Explanation, names: Sequence[str] | None) -> dict[str, object]:
+    """Return what the index says of a picture."""
+    predicted = int(result.logits[0].argmax())
+    shares = result.logits[0].softmax(0)
+    contrast = None if result.contrast is None else int(result.contrast[0])
+    voted = None if result.prediction is None else int(result.prediction[0])
+
+    def name(c: int | None) -> str | None:
+        return None if c is None or names is None else names[c]
+
+    target = int(result.target[0])
+    return {
+        "predicted": predicted,
+        "predicted_name": name(predicted),
+        "probability": float(shares[predicted]) if len(shares) > 1 else None,
+        "target": target,
+        "target_name": name(target),
+        "contrast": contrast,
+        "contrast_name": name(contrast),
+        "prototypes_predict": voted,
+        "prototypes_predict_name": name(voted),
+        "output": float(result.output[0]),
+        "bias": float(result.bias[0]),
+        "evidence": sum(row.evidence for row in result.ledger[0]),
+        "delta": float(result.delta[0]),
+        "segments": len(result.ledger[0]),
+    }
+
+
+def _text(output: Path, rows: Sequence[dict[str, object]]) -> str:
+    head = ("picture", "predicted", "p", "explained", "output", "bias + segments", "figure")
+    lines = [head]
+    for row in rows:
+        share, contrast = row["probability"], row["contrast"]
+        explained = _shown(row, "target")
+        lines.append(
+            (
+                str(row["name"]),
+                _shown(row, "predicted"),
+                "" if share is None else f"{share:.2f}",
+                explained if contrast is None else f"{explained}, not {_shown(row, 'contrast')}",
+                f"{row['output']:+.4f}",
+                f"{float(row['bias']) + float(row['evidence']):+.4f}",  # type: ignore[arg-type]
+                os.path.join(str(row["folder"]), "0000.png"),
+            )
+        )
+    return f"{table(lines)}\n{output / 'index.json'} lists them"
+
+
+def _shown(row: dict[str, object], key: str) -> str:
+    name = row[f"{key}_name"]
+    return f"class {row[key]}" if name is None else str(name)
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    """Return a folder for each picture: its name without the ending, unless two share it."""
+    plain = [str(PurePosixPath(name).with_suffix("")) for name in names]
+    return [
+        short if plain.count(short) == 1 else name for short, name in zip(plain, names, strict=True)
+    ]
+
+
+def _depth(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text

@@ -1,0 +1,180 @@
+"""``captum-kmex fit``: prototypes of a model from a folder of pictures a class."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from captum_kmex.bank import PrototypeBank
+from captum_kmex.batches import Labels
+from captum_kmex.commands.answer import Answer, say, table
+from captum_kmex.commands.options import (
+    Commands,
+    add_batch_size,
+    add_command,
+    add_image_options,
+    add_layers,
+    add_model,
+    add_runtime,
+    byte_count,
+    natural,
+    positive,
+)
+from captum_kmex.commands.record import noted
+from captum_kmex.commands.subject import Subject, attribution_of, open_subject
+from captum_kmex.exceptions import UsageError
+from captum_kmex.loading.pictures import PictureSet, class_folders, readable
+
+__all__ = ["register", "run"]
+
+_LABELS: dict[str, Labels] = {"folder": "target", "predicted": "predicted", "none": None}
+
+
+def register(commands: Commands) -> None:
+    """Add the command's words."""
+    parser = add_command(
+        commands,
+        "fit",
+        run,
+        "find the prototypes of each class in a folder of pictures",
+        "Cluster the features of each class of DATA, which holds one folder of pictures a class, "
+        "named in the alphabetical order of the logits, and write the prototypes to a file.",
+    )
+    add_model(parser)
+    parser.add_argument("data", metavar="DATA", type=Path, help="folder of class folders")
+    parser.add_argument(
+        "--output", type=Path, default=Path("bank.safetensors"), help="(default bank.safetensors)"
+    )
+    add_layers(parser)
+    parser.add_argument(
+        "--n-prototypes", type=positive, default=5, metavar="K", help="a class (default 5)"
+    )
+    parser.add_argument(
+        "--labels",
+        choices=list(_LABELS),
+        default="folder",
+        help="class of a picture: its folder, what the model predicts, or none: one set of "
+        "prototypes for all (default folder)",
+    )
+    _add_scale(parser)
+    add_image_options(parser)
+    add_runtime(parser)
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    """Add what large data sets need."""
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="pictures a class, drawn at random"
+    )
+    parser.add_argument(
+        "--refine",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="exact passes over all rows (default 0)",
+    )
+    parser.add_argument(
+        "--memory-budget", type=byte_count, default=2**31, metavar="BYTES", help="(default 2GiB)"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, help="file for the progress; the same command goes on from it"
+    )
+    add_batch_size(parser)
+    parser.add_argument(
+        "--workers",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="processes that load pictures (default 0)",
+    )
+
+
+def run(options: argparse.Namespace) -> Answer:
+    """Fit and save."""
+    if not options.output.absolute().parent.is_dir():
+        raise UsageError(f"no folder {options.output.parent} for --output; create it")
+    subject = open_subject(options)
+    found = class_folders(options.data, subject.preprocessing)
+    subject, found = _matched(options, subject, found)
+    found = found if options.limit is None else found.limited(options.limit, options.seed)
+    pictures = readable(found, strict=options.strict, show_progress=not options.quiet)
+    bank = _fitted(options, subject, pictures)
+    drawn = {"limit": options.limit, "seed": options.seed}
+    skipped = sorted({*found.names()} - {*pictures.names()})
+    bank = noted(bank, options.model, subject, pictures, drawn, skipped)
+    bank.save(options.output)
+    return _answer(options.output, bank, skipped)
+
+
+def _fitted(options: argparse.Namespace, subject: Subject, pictures: PictureSet) -> PrototypeBank:
+    attribution = attribution_of(options, subject, n_prototypes=options.n_prototypes)
+    loader = DataLoader(pictures, options.batch_size, num_workers=options.workers)
+    classes = None
+    if options.labels == "folder":
+        classes = sorted({*pictures.labels})
+    elif options.labels == "predicted":
+        classes = _predicted(subject, loader)
+    attribution.fit(
+        loader,
+        labels=_LABELS[options.labels],
+        classes=classes,
+        refine=options.refine,
+        memory_budget=options.memory_budget,
+        checkpoint=options.checkpoint,
+        show_progress=not options.quiet,
+    )
+    return attribution.bank_
+
+
+def _matched(
+    options: argparse.Namespace, subject: Subject, pictures: PictureSet
+) -> tuple[Subject, PictureSet]:
+    """Bring folders and logits together: by name where names are known, else by order."""
+    if options.labels != "folder":
+        return subject, pictures
+    folders, names = pictures.folders, subject.class_names
+    if names is not None and set(folders) <= set(names):
+        return subject, pictures.relabelled([names.index(folder) for folder in folders])
+    if len(folders) != subject.n_classes:
+        raise ValueError(
+            f"{options.data} has {len(folders)} class folders, the model {subject.n_classes} "
+            "classes; give its training set, --class-names with the folders' names in the order "
+            "of the logits, or --labels predicted"
+        )
+    if options.class_names is not None:
+        unknown = sorted(set(folders) - set(names or ()))
+        raise ValueError(f"{options.class_names} lacks the folders {unknown[:5]}; complete it")
+    say(f"classes: {', '.join(folders[:8])}{', ...' * (len(folders) > 8)}", quiet=options.quiet)
+    named = Subject(subject.model, subject.device, subject.preprocessing, tuple(folders))
+    return named, pictures
+
+
+def _predicted(subject: Subject, loader: DataLoader[object]) -> list[int]:
+    """Return the classes that the model predicts of any picture."""
+    found: set[int] = set()
+    with torch.inference_mode():
+        for batch in loader:
+            logits = subject.model(batch[0].to(subject.device))
+            found.update(logits.argmax(1).tolist())
+    return sorted(found)
+
+
+def _answer(path: Path, bank: PrototypeBank, skipped: list[str]) -> Answer:
+    depths = [
+        {"layers": list(bank.layers[i:]), "prototypes": len(book.centroids)}
+        for i, book in enumerate(bank.codebooks)
+    ]
+    count = bank.provenance["n_images"]
+    data = {"bank": str(path), "images": count, "skipped": skipped, "depths": depths}
+    r2 = None if bank.surrogate is None else bank.surrogate.r2
+    lines = [
+        f"{path}: fitted on {count} pictures" + (f", {len(skipped)} left out" if skipped else ""),
+        table([(" + ".join(bank.layers[i:]), f"{len(book.centroids)} prototypes")
+               for i, book in enumerate(bank.codebooks)]),
+    ]  # fmt: skip
+    if r2 is not None:
+        lines.append(f"no linear head: maps show a surrogate of the logits, R2 = {r2:.3f}")
+    return Answer(data | {"surrogate_r2": r2}, "\n".join(lines))

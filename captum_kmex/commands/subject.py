@@ -1,0 +1,189 @@
+"""The model of a command with all that belongs to it: preprocessing, class names, layers."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from captum_kmex.commands.answer import say
+from captum_kmex.exceptions import UsageError
+from captum_kmex.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.layer_suggestion import candidate_layers
+from captum_kmex.loading.models import ModelSource, load_model, model_source
+from captum_kmex.loading.preprocessing import IMAGENET, Preprocessing
+
+__all__ = ["Subject", "attribution_of", "class_index", "open_subject"]
+
+_SETTINGS = ("resize", "crop", "mean", "std")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to explain.
+
+    Attributes:
+        model: In evaluation mode, on its device.
+        device: Where it is.
+        preprocessing: From a picture to its input.
+        class_names: Names of its classes, if they are known.
+    """
+
+    model: nn.Module
+    device: torch.device
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] | None
+
+    @cached_property
+    def example(self) -> Tensor:
+        """An input (1, C, H, W) without meaning."""
+        shape = (1, len(self.preprocessing.mean), *self.preprocessing.crop)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    @cached_property
+    def n_classes(self) -> int:
+        """The number of logits."""
+        return _n_logits(self.model, self.example)
+
+
+def open_subject(
+    options: argparse.Namespace, record: Mapping[str, object] | None = None, *, trained: bool = True
+) -> Subject:
+    """Load the model that the options name.
+
+    Args:
+        options: The parsed command line.
+        record: What a bank's fit noted, whose preprocessing and class names hold then.
+        trained: Refuse published architectures without weights.
+
+    Raises:
+        UsageError: No weights; or preprocessing is given beside a bank's own.
+    """
+    source = model_source(options.model)
+    if trained and source.needs_weights and options.weights is None:
+        raise UsageError(
+            f"{options.model} has random weights; pass --weights FILE, or --weights DEFAULT to "
+            "download the published ones"
+        )
+    device = _device(options.device)
+    model = load_model(source, options.weights, options.num_classes).to(device)
+    preprocessing = _preprocessing(options, source, model, record or {})
+    say(f"preprocessing: {preprocessing}", quiet=options.quiet)
+    subject = Subject(model, device, preprocessing, None)
+    names = _class_names(options, source, subject, record or {})
+    return Subject(model, device, preprocessing, names)
+
+
+def attribution_of(
+    options: argparse.Namespace, subject: Subject, *, n_prototypes: int = 5, n_clusters: int = 20
+) -> LayerKMeansAttribution:
+    """Return an unfitted attribution on the layers asked for, or on suggested ones."""
+    layers = options.layers
+    if not layers or layers == ["suggest"]:
+        found = [c for c in candidate_layers(subject.model, subject.example) if c.is_suggested]
+        shown = ", ".join(f"{c.name} ({c.grid[0]}x{c.grid[1]})" for c in found)
+        say(f"layers: {shown}, as suggested", quiet=options.quiet)
+        layers = [c.name for c in found]
+    return LayerKMeansAttribution(
+        subject.model,
+        layers,
+        n_prototypes=n_prototypes,
+        n_clusters=n_clusters,
+        seed=options.seed,
+    )
+
+
+def class_index(text: str | None, subject: Subject) -> int | None:
+    """Read a class by number or name.
+
+    Raises:
+        UsageError: No class has that name, or none the number; names the nearest.
+    """
+    if text is None:
+        return None
+    names = subject.class_names or ()
+    if text in names:
+        return names.index(text)
+    try:
+        number = int(text)
+    except ValueError:
+        near = difflib.get_close_matches(text, names, cutoff=0.4) or names[:5]
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; give its number"
+        raise UsageError(f"no class is named {text!r}{hint}") from None
+    if not -subject.n_classes <= number < subject.n_classes:
+        raise UsageError(f"class {number} is out of range for {subject.n_classes} classes")
+    return number
+
+
+def _device(name: str) -> torch.device:
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    elif (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not has_mps):
+        raise UsageError(f"this PyTorch has no {name} device; pass --device auto or cpu")
+    return torch.device(name)
+
+
+def _preprocessing(
+    options: argparse.Namespace,
+    source: ModelSource,
+    model: nn.Module,
+    record: Mapping[str, object],
+) -> Preprocessing:
+    given = [getattr(options, name) for name in _SETTINGS]
+    recorded = record.get("preprocessing")
+    if isinstance(recorded, Mapping):
+        if any(value is not None for value in given):
+            raise UsageError(
+                "the bank's pictures were preprocessed in its own way, which holds here too; leave "
+                "out --resize, --crop, --mean and --std"
+            )
+        return Preprocessing.of(recorded)
+    usual = IMAGENET if None not in given else source.preprocessing(model)
+    return usual.changed(*given)
+
+
+def _class_names(
+    options: argparse.Namespace,
+    source: ModelSource,
+    subject: Subject,
+    record: Mapping[str, object],
+) -> tuple[str, ...] | None:
+    names: Sequence[str] | None
+    recorded = record.get("class_names")
+    if options.class_names is not None:
+        lines = Path(options.class_names).read_text(encoding="utf-8").splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+        if len(names) != subject.n_classes:
+            raise ValueError(
+                f"{options.class_names} holds {len(names)} names, the model has "
+                f"{subject.n_classes} classes; give one a line, in the order of the logits"
+            )
+    elif isinstance(recorded, list) and len(recorded) == subject.n_classes:
+        names = recorded
+    else:
+        names = source.class_names(subject.model, subject.n_classes)
+    return None if names is None else tuple(names)
+
+
+def _n_logits(model: nn.Module, example: Tensor) -> int:
+    try:
+        with torch.inference_mode():
+            logits = model(example)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model does not take inputs of shape {tuple(example.shape)} ({error}); give the "
+            "preprocessing of its training, or the model of the bank"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the model must return logits (N, J); got {got}. Name a function that wraps it"
+        )
+    return int(logits.shape[1])

@@ -1,0 +1,1 @@
+"""Models, weights and images from names and files, for the command line."""
