@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss, one_hot
+from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, TensorDataset
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _EPSILON = 1e-4
+_RATE = 5e-3  # the paper: 1e-3, of many more steps
 
 Spread = Callable[[Tensor], Tensor]  # prototypes (J, K, D) -> what it costs that they are alike
 
@@ -34,15 +35,15 @@ class Sizes:
     Attributes:
         per_class: Prototypes K of a class.
         latent: Length D of embeddings and prototypes.
-        width: Channels after the first convolution; twice as many after each of the others.
-        epochs: Passes over the images.
+        width: Units of the encoder's hidden layer, and channels where the decoder begins.
+        steps: Batches that it is trained on, at least; the last pass is finished.
         batch_size: Images in a step.
     """
 
     per_class: int = 5
-    latent: int = 64
-    width: int = 32
-    epochs: int = 20
+    latent: int = 16
+    width: int = 64
+    steps: int = 1000
     batch_size: int = 64
 
 
@@ -59,25 +60,32 @@ class ProtoVAE(nn.Module):
     """A variational autoencoder that classifies by similarity to prototypes of its latent space.
 
     Args:
-        shape: Channels, height and width of the images.
+        depth: Length of the features that are encoded.
+        shape: Channels, height and width of the images, which are decoded.
         n_classes: Number of classes J.
         sizes: Sizes of the network.
     """
 
     classes: Tensor  # class of each prototype, integer tensor (P,)
 
-    def __init__(self, shape: tuple[int, int, int], n_classes: int, sizes: Sizes) -> None:
+    def __init__(
+        self, depth: int, shape: tuple[int, int, int], n_classes: int, sizes: Sizes
+    ) -> None:
         super().__init__()
-        widths = [sizes.width * 2**i for i in range(3)]
-        grid = (-(-shape[1] // 8), -(-shape[2] // 8))  # three strides of 2, rounded up
-        cells = widths[-1] * grid[0] * grid[1]
-        down = [_block(a, b, 2) for a, b in zip([shape[0], *widths], widths, strict=False)]
-        self.encoder = nn.Sequential(*down, nn.Flatten(), nn.Linear(cells, 2 * sizes.latent))
-        up: list[nn.Module] = [nn.Linear(sizes.latent, cells), nn.Unflatten(1, (widths[-1], *grid))]
-        for a, b in zip(widths[::-1], [*widths[1::-1], widths[0]], strict=True):
-            up += [nn.Upsample(scale_factor=2), _block(a, b, 1)]
-        last = nn.Conv2d(widths[0], shape[0], 3, 1, 1)
-        self.decoder = nn.Sequential(*up, nn.Upsample(shape[1:]), last)
+        width = sizes.width
+        self.encoder = nn.Sequential(
+            nn.Linear(depth, width), nn.ReLU(), nn.Linear(width, 2 * sizes.latent)
+        )
+        grid = (-(-shape[1] // 4), -(-shape[2] // 4))
+        self.decoder = nn.Sequential(
+            nn.Linear(sizes.latent, width * grid[0] * grid[1]),
+            nn.Unflatten(1, (width, *grid)),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(width, width // 4, 3, 1, 1),
+            nn.ReLU(),
+            nn.Upsample(shape[1:]),
+            nn.Conv2d(width // 4, shape[0], 3, 1, 1),
+        )
         classes = torch.arange(n_classes).repeat_interleave(sizes.per_class)
         self.register_buffer("classes", classes)
         self.prototypes = nn.Parameter(torch.randn(len(classes), sizes.latent))
@@ -85,9 +93,9 @@ class ProtoVAE(nn.Module):
         own = one_hot(classes, n_classes).T.to(self.head.weight)
         self.head.weight.data.copy_(1.5 * own - 0.5)  # 1 for the own class, -0.5 for others
 
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log variance (N, D) of the embedding."""
-        mean, log_variance = self.encoder(images).chunk(2, 1)
+    def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance (N, D) of the embedding of features (N, depth)."""
+        mean, log_variance = self.encoder(features).chunk(2, 1)
         return mean, log_variance
 
     def similarities(self, latent: Tensor) -> Tensor:
@@ -95,9 +103,9 @@ class ProtoVAE(nn.Module):
         distances = torch.cdist(latent, self.prototypes)
         return torch.log((distances + 1) / (distances + _EPSILON))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Return the logits (N, J) of the mean embedding."""
-        logits: Tensor = self.head(self.similarities(self.encode(images)[0]))
+        logits: Tensor = self.head(self.similarities(self.encode(features)[0]))
         return logits
 
     def keep(self, chosen: Tensor) -> None:
@@ -131,18 +139,24 @@ def inverse_volume(prototypes: Tensor) -> Tensor:
 
 
 def loss_terms(
-    net: ProtoVAE, images: Tensor, labels: Tensor, noise: Tensor, spread: Spread
+    net: ProtoVAE,
+    features: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    noise: Tensor,
+    spread: Spread,
 ) -> Terms:
     """Return the terms of the loss of a batch (Gautam et al., 2022, section 3.2).
 
     Args:
         net: The network.
-        images: Float tensor (N, C, H, W).
+        features: What is encoded (N, depth).
+        images: What is decoded (N, C, H, W).
         labels: Classes (N,).
         noise: Standard normal draws (N, D), for the embedding.
         spread: The fourth term.
     """
-    mean, log_variance = net.encode(images)
+    mean, log_variance = net.encode(features)
     latent = mean + noise * (0.5 * log_variance).exp()
     similar = net.similarities(latent)
     shares = similar * (net.classes == labels[:, None])
@@ -152,36 +166,30 @@ def loss_terms(
     own = (log_variance.exp() - log_variance - 1).sum(1, keepdim=True)
     return Terms(
         cross_entropy(net.head(similar), labels),
-        mse_loss(net.decoder(latent), images),
+        (net.decoder(latent) - images).square().flatten(1).sum(1).mean(),
         (shares * (own + squares) / 2).sum(1).mean(),
         spread(net.prototypes.unflatten(0, (net.head.out_features, -1))),
     )
 
 
-def train(net: ProtoVAE, images: Tensor, labels: Tensor, sizes: Sizes, spread: Spread) -> None:
-    """Train a network in place by Adam, rate 1e-3; draws from the global generator.
+def train(net: ProtoVAE, data: TensorDataset, sizes: Sizes, spread: Spread) -> None:
+    """Train a network in place by Adam; draws from the global generator.
 
     Args:
         net: The network.
-        images: Training images (M, C, H, W).
-        labels: Their classes (M,).
-        sizes: For epochs and batches.
+        data: Features (M, depth), images (M, C, H, W) and classes (M,).
+        sizes: For steps and batches.
         spread: The fourth term.
     """
-    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
-    loader = DataLoader(TensorDataset(images, labels), sizes.batch_size, shuffle=True)
+    optimizer = torch.optim.Adam(net.parameters(), _RATE)
+    loader = DataLoader(data, sizes.batch_size, shuffle=True)
     net.train()
-    for _ in range(sizes.epochs):
-        for x, y in loader:
-            noise = torch.randn(len(x), net.prototypes.shape[1])
-            loss = sum(loss_terms(net, x, y, noise, spread), torch.zeros(()))
+    for _ in range(-(-sizes.steps // len(loader))):
+        for features, images, labels in loader:
+            noise = torch.randn(len(images), net.prototypes.shape[1])
+            terms = loss_terms(net, features, images, labels, noise, spread)
+            loss = sum(terms, torch.zeros(()))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     net.eval()
-
-
-def _block(inner: int, outer: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inner, outer, 3, stride, 1), nn.BatchNorm2d(outer), nn.LeakyReLU()
-    )
