@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from tqdm.auto import tqdm
 
 from captum_kmex.bank import PrototypeBank
+from captum_kmex.figures.colors import DIVERGING, PALETTE
 from captum_kmex.files import written_whole
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.report.evidence import BatchEvidence, explain_batch
@@ -25,12 +25,10 @@ from captum_kmex.report.records import image_record
 from captum_kmex.report.samples import Samples, read_batches
 from captum_kmex.report.tally import Tally
 from captum_kmex.visualization import picture as default_picture
-from captum_kmex.visualization import segment_color
 
 __all__ = ["write_report"]
 
 _NO_IMAGES = "there are no images to report; pass a data set with at least one"
-_COLORS = 64  # segments with a colour of their own; then they repeat
 _SHADES = 15  # of the map, blue to red
 
 
@@ -161,7 +159,7 @@ def _overview(
     class_names: Sequence[str] | None,
 ) -> dict[str, object]:
     names = class_names or [f"class {c}" for c in range(tally.n_classes)]
-    shades = colormaps["RdBu_r"].resampled(_SHADES)
+    shades = DIVERGING.resampled(_SHADES)
     return {
         "classNames": [str(name) for name in names],
         "isFitted": bank is not None,
@@ -169,7 +167,7 @@ def _overview(
         "r2": attribution._surrogate_r2(),
         "depths": describe_depths(attribution._layer_names(), bank, tally),
         "provenance": provenance(attribution),
-        "colors": [to_hex(segment_color(rank)) for rank in range(_COLORS)],
+        "colors": list(PALETTE),
         "shades": [to_hex(shades(i)) for i in range(_SHADES)],
         **overview_scores(tally),
     }
