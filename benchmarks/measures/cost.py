@@ -20,7 +20,8 @@ __all__ = ["MEASURES"]
 
 _BATCH = 8
 _ROUNDS = 3
-_MANY = 50  # mobile forward passes of an explanation that is measured once
+_MANY = 20  # forward passes of an image, or _HEAVY mobile ones of a batch: measured once
+_HEAVY = 50
 _TOO_MANY = 400  # forward passes that the profiler cannot follow
 
 
@@ -51,7 +52,7 @@ def _forward_peak(task: Task, sample: Sample, n_images: int) -> int:
 def _score(answers: Answers) -> dict[str, Tensor]:
     """Time the explanation of one batch, and follow its tensors."""
     passes = answers.method.passes
-    is_slow = passes * answers.task.weight * _BATCH > _MANY
+    is_slow = passes > _MANY or passes * answers.task.weight * _BATCH > _HEAVY
     n_images = 1 if is_slow else _BATCH
     sample = answers.sample.first(n_images)
     explain = _question(answers, sample)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import Prototypes, UnavailableError
+from benchmarks.evaluation.method import Method, Prototypes, UnavailableError
 from benchmarks.measures._agreement import map_correlation, matched_cosine, rand_index
 from benchmarks.measures._columns import fill
 from benchmarks.measures._embeddings import embed
@@ -17,6 +18,7 @@ __all__ = ["MEASURES"]
 
 _STEP = 1000
 _N_PROBES = 8
+_REASON = "gives neither maps, segments nor prototypes that two seeds have in common"
 
 _TEXT = """\
 The method is fitted with two seeds. *Segments*: adjusted Rand index of the segments (1 is
@@ -31,13 +33,29 @@ def _score(answers: Answers) -> dict[str, Tensor]:
         raise UnavailableError("no seed changes it: agreement is 1 by construction")
     if answers.seed != answers.preset.seeds[0]:
         raise UnavailableError("is asked of the first seed alone")
+    if not _is_comparable(answers):
+        raise UnavailableError(_REASON)
     other = replace(answers, method=answers.refit(answers.seed + _STEP))
     return fill(
         {"segments": _segments, "maps": _maps, "prototypes": _prototypes},
         answers,
         other,
-        reason="gives neither maps, segments nor prototypes to compare",
+        reason=_REASON,
     )
+
+
+def _is_comparable(answers: Answers) -> bool:
+    """Whether there is something to compare, before the cost of a second fit."""
+    method, one = answers.method, answers.sample.first(1)
+    for question in (method.maps, method.segments):
+        with suppress(UnavailableError):
+            question(one.inputs, one.targets)
+            return True
+    with suppress(UnavailableError):
+        method.prototypes()
+        # in a space of its own, which another seed changes
+        return type(method).embed is Method.embed
+    return False
 
 
 def _segments(answers: Answers, other: Answers) -> Tensor:

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from benchmarks.evaluation.task import Task
 from benchmarks.methods._ace_clusters import Discovery, discover, scales
-from benchmarks.methods._concept_images import ConceptImages, class_images
+from benchmarks.methods._concept_images import ConceptImages, class_images, training_images
 from benchmarks.methods._superpixels import cut_out, embed, superpixels
 
 __all__ = ["AceConcepts"]
 
-_N_IMAGES = 20  # discovery images of a class; 50 in the paper
+_N_IMAGES, _FEW = 20, 10  # discovery images of a class; 50 in the paper
+_SHARE = 8  # of the training images is searched, if that is fewer
 _N_CONTROLS, _N_RANDOM = 8, 20  # random sets, and superpixels in each
 
 
@@ -35,7 +36,8 @@ class AceConcepts:
     def __init__(self, task: Task, seed: int, n_clusters: int | None = None) -> None:
         self._task, self._seed = task, seed
         self.layer = task.layers[-2]
-        self.images = class_images(task, _N_IMAGES, seed)
+        size = len(training_images(task)) // (_SHARE * task.n_classes)
+        self.images = class_images(task, min(_N_IMAGES, max(size, _FEW)), seed)
         count = n_clusters or (25 if self.images[0].shape[-1] >= 112 else 12)
         self.discoveries = [discover(task, self.layer, x, seed, count) for x in self.images]
         counts = torch.tensor([len(found.kept) for found in self.discoveries])

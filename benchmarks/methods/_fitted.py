@@ -18,7 +18,7 @@ N_PATCHES = 20  # nearest training patches of a prototype; TCAV takes them all a
 
 
 def fitted(
-    task: Task, n_layers: int, seed: int, weighting: str | None = None, vote: str = "distance"
+    task: Task, n_layers: int, seed: int, weighting: str | None = None, n_prototypes: int = 5
 ) -> LayerKMeansAttribution:
     """Return an attribution of the last blocks, with the prototypes of their depth.
 
@@ -27,14 +27,14 @@ def fitted(
         n_layers: Blocks from the last one up.
         seed: Seed of the fit.
         weighting: Weights of the blocks.
-        vote: How it classifies.
+        n_prototypes: Prototypes of a class.
 
     Raises:
         UnavailableError: The task has no training images.
     """
-    whole = _fit(task, seed, weighting)
+    whole = _fit(task, seed, weighting, n_prototypes)
     attribution = copy.copy(whole)
-    attribution.layers, attribution.vote = task.layers[-n_layers:], vote
+    attribution.layers = task.layers[-n_layers:]
     bank = whole.bank_
     attribution._bank = replace(
         bank,
@@ -46,8 +46,10 @@ def fitted(
 
 
 @lru_cache(maxsize=16)
-def _fit(task: Task, seed: int, weighting: str | None) -> LayerKMeansAttribution:
+def _fit(task: Task, seed: int, weighting: str | None, n_prototypes: int) -> LayerKMeansAttribution:
     if task.train is None:
         raise UnavailableError("needs training images")
-    attribution = LayerKMeansAttribution(task.model, task.layers, weighting=weighting, seed=seed)
+    attribution = LayerKMeansAttribution(
+        task.model, task.layers, weighting=weighting, n_prototypes=n_prototypes, seed=seed
+    )
     return attribution.fit(DataLoader(task.train, 128), n_representatives=N_PATCHES)

@@ -85,14 +85,18 @@ class LayerKMeans(Method):
         *,
         weighting: str | None = None,
         vote: str = "distance",
+        n_prototypes: int = 5,
     ) -> None:
         self._n_layers, self._is_fitted = n_layers, is_fitted
-        self._weighting, self._vote = weighting, vote
+        self._weighting, self._vote, self._n_prototypes = weighting, vote, n_prototypes
         self.shares_concepts = is_fitted
 
     def fit(self, task: Task, seed: int) -> None:
         if self._is_fitted:
-            self._attribution = fitted(task, self._n_layers, seed, self._weighting, self._vote)
+            self._attribution = fitted(
+                task, self._n_layers, seed, self._weighting, self._n_prototypes
+            )
+            self._attribution.vote = self._vote
             return
         layers = task.layers[-self._n_layers :]
         self._attribution = LayerKMeansAttribution(
