@@ -25,6 +25,7 @@ from captum_kmex.base import (
 )
 from captum_kmex.batches import Batch
 from captum_kmex.composite import StackedBlocks, block_weights, resize_keeping_mean
+from captum_kmex.deployment import HeadEvidence, PixelAssignment, SegmentedModel, Vote
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.explanation import Explanation
 from captum_kmex.fit_options import Observation
@@ -320,6 +321,42 @@ class LayerKMeansAttribution(FittedAttribution):
             NotFittedError: ``fit`` has not been called.
         """
         return self.classify(inputs, additional_forward_args, depth=depth).prediction
+
+    def as_module(
+        self, inputs: Tensor, target: int | None = None, *, depth: int | str = 0
+    ) -> SegmentedModel:
+        """Return a plain module that gives logits and explanation, for deployment.
+
+        It goes through ``torch.export`` and to ONNX, where it needs nothing of this package. It
+        holds a private copy of the model, and of the prototypes as they are now.
+
+        Args:
+            inputs: A few images (N, C, H, W), on which the head is found and verified.
+            target: The class to explain; each image's argmax if ``None``.
+            depth: Shallowest layer to include, as in ``attribute``.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called; clusters of an image's own come from
+                loops that no graph can hold.
+            ValueError: Malformed inputs, layers or options.
+            TargetError: Malformed target.
+        """
+        bank = self.bank_
+        passed = self._pass(check_inputs(inputs), None, bank.at_input)
+        check_choice("vote", self.vote, VOTES)
+        stack, start = self._stack(passed), _start(passed, depth)
+        weights = stack.weights[start:]
+        books = bank.codebooks[start:]
+        vote = Vote(books[0], bank.n_classes, weights, by_distance=self.vote == "distance")
+        assignments = [
+            PixelAssignment(book, weights[i:], stack.blocks[start + i])
+            for i, book in enumerate(books)
+        ]
+        head, tap = self._head_and_tap(passed)
+        layers = passed.layers[start:]
+        reader = self._frozen_reader(layers, bank.at_input, reads_tap=tap is passed.tap)
+        evidence = HeadEvidence(head, target, passed.logits)
+        return SegmentedModel(reader, evidence, assignments, vote, self.average_top)
 
     @classmethod
     def _for_bank(
