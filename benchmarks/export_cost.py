@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
@@ -56,7 +57,7 @@ def _compare(
     return {name: asdict(ratios(times, name)["plain"]) for name in ("again", "explained")}
 
 
-def _run(session: onnxruntime.InferenceSession, feed: dict[str, object], repeats: int) -> None:
+def _run(session: onnxruntime.InferenceSession, feed: Mapping[str, object], repeats: int) -> None:
     for _ in range(repeats):
         session.run(None, feed)
 
