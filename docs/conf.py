@@ -1,7 +1,10 @@
 """Sphinx configuration: ``sphinx-build -W --keep-going docs docs/_build/html``."""
 
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small networks are slower with more threads
 
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE.parent), str(_HERE / "_extensions")]
@@ -20,7 +23,8 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 exclude_patterns = ["_build"]
-suppress_warnings = ["toc.empty_glob"]  # a page of a toctree may not be written yet
+# a glob of a toctree stands for a page that may not be there; some Sphinxes forget the type
+suppress_warnings = ["toc.empty_glob", ".empty_glob"]
 
 # every ```python block of these pages is run, and what it prints and draws is shown below it
 executed_pages = {  # page: the page whose names it goes on with
@@ -35,12 +39,14 @@ executed_pages = {  # page: the page whose names it goes on with
     "concepts": "tutorial",
     "captum_tools": "tutorial",
     "banks": "tutorial",
+    "troubleshoot": "tutorial",
 }
 
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 html_theme = "furo"

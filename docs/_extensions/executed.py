@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging as standard_logging
 import os
 import re
 import tempfile
@@ -23,7 +24,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 matplotlib.use("agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 _logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class Runner:
     def _block(self, code: str, names: dict[str, Any], name: str) -> Result:
         text, error, folder = io.StringIO(), "", Path.cwd()
         os.chdir(self.folder.name)
+        standard_logging.disable(standard_logging.INFO)
         try:
             with contextlib.redirect_stdout(text), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -81,6 +83,7 @@ class Runner:
             _logger.warning("block %s failed:\n%s", name, error)
         finally:
             os.chdir(folder)
+            standard_logging.disable(standard_logging.NOTSET)
         return Result(text.getvalue() + error, self._drawn(name))
 
     def _drawn(self, name: str) -> list[str]:
