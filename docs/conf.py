@@ -13,6 +13,7 @@ from captum_kmex import __version__  # noqa: E402  # of this checkout
 
 project = "captum_kmex"
 author = "The captum_kmex authors"
+copyright = "2026, the captum_kmex authors"
 version = release = __version__
 
 extensions = [
@@ -23,8 +24,6 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 exclude_patterns = ["_build"]
-# a glob of a toctree stands for a page that may not be there; some Sphinxes forget the type
-suppress_warnings = ["toc.empty_glob", ".empty_glob"]
 
 # every ```python block of these pages is run, and what it prints and draws is shown below it
 executed_pages = {  # page: the page whose names it goes on with
@@ -46,7 +45,6 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 html_theme = "furo"
