@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from captum_kmex.activations import Trace, feature_grid, layer_name, trace, unwrap
 from captum_kmex.batches import IndexedBatches
 from captum_kmex.composite import resize_keeping_mean
-from captum_kmex.deployment import ModelReader
+from captum_kmex.deployment_parts import ModelReader
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.head import HeadSite, LinearHead, find_head, is_close, linear_head
 from captum_kmex.preparation import Preparation, channels_last

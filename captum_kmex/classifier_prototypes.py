@@ -25,7 +25,8 @@ from captum_kmex.base import (
     plain_arithmetic,
 )
 from captum_kmex.batches import class_pairs
-from captum_kmex.deployment import ExplainedModel, HeadEvidence
+from captum_kmex.deployment import ExplainedModel
+from captum_kmex.deployment_parts import HeadEvidence
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.head import HeadSite, LinearHead, is_close
 from captum_kmex.targets import Target
@@ -54,6 +55,7 @@ class ClassifierPrototypes(PrototypeAttribution):
     Example:
         >>> import torch
         >>> from torch import nn
+        >>> from captum_kmex import ClassifierPrototypes
         >>> model = nn.Sequential(
         ...     nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         ...     nn.Linear(8, 4)).eval()

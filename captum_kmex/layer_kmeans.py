@@ -25,7 +25,8 @@ from captum_kmex.base import (
 )
 from captum_kmex.batches import Batch
 from captum_kmex.composite import StackedBlocks, block_weights, resize_keeping_mean
-from captum_kmex.deployment import HeadEvidence, PixelAssignment, SegmentedModel, Vote
+from captum_kmex.deployment import SegmentedModel
+from captum_kmex.deployment_parts import HeadEvidence, PixelAssignment, Vote
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.explanation import Explanation
 from captum_kmex.fit_options import Observation
@@ -99,6 +100,7 @@ class LayerKMeansAttribution(FittedAttribution):
     Example:
         >>> import torch
         >>> from torch import nn
+        >>> from captum_kmex import LayerKMeansAttribution
         >>> model = nn.Sequential(
         ...     nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(),
         ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
@@ -356,7 +358,8 @@ class LayerKMeansAttribution(FittedAttribution):
         layers = passed.layers[start:]
         reader = self._frozen_reader(layers, bank.at_input, reads_tap=tap is passed.tap)
         evidence = HeadEvidence(head, target, passed.logits)
-        return SegmentedModel(reader, evidence, assignments, vote, self.average_top)
+        module = SegmentedModel(reader, evidence, assignments, vote, self.average_top)
+        return module.to(inputs.device)
 
     @classmethod
     def _for_bank(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from captum_kmex import (
     ClassifierPrototypes,
     HeadNotFoundError,
+    KMExAttribution,
     LayerKMeansAttribution,
     NotFittedError,
     TargetError,
@@ -190,6 +191,43 @@ def test_module_uses_surrogate_where_there_is_no_head():
     )
     with pytest.raises(HeadNotFoundError):
         ClassifierPrototypes(model).as_module(random_images(3))
+
+
+@pytest.mark.parametrize("layer", [None, "stage2"])
+@pytest.mark.parametrize("target", [None, 2])
+def test_module_of_kmex_answers_as_attribute_and_classify(net, layer, target):
+    attr = KMExAttribution(net, layer, n_prototypes={0: 1, 1: 3, 2: 2})
+    attr.fit([(random_images(12, seed=2), torch.arange(12) % 3)], **QUICK)
+    module, x = attr.as_module(random_images(3), target), random_images(5, seed=4)
+    found, verdict = module(x), attr.classify(x)
+    assert list(found) == module.output_names
+    torch.testing.assert_close(found["attribution"], attr.attribute(x, target))
+    torch.testing.assert_close(found["class_scores"], verdict.scores)
+    assert torch.equal(found["prediction"], verdict.prediction)
+
+
+def test_module_of_kmex_knows_no_class_that_was_not_fitted(net):
+    attr = KMExAttribution(net, n_prototypes=2)
+    batch = random_images(12, seed=2), torch.arange(12) % 3
+    attr.fit([batch], classes=(2, 0), **QUICK)
+    x = random_images(5, seed=4)
+    found, verdict = attr.as_module(x[:2], 0)(x), attr.classify(x)
+    torch.testing.assert_close(found["class_scores"], verdict.scores)
+    torch.testing.assert_close(found["attribution"], attr.attribute(x, 0))
+    with pytest.raises(ValueError, match="class 1 has no prototypes"):
+        attr.as_module(x, 1)
+    attr.fit([batch], classes=(2,), **QUICK)
+    with pytest.raises(ValueError, match="prototypes of two classes"):
+        attr.as_module(x, 2)
+
+
+def test_onnx_of_kmex_answers_as_classify(tmp_path, net):
+    attr = KMExAttribution(net, n_prototypes=2)
+    attr.fit([(random_images(12, seed=2), torch.arange(12) % 3)], **QUICK)
+    x = random_images(5, seed=4)
+    found = answers(session_of(attr.as_module(x[:2]), x[:2], tmp_path), x)
+    torch.testing.assert_close(found["attribution"], attr.attribute(x))
+    torch.testing.assert_close(found["class_scores"], attr.classify(x).scores)
 
 
 def test_module_is_a_frozen_copy(net):
