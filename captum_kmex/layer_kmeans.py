@@ -343,6 +343,12 @@ class LayerKMeansAttribution(FittedAttribution):
             ValueError: Malformed inputs, layers or options.
             TargetError: Malformed target.
         """
+        if not self.is_fitted:
+            raise NotFittedError(
+                "as_module needs prototypes: an image's own clusters come from loops that no graph "
+                "holds. Call fit(loader), or fit(images, labels=None) where there are no labels; "
+                "ClassifierPrototypes(model).as_module(x) needs no fit"
+            )
         bank = self.bank_
         passed = self._pass(check_inputs(inputs), None, bank.at_input)
         check_choice("vote", self.vote, VOTES)

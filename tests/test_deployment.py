@@ -266,7 +266,7 @@ def test_module_of_prepared_attribution_gives_the_same_up_to_rounding():
 
 
 def test_as_module_raises_without_prototypes(net):
-    with pytest.raises(NotFittedError, match="call fit"):
+    with pytest.raises(NotFittedError, match="as_module needs prototypes"):
         LayerKMeansAttribution(net, LAYERS).as_module(random_images(2))
 
 
