@@ -352,17 +352,17 @@ class LayerKMeansAttribution(FittedAttribution):
         bank = self.bank_
         passed = self._pass(check_inputs(inputs), None, bank.at_input)
         check_choice("vote", self.vote, VOTES)
-        stack, start = self._stack(passed), _start(passed, depth)
-        weights = stack.weights[start:]
-        books = bank.codebooks[start:]
-        vote = Vote(books[0], bank.n_classes, weights, by_distance=self.vote == "distance")
+        start = _start(passed, depth)
+        stack, books = self._stack(passed).suffix(start), bank.codebooks[start:]
+        vote = Vote(books[0], bank.n_classes, stack.weights, by_distance=self.vote == "distance")
         assignments = [
-            PixelAssignment(book, weights[i:], stack.blocks[start + i])
+            PixelAssignment(book, stack.weights[i:], stack.blocks[i])
             for i, book in enumerate(books)
         ]
         head, tap = self._head_and_tap(passed)
-        layers = passed.layers[start:]
-        reader = self._frozen_reader(layers, bank.at_input, reads_tap=tap is passed.tap)
+        reader = self._frozen_reader(
+            passed.layers[start:], bank.at_input, reads_tap=tap is passed.tap
+        )
         evidence = HeadEvidence(head, target, passed.logits)
         module = SegmentedModel(reader, evidence, assignments, vote, self.average_top)
         return module.to(inputs.device)
