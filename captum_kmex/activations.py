@@ -18,6 +18,7 @@ from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
 
 __all__ = [
     "Call",
+    "Recorder",
     "Trace",
     "feature_grid",
     "layer_name",
@@ -204,7 +205,7 @@ def trace(
     """
     size = (inputs[0].shape[-2], inputs[0].shape[-1])
     outputs = layers if tap is None or tap in layers else [*layers, tap]
-    recorder = _Recorder(outputs, entering, tail)
+    recorder = Recorder(outputs, entering, tail)
     with _evaluation(model), recorder.attached(model), torch.no_grad():
         # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
         output = model._call_impl(*inputs, *additional_forward_args)
@@ -221,10 +222,16 @@ def trace(
     )
 
 
-class _Recorder:
-    """Collects copies of activations while its hooks are attached."""
+class Recorder:
+    """Collects copies of activations while its hooks are attached.
 
-    def __init__(self, layers: Sequence[str], entering: Sequence[str], tail: int) -> None:
+    Args:
+        layers: Modules whose output is recorded, in ``outputs``.
+        entering: Modules whose input is recorded, in ``inputs``.
+        tail: Number of last module calls to record, in ``calls``.
+    """
+
+    def __init__(self, layers: Sequence[str], entering: Sequence[str] = (), tail: int = 0) -> None:
         self.layers, self.entering = frozenset(layers), frozenset(entering)
         self.outputs: dict[str, Tensor | None] = {}
         self.inputs: dict[str, Tensor | None] = {}
@@ -237,6 +244,7 @@ class _Recorder:
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
+        """Record what this thread runs of a model for the duration."""
         with ExitStack() as stack:
             for name in self.layers | self.entering:
                 module = self.modules[name] = model.get_submodule(name)
@@ -343,7 +351,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def _grid(
-    recorder: _Recorder, records: dict[str, Tensor | None], name: str, size: tuple[int, int]
+    recorder: Recorder, records: dict[str, Tensor | None], name: str, size: tuple[int, int]
 ) -> Tensor:
     if name not in recorder.counts:
         raise ValueError(

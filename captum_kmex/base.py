@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from captum_kmex.activations import Trace, feature_grid, layer_name, trace, unwrap
 from captum_kmex.batches import IndexedBatches
 from captum_kmex.composite import resize_keeping_mean
+from captum_kmex.deployment_parts import ModelReader
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.head import HeadSite, LinearHead, find_head, is_close, linear_head
 from captum_kmex.preparation import Preparation, channels_last
@@ -181,6 +182,16 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             passed.order,
             passed.dtype,
         )
+
+    def _frozen_reader(
+        self, layers: Sequence[str], at_input: bool = False, *, reads_tap: bool = True
+    ) -> ModelReader:
+        """Return a copy of the model as it is run now, that reads these layers."""
+        model = self.model
+        if self._preparation is not None:
+            model = self._preparation.current(model, layers)
+        site = self._site if reads_tap and isinstance(self._site, HeadSite) else None
+        return ModelReader(model, layers, at_input, site)
 
     def _batches(self, loader: Iterable[object]) -> IndexedBatches:
         parameter = next(self.model.parameters(), torch.empty(0))

@@ -25,6 +25,8 @@ from captum_kmex.base import (
     plain_arithmetic,
 )
 from captum_kmex.batches import class_pairs
+from captum_kmex.deployment import ExplainedModel
+from captum_kmex.deployment_parts import HeadEvidence
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.head import HeadSite, LinearHead, is_close
 from captum_kmex.targets import Target
@@ -53,6 +55,7 @@ class ClassifierPrototypes(PrototypeAttribution):
     Example:
         >>> import torch
         >>> from torch import nn
+        >>> from captum_kmex import ClassifierPrototypes
         >>> model = nn.Sequential(
         ...     nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         ...     nn.Linear(8, 4)).eval()
@@ -209,6 +212,26 @@ class ClassifierPrototypes(PrototypeAttribution):
         if sums is None:
             raise ValueError("the loader yielded no batch; pass one with at least one image")
         return sums.result()
+
+    def as_module(self, inputs: Tensor, target: int | None = None) -> ExplainedModel:
+        """Return a plain module that gives logits and map, for deployment.
+
+        It goes through ``torch.export`` and to ONNX, where it needs nothing of this package. It
+        holds a private copy of the model.
+
+        Args:
+            inputs: A few images (N, C, H, W), on which the head is found and verified.
+            target: The class to explain; each image's argmax if ``None``.
+
+        Raises:
+            HeadNotFoundError: The logits are not affine in a feature map.
+            ValueError: Malformed inputs.
+            TargetError: Malformed target.
+        """
+        passed, _, head = self._read(check_inputs(inputs), None, False)
+        reads_tap = not self._has_own_head()
+        reader = self._frozen_reader(() if reads_tap else passed.layers, reads_tap=reads_tap)
+        return ExplainedModel(reader, HeadEvidence(head, target, passed.logits))
 
     def _read(
         self,

@@ -73,7 +73,7 @@ class LinearHead:
         if columns.ndim == 4:
             return (features * columns).sum(1, keepdim=True)
         products = torch.matmul(columns.unsqueeze(1), features.flatten(2))
-        return products.view(len(features), 1, *features.shape[2:])
+        return products.view(features.shape[0], 1, *features.shape[2:])
 
 
 @dataclass(frozen=True)

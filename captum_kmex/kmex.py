@@ -21,12 +21,14 @@ from captum_kmex.base import (
     plain_arithmetic,
 )
 from captum_kmex.batches import Batch, Labels, class_pairs
+from captum_kmex.deployment import MarginModel
+from captum_kmex.deployment_parts import CentroidMargin
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored
 from captum_kmex.representatives import Representatives
 from captum_kmex.rows import PooledRows
-from captum_kmex.targets import Target
+from captum_kmex.targets import Target, resolve_target
 
 __all__ = ["KMExAttribution"]
 
@@ -51,6 +53,7 @@ class KMExAttribution(FittedAttribution):
     Example:
         >>> import torch
         >>> from torch import nn
+        >>> from captum_kmex import KMExAttribution
         >>> model = nn.Sequential(
         ...     nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         ...     nn.Linear(8, 2)).eval()
@@ -170,6 +173,31 @@ class KMExAttribution(FittedAttribution):
             distances = self._distances(features.mean((2, 3)))
         nearest, _ = self._class_nearest(distances)
         return Classification(-nearest.sqrt(), nearest.argmin(1), logits)
+
+    def as_module(self, inputs: Tensor, target: int | None = None) -> MarginModel:
+        """Return a plain module that gives logits, map and prediction, for deployment.
+
+        It goes through ``torch.export`` and to ONNX, where it needs nothing of this package. It
+        holds a private copy of the model, and of the prototypes as they are now.
+
+        Args:
+            inputs: A few images (N, C, H, W), on which the map to pool is found.
+            target: The class to explain, by its margin; each image's argmax if ``None``.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+            ValueError: Malformed inputs, or a class without prototypes.
+            TargetError: Malformed target.
+        """
+        at_input = self.bank_.at_input
+        logits, features = self._inspect(check_inputs(inputs), None, at_input)
+        self._check_classes(resolve_target(target, logits))
+        if len(self.prototype_classes.unique()) < 2:
+            raise ValueError("a margin needs prototypes of two classes; fit more classes")
+        margin = CentroidMargin(self._book, self.bank_.n_classes, target, logits, features)
+        names = self._layer_names()
+        reader = self._frozen_reader(names, at_input, reads_tap=not names)
+        return MarginModel(reader, margin).to(inputs.device)
 
     def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:
         """Return class and out cosines of the prototypes on labelled images (Table 1)."""

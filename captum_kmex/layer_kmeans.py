@@ -25,6 +25,8 @@ from captum_kmex.base import (
 )
 from captum_kmex.batches import Batch
 from captum_kmex.composite import StackedBlocks, block_weights, resize_keeping_mean
+from captum_kmex.deployment import SegmentedModel
+from captum_kmex.deployment_parts import HeadEvidence, PixelAssignment, Vote
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.explanation import Explanation
 from captum_kmex.fit_options import Observation
@@ -98,6 +100,7 @@ class LayerKMeansAttribution(FittedAttribution):
     Example:
         >>> import torch
         >>> from torch import nn
+        >>> from captum_kmex import LayerKMeansAttribution
         >>> model = nn.Sequential(
         ...     nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(),
         ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)).eval()
@@ -320,6 +323,49 @@ class LayerKMeansAttribution(FittedAttribution):
             NotFittedError: ``fit`` has not been called.
         """
         return self.classify(inputs, additional_forward_args, depth=depth).prediction
+
+    def as_module(
+        self, inputs: Tensor, target: int | None = None, *, depth: int | str = 0
+    ) -> SegmentedModel:
+        """Return a plain module that gives logits and explanation, for deployment.
+
+        It goes through ``torch.export`` and to ONNX, where it needs nothing of this package. It
+        holds a private copy of the model, and of the prototypes as they are now.
+
+        Args:
+            inputs: A few images (N, C, H, W), on which the head is found and verified.
+            target: The class to explain; each image's argmax if ``None``.
+            depth: Shallowest layer to include, as in ``attribute``.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called; clusters of an image's own come from
+                loops that no graph can hold.
+            ValueError: Malformed inputs, layers or options.
+            TargetError: Malformed target.
+        """
+        if not self.is_fitted:
+            raise NotFittedError(
+                "as_module needs prototypes: an image's own clusters come from loops that no graph "
+                "holds. Call fit(loader), or fit(images, labels=None) where there are no labels; "
+                "ClassifierPrototypes(model).as_module(x) needs no fit"
+            )
+        bank = self.bank_
+        passed = self._pass(check_inputs(inputs), None, bank.at_input)
+        check_choice("vote", self.vote, VOTES)
+        start = _start(passed, depth)
+        stack, books = self._stack(passed).suffix(start), bank.codebooks[start:]
+        vote = Vote(books[0], bank.n_classes, stack.weights, by_distance=self.vote == "distance")
+        assignments = [
+            PixelAssignment(book, stack.weights[i:], stack.blocks[i])
+            for i, book in enumerate(books)
+        ]
+        head, tap = self._head_and_tap(passed)
+        reader = self._frozen_reader(
+            passed.layers[start:], bank.at_input, reads_tap=tap is passed.tap
+        )
+        evidence = HeadEvidence(head, target, passed.logits)
+        module = SegmentedModel(reader, evidence, assignments, vote, self.average_top)
+        return module.to(inputs.device)
 
     @classmethod
     def _for_bank(

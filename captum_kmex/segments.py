@@ -26,7 +26,7 @@ def segment_sums(maps: Tensor, segments: Tensor, n_segments: int) -> Tensor:
         segments: Index tensor (N, H, W) in [0, S).
         n_segments: S, the same for every image.
     """
-    sums = maps.new_zeros(len(segments), n_segments)
+    sums = maps.new_zeros(segments.shape[0], n_segments)  # len() would fix the batch in an export
     return sums.scatter_add_(1, segments.flatten(1), maps.flatten(1))
 
 

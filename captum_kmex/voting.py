@@ -10,7 +10,7 @@ from torch import Tensor
 from captum_kmex.class_prototypes import ClassPrototypes
 from captum_kmex.composite import StackedBlocks
 
-__all__ = ["VOTES", "distance_scores"]
+__all__ = ["VOTES", "distance_scores", "mean_log_nearness"]
 
 VOTES = ("distance", "share")
 _SCORES = 2**24  # scores at once, one a pixel and prototype
@@ -47,6 +47,17 @@ def distance_scores(
     for classes in known.split(max(1, _SCORES // (squares.numel() * prototypes.count))):
         scores = stack.scores(prototypes.centroids[classes].flatten(0, 1))  # (N, c*K, H, W)
         best = scores.unflatten(1, (len(classes), prototypes.count)).amax(2)
-        distances = (squares - 2 * best).clamp_min(0) / size
-        found[:, classes] = -0.5 * (distances + _NEAR).log().mean((2, 3))
+        found[:, classes] = mean_log_nearness(best, squares, size)
     return found
+
+
+def mean_log_nearness(best: Tensor, squares: Tensor, size: float) -> Tensor:
+    """Return minus the mean log distance over positions (N, C).
+
+    Args:
+        best: Float tensor (N, C, H, W), the scores of each class's nearest prototype.
+        squares: Float tensor (N, 1, H, W), squared norms of the rows.
+        size: Squared norm of a row none of whose blocks is zero.
+    """
+    distances = (squares - 2 * best).clamp_min(0) / size
+    return -0.5 * (distances + _NEAR).log().mean((2, 3))

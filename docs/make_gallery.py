@@ -57,7 +57,7 @@ def photographs() -> Iterator[Drawing]:
     net, info = load_efficientnet_lite0(), ImageNetInfo()
     classes = [info.index_to_description(i).split(",")[0] for i in range(1000)]
     shown = {name: (inputs[i : i + 1], pictures[i]) for i, name in enumerate(names)}
-    for name, count in (("coffee", 8), ("flower", 40)):
+    for name, count in (("coffee", 8), ("china", 20), ("flower", 40)):
         x, image = shown[name]
         result = LayerKMeansAttribution(net, PHOTO_LAYERS, n_clusters=count).explain(x)
         yield f"panel-{count}", result.plot(class_names=classes, image=image)[0]
