@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -36,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(1)
     threadpool_limits(1)  # the libraries below NumPy and scikit-learn
     preset = PRESETS[options.preset]
-    tasks = options.task or preset.tasks
+    tasks = tuple(options.task or preset.tasks)
     folder = options.folder or _ROOT / "benchmarks" / "runs" / preset.name
     if options.fresh:
         shutil.rmtree(folder, ignore_errors=True)
@@ -67,7 +68,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where results are kept (benchmarks/runs)")
     parser.add_argument("--results", type=Path, help="JSON of the report (in the folder)")
     parser.add_argument("--page", type=Path, help="Markdown of the report (in the folder)")
-    parser.add_argument("--jobs", type=int, default=2, help="tasks that run at once")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that share the work")
+    parser.add_argument("--claims", type=Path, help=argparse.SUPPRESS)  # of a process of several
     parser.add_argument("--fresh", action="store_true", help="forget what has been run")
     parser.add_argument("--read", action="store_true", help="run nothing, write the report again")
     parser.add_argument("--no-report", action="store_true", help="write no report")
@@ -87,9 +89,9 @@ def _check_sizes(folder: Path, preset: Preset) -> None:
 
 
 def _spread(tasks: tuple[str, ...], folder: Path, options: argparse.Namespace) -> None:
-    """Run each task in a process of its own, so many at once."""
+    """Run several processes, each of which begins with another task and does what is left."""
 
-    def run(name: str) -> None:
+    def run(first: int) -> None:
         command = [
             sys.executable,
             "-W",
@@ -99,15 +101,29 @@ def _spread(tasks: tuple[str, ...], folder: Path, options: argparse.Namespace) -
             "--preset",
             options.preset,
         ]
-        command += ["--task", name, "--folder", str(folder), "--no-report"]
+        start = first % len(tasks)
+        for name in tasks[start:] + tasks[:start]:
+            command += ["--task", name]
+        command += ["--folder", str(folder), "--no-report", "--jobs", "1", "--claims", claims]
         for flag in ("method", "measure"):
             command += [
                 part for value in getattr(options, flag) or [] for part in (f"--{flag}", value)
             ]
         subprocess.run(command, cwd=_ROOT, check=False)
 
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(run, tasks))
+    with TemporaryDirectory() as claims, ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(run, range(options.jobs)))
+
+
+def _is_claimed(claims: Path | None, name: str) -> bool:
+    """Claim a piece of work, unless another process has."""
+    if claims is None:
+        return False
+    try:
+        (claims / name).touch(exist_ok=False)
+    except FileExistsError:
+        return True
+    return False
 
 
 def _run_task(name: str, folder: Path, options: argparse.Namespace) -> None:
@@ -129,8 +145,11 @@ def _run_task(name: str, folder: Path, options: argparse.Namespace) -> None:
     for method, make in find_methods().items():
         if not any(fnmatch(method, pattern) for pattern in patterns):
             continue
+        slug = re.sub(r"[^a-zA-Z0-9]+", "-", method)
+        if _is_claimed(options.claims, f"{name}-{slug}"):
+            continue
         for seed in preset.seeds if make().seeded else preset.seeds[:1]:
-            path = folder / f"{re.sub(r'[^a-zA-Z0-9]+', '-', method)}--{seed}.cell.json"
+            path = folder / f"{slug}--{seed}.cell.json"
             cell = Cell.load(path) if path.exists() else Cell(name, method, seed)
             started = time.perf_counter()
             if cell.lacks(measures):

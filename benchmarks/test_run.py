@@ -87,3 +87,8 @@ def test_the_page_on_adding_a_method_works_as_written(monkeypatch, tmp_path):
     assert "Mean activation | mine" in (tmp_path / "out" / "report.md").read_text()
     for folder, name in names:
         del sys.modules[f"benchmarks.{folder}.{name}"]
+
+
+def test_a_piece_of_work_is_claimed_once(tmp_path):
+    assert [run._is_claimed(tmp_path, name) for name in ("a", "b", "a", "b")] == [0, 0, 1, 1]
+    assert not run._is_claimed(None, "a")

@@ -42,7 +42,7 @@ class Sizes:
 
     per_class: int = 5
     latent: int = 16
-    width: int = 64
+    width: int = 32
     steps: int = 1000
     batch_size: int = 64
 
