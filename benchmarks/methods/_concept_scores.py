@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from captum.concept import TCAV, Classifier, Concept
 from numpy.typing import NDArray
 from scipy.stats import ttest_ind_from_stats
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -21,6 +23,7 @@ from torch.utils.data import DataLoader
 __all__ = ["ConceptScores", "ConceptTested", "p_values", "score_concepts"]
 
 _ALPHA = 0.01
+_MAX_ITER = 20_000  # most problems take dozens; of some with equal images libsvm finds no end
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,10 @@ class _Hinge(Classifier):  # type: ignore[misc]  # captum has no types
     ) -> dict[str, Any]:
         inputs, labels = zip(*dataloader, strict=True)
         x, y = torch.cat(inputs).numpy(), torch.cat(labels).numpy()
-        self._fitted = SVC(kernel="linear", C=1 / (_ALPHA * len(y))).fit(x, y)
+        model = SVC(kernel="linear", C=1 / (_ALPHA * len(y)), max_iter=_MAX_ITER)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self._fitted = model.fit(x, y)
         return {}
 
     def weights(self) -> Tensor:
