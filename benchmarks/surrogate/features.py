@@ -16,7 +16,7 @@ from captum_kmex.demo import SmallResNet
 __all__ = ["DEPTHS", "N_ROWS", "Features", "distances", "hits"]
 
 DEPTHS = {"B234": 0, "B34": 1, "B4": 2}
-N_ROWS = 20_000  # of each class, as ``fit`` keeps at most
+N_ROWS = 5000  # of each class, in the ablations; ``fit`` keeps up to 20,000
 _BATCH = 50
 
 

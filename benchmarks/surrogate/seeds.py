@@ -47,7 +47,7 @@ CHANGES = (
     Change("consensus"),
     Change("the same, other rows alone", starts=False),
     Change("the same, other starts alone", rows=False),
-    Change("consensus, 5,000 rows a class", count=5000),
+    Change("consensus, 20,000 rows a class", count=20_000),
     Change("consensus, K = 2", k=2),
     Change("consensus, K = 3", k=3),
     Change("consensus, K = 10", k=10),
