@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.methods._training import step
+
 __all__ = ["Budget", "Interpreter", "Terms", "loss_terms", "train"]
 
 _FIDELITY, _RECONSTRUCTION, _SPARSITY, _ENTROPY = 0.5, 0.8, 0.5, 0.2
@@ -130,9 +132,7 @@ def train(net: Interpreter, maps: Tensor, images: Tensor, logits: Tensor, budget
             loss = _FIDELITY * terms.fidelity + _RECONSTRUCTION * terms.reconstruction
             loss = loss + _ENTROPY * terms.entropy * (epoch > 2)
             loss = loss + _SPARSITY * terms.sparsity * (epoch > 3)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, loss)
     net.eval()
 
 

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from torch.utils.data import DataLoader, TensorDataset
 
-__all__ = ["LossTerms", "ProtoPNet", "Schedule", "loss_terms", "similarity", "train"]
+from benchmarks.methods._training import step
+
+__all__ = [
+    "LossTerms",
+    "ProtoPNet",
+    "Schedule",
+    "class_head",
+    "loss_terms",
+    "similarity",
+    "train",
+]
 
 _EPSILON = 1e-4
 _CLUSTER, _SEPARATION, _SPARSITY = 0.8, 0.08, 1e-4
@@ -50,8 +60,16 @@ class LossTerms(NamedTuple):
 
 
 def similarity(distances: Tensor) -> Tensor:
-    """Return ``log((d + 1) / (d + 1e-4))`` of squared distances."""
+    """Return ``log((d + 1) / (d + 1e-4))`` of distances: squared here, plain in ProtoVAE."""
     return torch.log((distances + 1) / (distances + _EPSILON))
+
+
+def class_head(classes: Tensor, n_classes: int) -> nn.Linear:
+    """Return a head (P to J) that begins with 1 for prototypes of the class, -0.5 for others."""
+    head = nn.Linear(len(classes), n_classes, bias=False)
+    own = one_hot(classes, n_classes).T.to(head.weight)
+    head.weight.data.copy_(1.5 * own - 0.5)
+    return head
 
 
 class ProtoPNet(nn.Module):
@@ -76,9 +94,7 @@ class ProtoPNet(nn.Module):
         classes = torch.arange(n_classes).repeat_interleave(schedule.per_class)
         self.register_buffer("classes", classes)
         self.prototypes = nn.Parameter(torch.rand(len(classes), channels))
-        self.head = nn.Linear(len(classes), n_classes, bias=False)
-        own = one_hot(classes, n_classes).T.to(self.head.weight)
-        self.head.weight.data.copy_(1.5 * own - 0.5)  # 1 for the own class, -0.5 for others
+        self.head = class_head(classes, n_classes)
 
     def latent(self, images: Tensor) -> Tensor:
         """Return the map z (N, channels, h, w) in which the prototypes live."""
@@ -141,7 +157,7 @@ def train(net: ProtoPNet, images: Tensor, labels: Tensor, schedule: Schedule) ->
     for epoch in range(1, schedule.joint + 1):
         net.train()
         for x, y in _batches(images, labels, schedule):
-            _step(optimizer, _prototype_loss(net, net.nearest(net.latent(x)), y))
+            step(optimizer, _prototype_loss(net, net.nearest(net.latent(x)), y))
         steps.step()
         if epoch % schedule.push_every == 0 or epoch == schedule.joint:
             net.eval()
@@ -172,7 +188,7 @@ def _warm(net: ProtoPNet, images: Tensor, labels: Tensor, schedule: Schedule) ->
     optimizer = torch.optim.Adam([*net.add_on.parameters(), net.prototypes], 3e-3)
     for _ in range(schedule.warm):
         for h, y in _batches(maps, labels, schedule):
-            _step(optimizer, _prototype_loss(net, net.nearest(net.add_on(h)), y))
+            step(optimizer, _prototype_loss(net, net.nearest(net.add_on(h)), y))
 
 
 def _train_head(net: ProtoPNet, nearest: Tensor, labels: Tensor, schedule: Schedule) -> None:
@@ -180,18 +196,12 @@ def _train_head(net: ProtoPNet, nearest: Tensor, labels: Tensor, schedule: Sched
     for _ in range(schedule.head):
         for d, y in _batches(nearest, labels, schedule):
             terms = loss_terms(net, d, y)
-            _step(optimizer, terms.cross_entropy + _SPARSITY * terms.sparsity)
+            step(optimizer, terms.cross_entropy + _SPARSITY * terms.sparsity)
 
 
 def _prototype_loss(net: ProtoPNet, nearest: Tensor, labels: Tensor) -> Tensor:
     terms = loss_terms(net, nearest, labels)
     return terms.cross_entropy + _CLUSTER * terms.cluster + _SEPARATION * terms.separation
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
 
 
 def _batches(inputs: Tensor, labels: Tensor, schedule: Schedule) -> DataLoader[tuple[Tensor, ...]]:

@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.methods._protopnet import class_head, similarity
+from benchmarks.methods._training import step
 
 __all__ = [
     "ProtoVAE",
@@ -22,7 +25,6 @@ __all__ = [
     "train",
 ]
 
-_EPSILON = 1e-4
 _RATE = 5e-3  # the paper: 1e-3, of many more steps
 
 Spread = Callable[[Tensor], Tensor]  # prototypes (J, K, D) -> what it costs that they are alike
@@ -89,9 +91,7 @@ class ProtoVAE(nn.Module):
         classes = torch.arange(n_classes).repeat_interleave(sizes.per_class)
         self.register_buffer("classes", classes)
         self.prototypes = nn.Parameter(torch.randn(len(classes), sizes.latent))
-        self.head = nn.Linear(len(classes), n_classes, bias=False)
-        own = one_hot(classes, n_classes).T.to(self.head.weight)
-        self.head.weight.data.copy_(1.5 * own - 0.5)  # 1 for the own class, -0.5 for others
+        self.head = class_head(classes, n_classes)
 
     def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance (N, D) of the embedding of features (N, depth)."""
@@ -100,8 +100,7 @@ class ProtoVAE(nn.Module):
 
     def similarities(self, latent: Tensor) -> Tensor:
         """Return ``log((d + 1) / (d + 1e-4))`` of the distances d to the prototypes (N, P)."""
-        distances = torch.cdist(latent, self.prototypes)
-        return torch.log((distances + 1) / (distances + _EPSILON))
+        return similarity(torch.cdist(latent, self.prototypes))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits (N, J) of the mean embedding."""
@@ -189,7 +188,5 @@ def train(net: ProtoVAE, data: TensorDataset, sizes: Sizes, spread: Spread) -> N
             noise = torch.randn(len(images), net.prototypes.shape[1])
             terms = loss_terms(net, features, images, labels, noise, spread)
             loss = sum(terms, torch.zeros(()))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            step(optimizer, loss)
     net.eval()

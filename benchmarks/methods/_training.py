@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Subset
 from benchmarks.evaluation.method import UnavailableError
 from benchmarks.evaluation.task import LabelledData, Task
 
-__all__ = ["draw", "draw_by_class"]
+__all__ = ["draw", "draw_by_class", "step"]
 
 
 def draw(task: Task, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -39,6 +39,13 @@ def draw_by_class(task: Task, per_class: int, seed: int) -> list[Tensor]:
     if absent:
         raise UnavailableError(f"no training images of class {', '.join(absent)}")
     return [torch.stack(own) for own in found]
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Take one step down a loss, a scalar."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 def _shuffled(task: Task, seed: int, count: int | None = None) -> LabelledData:
