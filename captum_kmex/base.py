@@ -21,7 +21,7 @@ from captum_kmex.head import HeadSite, LinearHead, find_head, is_close, linear_h
 from captum_kmex.preparation import Preparation, channels_last
 from captum_kmex.targets import Target, resolve_target
 
-__all__ = ["Forward", "Inputs", "Layer", "PrototypeAttribution", "logged"]
+__all__ = ["HEAD_TAIL", "Forward", "Inputs", "Layer", "PrototypeAttribution", "logged"]
 
 Inputs = Tensor | tuple[Tensor, ...]
 Layer = str | nn.Module
@@ -30,7 +30,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Attribution = TypeVar("_Attribution", bound="PrototypeAttribution")
 
-_TAIL = 48  # module calls before the end among which the tap and the head stand
+HEAD_TAIL = 48  # module calls before the end among which the tap and the head stand
 
 
 def logged(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -158,7 +158,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             entering=entering,
             tap=known_tap,
             additional_forward_args=args,
-            tail=_TAIL if looks_for_head else 0,
+            tail=HEAD_TAIL if looks_for_head else 0,
         )
         if looks_for_head:
             self._site = site = self._find(passed, inputs[0])

@@ -19,6 +19,7 @@ from captum_kmex.classifier_prototypes import ClassifierPrototypes
 from captum_kmex.explanation import Explanation
 from captum_kmex.kmex import KMExAttribution
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.loading.zoos import imagenet_names
 from captum_kmex.metrics import SurrogateScores, surrogate_scores
 from captum_kmex.visualization import plot_comparison
 
@@ -98,12 +99,9 @@ def load_photographs(size: int = 224) -> tuple[list[str], list[NDArray[np.uint8]
 
 
 def _photographs(folder: Path, show_progress: bool) -> str:
-    from timm.data.imagenet_info import ImageNetInfo
-
     names, pictures, inputs = load_photographs()
     model = load_efficientnet_lite0()
-    info = ImageNetInfo()
-    classes = [info.index_to_description(i).split(",")[0] for i in range(1000)]
+    classes = imagenet_names()
     attribution = LayerKMeansAttribution(model, PHOTO_LAYERS, n_clusters=12)
     folder.mkdir(exist_ok=True)
     lines = [

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from captum_kmex.deployment_parts import CentroidMargin, ModelReader, PixelAssignment, Vote
+from captum_kmex.deployment_parts import ModelReader, PixelAssignment, Vote
 from captum_kmex.interpolation import resize_keeping_mean
 from captum_kmex.segments import segment_means
 
@@ -50,7 +50,7 @@ class ExplainedModel(nn.Module):
         return {
             "logits": logits,
             "target": target,
-            "attribution": density / (density.shape[2] * density.shape[3]),
+            "attribution": _summed(density),
             "bias": bias,
         }
 
@@ -105,7 +105,7 @@ class SegmentedModel(ExplainedModel):
         return {
             "logits": logits,
             "target": target,
-            "attribution": density / (density.shape[2] * density.shape[3]),
+            "attribution": _summed(density),
             "bias": bias,
             "segments": segments,
             "class_scores": found,
@@ -120,9 +120,6 @@ class MarginModel(ExplainedModel):
         reader: The model, reading the map to pool.
         evidence: The centroids.
     """
-
-    def __init__(self, reader: ModelReader, evidence: CentroidMargin) -> None:
-        super().__init__(reader, evidence)
 
     @property
     def output_names(self) -> list[str]:
@@ -142,7 +139,12 @@ class MarginModel(ExplainedModel):
         return {
             "logits": logits,
             "target": target,
-            "attribution": density / (density.shape[2] * density.shape[3]),
+            "attribution": _summed(density),
             "class_scores": -distances,
             "prediction": distances.argmin(1),
         }
+
+
+def _summed(density: Tensor) -> Tensor:
+    """Return a density (N, 1, h, w), whose mean counts, as a map whose sum is that mean."""
+    return density / (density.shape[2] * density.shape[3])

@@ -43,7 +43,7 @@ from captum_kmex.segments import class_scores, predicted_class, segment_means
 from captum_kmex.targets import Target
 from captum_kmex.voting import VOTES, distance_scores
 
-__all__ = ["LayerKMeansAttribution"]
+__all__ = ["LayerKMeansAttribution", "start_of"]
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class LayerKMeansAttribution(FittedAttribution):
         images = check_inputs(inputs)
         passed = self._pass(images, additional_forward_args, attribute_to_layer_input)
         options = SegmentOptions(depth, restrict, connected)
-        start = _start(passed, depth)
+        start = start_of(passed.layers, depth)
         with plain_arithmetic(images[0]):
             evidence = self._explain(passed, target, contrast, "logit", options)
             maps = finish_map(evidence.density, images[0], None, sums=True)
@@ -284,7 +284,7 @@ class LayerKMeansAttribution(FittedAttribution):
         explained, _ = contrast_targets(target, None, passed.logits, "logit")
         options = SegmentOptions(depth, restrict, connected)
         with plain_arithmetic(images[0]):
-            start = _start(passed, depth)
+            start = start_of(passed.layers, depth)
             self._check_restriction(options, explained)
             return self._segment(self._stack(passed), start, explained, options).labels
 
@@ -306,7 +306,7 @@ class LayerKMeansAttribution(FittedAttribution):
         """
         images = check_inputs(inputs)
         passed = self._pass(images, additional_forward_args, self.bank_.at_input, False)
-        start = _start(passed, depth)
+        start = start_of(passed.layers, depth)
         with plain_arithmetic(images[0]):
             return self._vote(self._stack(passed), start, passed.logits)
 
@@ -352,7 +352,7 @@ class LayerKMeansAttribution(FittedAttribution):
         bank = self.bank_
         passed = self._pass(check_inputs(inputs), None, bank.at_input)
         check_choice("vote", self.vote, VOTES)
-        start = _start(passed, depth)
+        start = start_of(passed.layers, depth)
         stack, books = self._stack(passed).suffix(start), bank.codebooks[start:]
         vote = Vote(books[0], bank.n_classes, stack.weights, by_distance=self.vote == "distance")
         assignments = [
@@ -479,7 +479,7 @@ class LayerKMeansAttribution(FittedAttribution):
         head, tap = self._head_and_tap(passed)
         explained, against = contrast_targets(target, contrast, passed.logits, units)
         self._check_restriction(options, explained)
-        stack, start = self._stack(passed), _start(passed, options.depth)
+        stack, start = self._stack(passed), start_of(passed.layers, options.depth)
         density = head_evidence(head, tap, explained, against, units)
         segments: Segmentation | None = None
         top = len(stack.blocks) - 1
@@ -533,9 +533,8 @@ class LayerKMeansAttribution(FittedAttribution):
         return Classification(scores, found, logits)
 
 
-def _start(passed: Forward, depth: int | str) -> int:
-    """Return the position of the shallowest layer of a depth."""
-    names = passed.layers
+def start_of(names: Sequence[str], depth: int | str) -> int:
+    """Return the position of the shallowest layer of a depth among the layers' names."""
     if isinstance(depth, str) and depth in names:
         return names.index(depth)
     if isinstance(depth, int) and -len(names) <= depth < len(names):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_kmex.batches import class_pairs
-from captum_kmex.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.layer_kmeans import LayerKMeansAttribution, start_of
 from captum_kmex.segments import to_classes
 
 __all__ = ["PrototypeWins", "prototype_wins"]
@@ -66,11 +66,10 @@ def prototype_wins(
 
     Raises:
         NotFittedError: ``fit`` has not been called.
-        ValueError: The loader is empty or yields no labels.
+        ValueError: No such depth; or the loader is empty or yields no labels.
     """
     bank = attribution.bank_
-    start = bank.layers.index(depth) if isinstance(depth, str) else depth
-    membership = bank.codebooks[start].membership.cpu()
+    membership = bank.codebooks[start_of(bank.layers, depth)].membership.cpu()
     counts = torch.zeros(bank.n_classes, len(membership), dtype=torch.int64)
     for batch in attribution._batches(loader):
         if batch.targets is None:

@@ -13,7 +13,6 @@ import torch
 from captum.attr import InputXGradient, LayerGradCam
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from timm.data.imagenet_info import ImageNetInfo
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.tasks import fashion_mnist, mnist
@@ -27,6 +26,7 @@ from captum_kmex.demo import (
     load_photographs,
 )
 from captum_kmex.embedding import pooled_embeddings
+from captum_kmex.loading.zoos import imagenet_names
 from captum_kmex.visualization import (
     evidence_scale,
     plot_comparison,
@@ -54,8 +54,7 @@ Drawing = tuple[str, Figure]
 def photographs() -> Iterator[Drawing]:
     """Draw an ImageNet network's explanations of photographs, unfitted."""
     names, pictures, inputs = load_photographs()
-    net, info = load_efficientnet_lite0(), ImageNetInfo()
-    classes = [info.index_to_description(i).split(",")[0] for i in range(1000)]
+    net, classes = load_efficientnet_lite0(), imagenet_names()
     shown = {name: (inputs[i : i + 1], pictures[i]) for i, name in enumerate(names)}
     for name, count in (("coffee", 8), ("china", 20), ("flower", 40)):
         x, image = shown[name]

@@ -22,6 +22,7 @@ from benchmarks.evaluation.presets import Preset
 from benchmarks.evaluation.task import Sample, Task
 from benchmarks.tasks._files import find_folder
 from captum_kmex.demo import PHOTO_LAYERS, load_efficientnet_lite0
+from captum_kmex.loading.zoos import imagenet_names
 
 __all__ = ["TASKS", "Photographs", "load_backgrounds", "load_cutouts", "paste"]
 
@@ -199,16 +200,13 @@ def _tensor(picture: Image.Image) -> Tensor:
 
 
 def _load(_: Preset) -> Task:
-    from timm.data.imagenet_info import ImageNetInfo
-
-    info = ImageNetInfo()
     model = load_efficientnet_lite0()
     return Task(
         name="photographs",
         title="Photographs on photographs, ImageNet EfficientNet-Lite0",
         model=model,
         layers=tuple(PHOTO_LAYERS),
-        class_names=tuple(info.index_to_description(i).split(",")[0] for i in range(1000)),
+        class_names=tuple(imagenet_names()),
         train=None,
         test=None,
         sample=Photographs(model).sample,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from captum_kmex.activations import trace
 from captum_kmex.bank import PrototypeBank
+from captum_kmex.base import HEAD_TAIL
 from captum_kmex.commands.answer import Answer, table
 from captum_kmex.commands.options import (
     Commands,
@@ -26,7 +27,6 @@ from captum_kmex.loading.preprocessing import Preprocessing
 
 __all__ = ["register", "run"]
 
-_TAIL = 48  # module calls before the end among which the map and the head stand
 _HEADS = {
     "pooled": "linear, after mean pooling",
     "flatten": "linear, on the flattened map",
@@ -120,7 +120,7 @@ def _depth_table(depths: list[dict[str, object]]) -> str:
 
 def _of_model(name: str, subject: Subject) -> Answer:
     x = subject.example
-    passed = trace(subject.model, (x,), tail=_TAIL)
+    passed = trace(subject.model, (x,), tail=HEAD_TAIL)
     suggested = [c.name for c in candidate_layers(subject.model, x) if c.is_suggested]
     site, refusal = None, None
     try:

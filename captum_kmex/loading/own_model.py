@@ -16,7 +16,7 @@ from torch import nn
 
 from captum_kmex.exceptions import UsageError
 from captum_kmex.loading.preprocessing import IMAGENET, Preprocessing, from_timm, input_channels
-from captum_kmex.loading.zoos import imagenet_names
+from captum_kmex.loading.zoos import IMAGENET_CLASSES, imagenet_names
 
 __all__ = ["OwnModel"]
 
@@ -67,7 +67,8 @@ class OwnModel:
 
     def class_names(self, model: nn.Module, n_classes: int) -> Sequence[str] | None:
         """Return ImageNet's for a model of timm with as many; of others nothing is known."""
-        return imagenet_names(n_classes) if hasattr(model, "pretrained_cfg") else None
+        is_imagenet = n_classes == IMAGENET_CLASSES and hasattr(model, "pretrained_cfg")
+        return imagenet_names() if is_imagenet else None
 
 
 def _imported(place: str, name: str) -> object:

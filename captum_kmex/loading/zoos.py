@@ -13,9 +13,9 @@ from captum_kmex.exceptions import UsageError
 from captum_kmex.loading.extras import require
 from captum_kmex.loading.preprocessing import Preprocessing, from_timm
 
-__all__ = ["TimmModel", "TorchvisionModel", "imagenet_names"]
+__all__ = ["IMAGENET_CLASSES", "TimmModel", "TorchvisionModel", "imagenet_names"]
 
-_IMAGENET_CLASSES = 1000
+IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,15 @@ class TimmModel:
 
     def class_names(self, model: nn.Module, n_classes: int) -> Sequence[str] | None:  # noqa: ARG002
         """Return the names of ImageNet's classes, if there are as many."""
-        return imagenet_names(n_classes)
+        return imagenet_names() if n_classes == IMAGENET_CLASSES else None
 
 
-def imagenet_names(n_classes: int) -> Sequence[str] | None:
-    """Return the names of ImageNet's classes, if there are as many."""
-    if n_classes != _IMAGENET_CLASSES:
-        return None
+def imagenet_names() -> list[str]:
+    """Return the names of ImageNet's classes, as timm has them."""
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
-    return [info.index_to_description(i).split(",")[0] for i in range(_IMAGENET_CLASSES)]
+    return [info.index_to_description(i).split(",")[0] for i in range(IMAGENET_CLASSES)]
 
 
 def _check_known(name: str, known: Sequence[str], where: str) -> None:
