@@ -10,8 +10,9 @@ from benchmarks.methods._ace_clusters import Discovery, discover, scales
 from benchmarks.methods._concept_images import ConceptImages, class_images, training_images
 from benchmarks.methods._superpixels import cut_out, embed, superpixels
 
-__all__ = ["AceConcepts"]
+__all__ = ["ACE_PASSES", "AceConcepts"]
 
+ACE_PASSES = 30.0  # every superpixel of an image is a forward pass
 _N_IMAGES, _FEW = 20, 10  # discovery images of a class; 50 in the paper
 _SHARE = 8  # of the training images is searched, if that is fewer
 _N_CONTROLS, _N_RANDOM = 8, 20  # random sets, and superpixels in each

@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
@@ -28,19 +29,17 @@ _MAX_ITER = 20_000  # most problems take dozens; of some with equal images libsv
 
 @dataclass(frozen=True)
 class ConceptScores:
-    """TCAV scores of K concepts for J classes.
+    """TCAV scores of K concepts, each for the class that it comes from.
 
     Attributes:
-        sign_count: Share of a class's images whose logit grows towards the concept, mean over
-            the controls, float tensor (K, J).
-        magnitude: Mean directional derivative, over the images and the controls, (K, J).
-        chance: Mean sign count of random against random images, (J,).
-        p_values: Of a two-sided t-test of the sign counts against those of random against
-            random images, (K, J).
+        sign_count: Share of the class's images whose logit grows towards the concept, mean over
+            the controls, float tensor (K,).
+        chance: The same of random images against random images, (K,).
+        p_values: Of a two-sided t-test of the controls' sign counts against those of random
+            against random images, (K,).
     """
 
     sign_count: Tensor
-    magnitude: Tensor
     chance: Tensor
     p_values: Tensor
 
@@ -82,11 +81,11 @@ def score_concepts(
     model: nn.Module,
     layer: str,
     examples: Sequence[Tensor],
+    classes: Sequence[int],
     controls: Sequence[Tensor],
     images: Sequence[Tensor],
-    targets: Sequence[int],
 ) -> ConceptScores:
-    """Score concepts for classes with ``captum.concept.TCAV``.
+    """Score each concept for its class with ``captum.concept.TCAV``.
 
     Each concept is told from each of R sets of random images, which gives R scores; each random
     set is told from the next, which gives R scores of chance (Kim et al., 2018, section 3.3).
@@ -97,38 +96,37 @@ def score_concepts(
         layer: Name of the layer. Where all that follows is affine (pooling and the head), the
             gradient is the same for all images, and a sign count is 0 or 1.
         examples: Images of each concept, K float tensors (n, C, H, W).
+        classes: The class of each concept.
         controls: Random images, R >= 2 float tensors (n, C, H, W).
-        images: Images of each class, J float tensors (n, C, H, W).
-        targets: Number of each of these classes.
+        images: Images of every class, J float tensors (n, C, H, W).
     """
     random = [_concept(i, found) for i, found in enumerate(controls)]
     shown = [_concept(len(random) + k, found) for k, found in enumerate(examples)]
-    sets = [[concept, against] for concept in shown for against in random]
-    sets += [[one, other] for one, other in zip(random, random[1:] + random[:1], strict=True)]
-    scores: dict[str, list[Tensor]] = {"sign_count": [], "magnitude": []}
+    by_concept = [[[concept, against] for against in random] for concept in shown]
+    by_chance = [[one, other] for one, other in zip(random, random[1:] + random[:1], strict=True)]
+    signs = torch.empty(len(shown), len(random))
+    chance = torch.empty_like(signs)
     with tempfile.TemporaryDirectory() as folder:
         tcav = TCAV(model, [layer], model_id=uuid4().hex, classifier=_Hinge(), save_path=folder)
         # else interpret would run the model again for each set: it asks for the vectors by layer
         # and name, and they are kept by name and layer
-        tcav.compute_cavs(sets, force_train=True)
-        for inputs, target in zip(images, targets, strict=True):
-            found = tcav.interpret(inputs, sets, target=target)
-            for name, values in scores.items():
-                keys = (f"{a.id}-{b.id}" for a, b in sets)
-                values.append(torch.stack([found[key][layer][name][0] for key in keys]))
-    shape = (len(shown) + 1, len(random), -1)
-    signs, sizes = (torch.stack(v, 1).detach().view(shape) for v in scores.values())
-    return ConceptScores(
-        signs[:-1].mean(1), sizes[:-1].mean(1), signs[-1].mean(0), p_values(signs[:-1], signs[-1])
-    )
+        tcav.compute_cavs([*chain(*by_concept), *by_chance], force_train=True)
+        for target in sorted(set(classes)):
+            own = [k for k, c in enumerate(classes) if c == target]
+            sets = [*chain(*(by_concept[k] for k in own)), *by_chance]
+            found = tcav.interpret(images[target], sets, target=target)
+            counts = [found[f"{a.id}-{b.id}"][layer]["sign_count"][0] for a, b in sets]
+            scores = torch.stack(counts).detach().view(-1, len(random))
+            signs[own], chance[own] = scores[:-1], scores[-1]
+    return ConceptScores(signs.mean(1), chance.mean(1), p_values(signs, chance))
 
 
 def p_values(scores: Tensor, chance: Tensor) -> Tensor:
-    """Return the p-values (K, J) of two-sided t-tests of scores (K, R, J) against (R, J).
+    """Return the p-values (K,) of two-sided t-tests of scores (K, R) against (K, R).
 
     Scores that are all alike on both sides differ for certain or not at all: p is 0 or 1.
     """
-    ours, theirs = scores.double().transpose(0, 1).numpy(), chance.double()[:, None].numpy()
+    ours, theirs = scores.double().T.numpy(), chance.double().T.numpy()
     fixed = (np.ptp(ours, 0) == 0) & (np.ptp(theirs, 0) == 0)
     with np.errstate(all="ignore"):
         p = ttest_ind_from_stats(*_moments(ours), *_moments(theirs)).pvalue

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 from benchmarks.evaluation.method import ConceptMaps, Method
 from benchmarks.evaluation.task import Task
 from benchmarks.methods._ace_clusters import scales
-from benchmarks.methods._ace_concepts import AceConcepts
+from benchmarks.methods._ace_concepts import ACE_PASSES, AceConcepts
 from benchmarks.methods._concept_scores import score_concepts
 
 __all__ = ["METHODS"]
@@ -33,24 +33,24 @@ class Ace(Method):
     source = "Ghorbani et al. (2019), written from the paper; TCAV by captum"
     seeded = True
     shares_concepts = True
-    passes = 30.0
+    passes = ACE_PASSES
 
     def __init__(self, n_clusters: int | None = None) -> None:
         self._n_clusters = n_clusters
 
     def fit(self, task: Task, seed: int) -> None:
         self._found = found = AceConcepts(task, seed, self._n_clusters)
-        controls = found.controls()
-        scores = []
-        for label, (discovery, images) in enumerate(
-            zip(found.discoveries, found.images, strict=True)
-        ):
-            if discovery.examples:
-                shown = discovery.examples
-                test = score_concepts(task.model, found.layer, shown, controls, [images], [label])
-                passed = test.p_values[:, 0] < _ALPHA
-                scores.append(torch.where(passed, test.sign_count[:, 0], torch.nan))
-        every = torch.cat([*scores, torch.full((1,), torch.nan)])  # the last is no concept
+        concepts = found.concept_images()
+        test = score_concepts(
+            task.model,
+            found.layer,
+            concepts.examples,
+            concepts.classes,
+            concepts.controls,
+            found.images,
+        )
+        scores = torch.where(test.p_values < _ALPHA, test.sign_count, torch.nan)
+        every = torch.cat([scores, torch.full((1,), torch.nan)])  # the last is no concept
         self._kept = (~every.isnan()).nonzero()[:, 0]
         self._scores, self._classes = every[self._kept], found.classes[self._kept]
         self._places = torch.full((len(every),), len(self._kept))

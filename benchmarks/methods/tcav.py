@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
 from benchmarks.evaluation.task import Task
-from benchmarks.methods._ace_concepts import AceConcepts
+from benchmarks.methods._ace_concepts import ACE_PASSES, AceConcepts
 from benchmarks.methods._concept_images import ConceptImages, class_images, training_images
 from benchmarks.methods._concept_scores import ConceptTested, score_concepts
 from benchmarks.methods._fitted import N_PATCHES, fitted
@@ -34,14 +34,16 @@ class Tcav(ConceptTested, Method):
 
     Args:
         find: Takes a task and a seed and returns the concepts.
+        passes: Forward passes that it costs to see where they are in an image.
     """
 
     family = "concepts"
     source = "Kim et al. (2018), captum"
     seeded = True
 
-    def __init__(self, find: Callable[[Task, int], ConceptImages]) -> None:
+    def __init__(self, find: Callable[[Task, int], ConceptImages], passes: float = 1.0) -> None:
         self._find = find
+        self.passes = passes
 
     def fit(self, task: Task, seed: int) -> None:
         by_class = class_images(task, _N_IMAGES, seed)
@@ -51,16 +53,14 @@ class Tcav(ConceptTested, Method):
             task.model,
             task.layers[-2],  # after the last layer all is affine, and a sign count is 0 or 1
             found.examples,
+            found.classes,
             found.controls,
             by_class,
-            range(task.n_classes),
         )
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        scores = self._scores.sign_count[:, targets].T - 0.5  # (N, K)
-        scores = torch.cat([scores, torch.zeros(len(inputs), 1)], 1)
-        segments = self.segments(inputs, targets)
-        return scores.gather(1, segments.flatten(1)).view_as(segments)
+        worth = torch.cat([self._scores.sign_count - 0.5, torch.zeros(1)])
+        return worth[self.segments(inputs, targets)]
 
     def segments(self, inputs: Tensor, targets: Tensor) -> Tensor:
         if self._found.locate is None:
@@ -70,14 +70,11 @@ class Tcav(ConceptTested, Method):
     def concepts(self, inputs: Tensor, targets: Tensor) -> ConceptMaps:
         count = len(self._found.examples)
         maps = one_hot(self.segments(inputs, targets), count + 1)[..., :count]
-        importance = self._scores.sign_count[:, targets].T
-        return ConceptMaps(maps.permute(0, 3, 1, 2).float(), importance)
+        own = torch.tensor(self._found.classes) == targets[:, None]
+        return ConceptMaps(maps.permute(0, 3, 1, 2).float(), self._scores.sign_count * own)
 
     def significance(self) -> tuple[Tensor, Tensor, Tensor]:
-        scores, classes = self._scores, torch.tensor(self._found.classes)
-        each = torch.arange(len(classes))
-        p, signs = scores.p_values[each, classes], scores.sign_count[each, classes]
-        return p, signs, scores.chance[classes]
+        return self._scores.p_values, self._scores.sign_count, self._scores.chance
 
 
 def _prototypes(n_layers: int, task: Task, seed: int) -> ConceptImages:
@@ -88,7 +85,8 @@ def _prototypes(n_layers: int, task: Task, seed: int) -> ConceptImages:
     concepts = to_concepts(attribution.bank_, data, range(len(membership)))
     controls = _random_patches(task, _N_CONTROLS, seed)
     examples = [_images(concept) for concept in concepts]
-    return ConceptImages(examples, membership.tolist(), controls, attribution.segment)
+    locate = partial(attribution.segment, restrict="predicted")  # its target's, as ACE does
+    return ConceptImages(examples, membership.tolist(), controls, locate)
 
 
 def _random(task: Task, seed: int) -> ConceptImages:
@@ -117,6 +115,6 @@ def _images(concept: Concept) -> Tensor:
 METHODS: dict[str, Callable[[], Method]] = {
     "TCAV (B4 prototypes)": partial(Tcav, partial(_prototypes, 1)),
     "TCAV (B234 prototypes)": partial(Tcav, partial(_prototypes, 3)),
-    "TCAV (ACE clusters)": partial(Tcav, _clusters),
+    "TCAV (ACE clusters)": partial(Tcav, _clusters, ACE_PASSES),
     "TCAV (random patches)": partial(Tcav, _random),
 }
