@@ -41,11 +41,11 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("test", ("mnist",), 6, 3, 4, 220, 100, (0, 1), 30, 50),
-        Preset("quick", ("mnist", "parts"), 24, 8, 6, 600, 300, (0,), 60),
+        Preset("quick", ("mnist", "parts"), 24, 8, 6, 400, 200, (0,), 60),
         Preset(
             "full",
             ("mnist", "fashion_mnist", "parts", "photographs"),
-            64, 24, 10, 5_000, 2_000, (0, 1), 400,
+            64, 24, 10, 3_000, 2_000, (0, 1), 400,
         ),
     )
 }  # fmt: skip

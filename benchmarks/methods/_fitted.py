@@ -52,4 +52,5 @@ def _fit(task: Task, seed: int, weighting: str | None, n_prototypes: int) -> Lay
     attribution = LayerKMeansAttribution(
         task.model, task.layers, weighting=weighting, n_prototypes=n_prototypes, seed=seed
     )
-    return attribution.fit(DataLoader(task.train, 128), n_representatives=N_PATCHES)
+    count = N_PATCHES if weighting is None else 0  # of the default alone: TCAV takes no other
+    return attribution.fit(DataLoader(task.train, 128), n_representatives=count)

@@ -63,7 +63,7 @@ class ProtoVAE(nn.Module):
 
     Args:
         depth: Length of the features that are encoded.
-        shape: Channels, height and width of the images, which are decoded.
+        shape: Channels, height and width of the images that are decoded.
         n_classes: Number of classes J.
         sizes: Sizes of the network.
     """

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader, Subset
 
 from benchmarks.evaluation.method import UnavailableError
 from benchmarks.evaluation.task import LabelledData, Task
 
-__all__ = ["draw", "draw_by_class", "step"]
+__all__ = ["draw", "draw_by_class", "small", "step"]
+
+_SIDE = 32  # pixels
 
 
 def draw(task: Task, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -39,6 +42,12 @@ def draw_by_class(task: Task, per_class: int, seed: int) -> list[Tensor]:
     if absent:
         raise UnavailableError(f"no training images of class {', '.join(absent)}")
     return [torch.stack(own) for own in found]
+
+
+def small(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) at 32 pixels a side or less, which a small decoder can draw."""
+    height, width = images.shape[2:]
+    return adaptive_avg_pool2d(images, (min(height, _SIDE), min(width, _SIDE)))
 
 
 def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

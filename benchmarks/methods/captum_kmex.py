@@ -58,7 +58,7 @@ class KMEx(Method):
         if task.train is None:
             raise UnavailableError("needs training images")
         attribution = KMExAttribution(task.model, n_prototypes=self._n_prototypes, seed=seed)
-        self._attribution = attribution.fit(DataLoader(task.train, 128))
+        self._attribution = attribution.fit(DataLoader(task.train, 128), n_representatives=0)
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return _map(self._attribution, inputs, targets)

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.evaluation.method import Method, UnavailableError
 from benchmarks.evaluation.task import Task
 from benchmarks.methods._flint import Budget, Interpreter, stacked, train
-from benchmarks.methods._training import draw
+from benchmarks.methods._training import draw, small
 from captum_kmex.activations import trace
 
 __all__ = ["METHODS"]
@@ -25,7 +25,8 @@ class Flint(Method):
     family = "concepts"
     source = (
         "Parekh et al. (2021), written from the paper, its post-hoc form; 24 attributes of blocks "
-        "B3 and B4 on a grid of 4 by 4, 20 epochs of at most 5,000 images"
+        "B3 and B4 on a grid of 4 by 4, 20 epochs of at most 5,000 images, decoded at "
+        "32 pixels or fewer"
     )
     seeded = True
 
@@ -37,10 +38,11 @@ class Flint(Method):
         self._model, self._layers = task.model, list(task.layers[-2:])
         passed = [self._pass(part) for part in images.split(_BATCH)]
         maps, logits = (torch.cat(found) for found in zip(*passed, strict=True))
-        channels, height, width = images.shape[1:]
+        decoded = small(images)
+        channels, height, width = decoded.shape[1:]
         shape = (channels, height, width)
         self.net = Interpreter(maps.shape[1], shape, task.n_classes, self._budget)
-        train(self.net, maps, images, logits, self._budget)
+        train(self.net, maps, decoded, logits, self._budget)
         self.net.requires_grad_(False)
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:

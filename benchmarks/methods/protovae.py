@@ -19,12 +19,11 @@ from benchmarks.methods._protovae import (
     train,
 )
 from benchmarks.methods._tap import Tap
-from benchmarks.methods._training import draw
+from benchmarks.methods._training import draw, small
 
 __all__ = ["METHODS"]
 
 _N_IMAGES = 5000
-_SIDE = 64  # pixels; two convolutions decode small pictures alone
 _BATCH = 200
 
 
@@ -49,14 +48,12 @@ class TrainedProtoVAE(Method):
 
     def fit(self, task: Task, seed: int) -> None:
         images, labels = draw(task, _N_IMAGES, seed)
-        channels, height, width = images.shape[1:]
-        if max(height, width) > _SIDE:
-            raise UnavailableError(f"written for pictures of up to {_SIDE} pixels a side")
         self._tap = Tap(task.model, images)
-        features = self._features(images)
+        features, decoded = self._features(images), small(images)
+        channels, height, width = decoded.shape[1:]
         shape = (channels, height, width)
         self.net = ProtoVAE(features.shape[1], shape, task.n_classes, self._sizes)
-        data = TensorDataset(features, images, labels)
+        data = TensorDataset(features, decoded, labels)
         train(self.net, data, self._sizes, self._spread)
         if self._prunes:
             self.net.keep(self._nearest(features).unique())
@@ -89,7 +86,8 @@ class TrainedProtoVAE(Method):
 _SCALE = (
     "written from the paper; encodes the task's pooled features, frozen, by two layers into 16 "
     "dimensions (the paper trains an encoder from scratch, which 1,000 batches do not suffice "
-    "for), 5 prototypes a class, 1,000 batches of 64 of at most 5,000 images"
+    "for), 5 prototypes a class, 1,000 batches of 64 of at most 5,000 images, decoded at 32 "
+    "pixels or fewer"
 )
 
 METHODS: dict[str, Callable[[], Method]] = {
