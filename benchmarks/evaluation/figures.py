@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -107,13 +108,14 @@ def _panel(
     looks: Mapping[str, Look],
 ) -> None:
     scale = 100 if column.percent else 1
-    for place, row in enumerate(rows):
-        if key not in row.estimates:
-            continue
-        estimate, (color, shape) = row.estimates[key], looks[families[row.method]]
-        ends = [estimate.low * scale, estimate.high * scale]
-        axes.plot(ends, [place, place], color=color, linewidth=1.4, solid_capstyle="butt")
-        axes.plot(estimate.mean * scale, place, shape, color=color, markersize=5)
+    places = np.array([place for place, row in enumerate(rows) if key in row.estimates])
+    found = [row.estimates[key] for row in rows if key in row.estimates]
+    means, lows, highs = scale * np.array([(e.mean, e.low, e.high) for e in found]).T
+    owners = np.array([families[row.method] for row in rows if key in row.estimates])
+    axes.hlines(places, lows, highs, [looks[family][0] for family in owners], linewidth=1.4)
+    for family in dict.fromkeys(owners):
+        own, (color, shape) = owners == family, looks[family]
+        axes.plot(means[own], places[own], shape, color=color, markersize=5)
     arrow = "→" if column.better == "high" else "←"
     unit = " (%)" if column.percent else ""
     axes.set_title(f"{column.title}{unit}\n{arrow} better", fontsize=8)

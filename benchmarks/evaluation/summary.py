@@ -124,12 +124,10 @@ def _interval(table: NDArray[np.float64], n_bootstrap: int) -> tuple[float, floa
     n_seeds, n_values = table.shape
     known = ~np.isnan(table)
     values = np.where(known, table, 0.0)
-    means = []
-    for _ in range(n_bootstrap):
-        images = rng.multinomial(n_values, np.full(n_values, 1 / n_values))
-        chosen = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds))
-        weights = np.outer(chosen, images) * known
-        if total := weights.sum():
-            means.append(float((weights * values).sum() / total))
-    low, high = np.quantile(means, [0.025, 0.975]) if means else (math.nan, math.nan)
+    images = rng.multinomial(n_values, np.full(n_values, 1 / n_values), n_bootstrap)
+    chosen = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), n_bootstrap)
+    totals = (images * (chosen @ known)).sum(1)
+    sums = (images * (chosen @ values)).sum(1)
+    means = sums[totals > 0] / totals[totals > 0]
+    low, high = np.quantile(means, [0.025, 0.975]) if len(means) else (math.nan, math.nan)
     return float(low), float(high)

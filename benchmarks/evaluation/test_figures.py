@@ -53,8 +53,11 @@ def test_panels_are_the_columns_that_have_a_better_end_and_lines_go_from_best_to
     assert first.get_title() == "hits (%)\n→ better"
     assert second.get_title() == "cost\n← better"
     assert [label.get_text() for label in first.get_yticklabels()] == ["B4", "theirs"]
-    ends = [line.get_xdata().tolist() for line in map(first.lines.__getitem__, (0, 2))]
-    assert ends == [[60, 90], [40, 60]]
+    intervals = first.collections[0].get_segments()
+    assert [x.tolist() for x in intervals] == [[[60, 0], [90, 0]], [[40, 1], [60, 1]]]
+    marks = {line.get_label(): line.get_xydata().tolist() for line in first.lines}
+    assert [[70, 0]] in marks.values()
+    assert [[50, 1]] in marks.values()
 
 
 @pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")

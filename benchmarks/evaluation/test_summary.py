@@ -33,7 +33,7 @@ def test_interval_of_one_seed_is_that_of_a_normal_mean():
 
 def test_interval_covers_the_spread_of_seeds():
     cells = [cell("ours", seed, score=[float(seed)] * 50) for seed in range(3)]
-    (row,) = summarise(cells, 500)
+    (row,) = summarise(cells, 5000)
     assert (row.estimates["score"].low, row.estimates["score"].high) == (0, 2)
 
 
