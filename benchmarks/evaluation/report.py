@@ -10,10 +10,11 @@ from pathlib import Path
 from benchmarks.evaluation.cells import Cell
 from benchmarks.evaluation.comparison import render_comparison
 from benchmarks.evaluation.figures import draw
+from benchmarks.evaluation.glance import render_glance
 from benchmarks.evaluation.page import render
 from benchmarks.evaluation.plugins import find_measures, find_methods, find_tasks
 from benchmarks.evaluation.presets import Preset
-from benchmarks.evaluation.summary import summarise
+from benchmarks.evaluation.summary import Row, summarise
 from benchmarks.timing import environment
 
 __all__ = ["image_folder", "write_report"]
@@ -66,7 +67,8 @@ def write_report(folder: Path, preset: Preset, results: Path, page: Path) -> Non
     results.write_text(json.dumps(found, indent=1) + "\n")
     images = image_folder(page)
     figures = {p.stem: p.relative_to(page.parent) for p in draw(rows, measures, methods, images)}
-    parts = ["\n".join(_head(run, preset)), *_comparisons(run, preset), *_paper_figures(page)]
+    parts = ["\n".join(_head(run, preset)), *_glance(rows, run)]
+    parts += [*_comparisons(run, preset), *_paper_figures(page)]
     page.write_text(render(rows, measures, methods, run.titles, figures, "\n\n".join(parts)))
 
 
@@ -97,6 +99,17 @@ def _head(run: _Run, preset: Preset) -> Iterator[str]:
     )
     yield from (f"- {title}: {note}" for title, notes in run.notes.items() for note in notes)
     yield from (f"- {name} did not run: {reason}" for name, reason in run.absent.items())
+
+
+def _glance(rows: list[Row], run: _Run) -> Iterator[str]:
+    if tables := render_glance(rows, find_measures(), run.titles):
+        yield "## At a glance"
+        yield (
+            "Means of the best-known methods, in per cent but for agreement and seconds; the best "
+            "of these is bold, controls aside, whether or not the others differ for certain. Every "
+            "method and measure, what the measures are, and intervals stand below."
+        )
+        yield tables
 
 
 def _comparisons(run: _Run, preset: Preset) -> Iterator[str]:
