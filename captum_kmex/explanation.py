@@ -107,6 +107,7 @@ class Explanation:
         *,
         dataset: Sequence[object] | None = None,
         class_names: Sequence[str] | None = None,
+        images: Sequence[np.ndarray] | None = None,
     ) -> None:
         """Write ``arrays.npz``, ``manifest.json`` and one picture an image into a folder.
 
@@ -117,17 +118,24 @@ class Explanation:
             folder: Where to write.
             dataset: The training set of the fit, for the nearest patches.
             class_names: Names of the classes.
+            images: The pictures to show, one an image, (H, W) or (H, W, 3); by default the
+                inputs, rescaled.
 
         Raises:
             FileExistsError: The folder holds something else.
+            ValueError: Not one picture an image.
         """
+        if images is not None and len(images) != len(self):
+            raise ValueError(
+                f"{len(images)} images for {len(self)} explanations; give one picture of each"
+            )
         folder = Path(folder)
         _check_replaceable(folder)
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         work, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
         work.mkdir()
         try:
-            self._write(work, dataset, class_names)
+            self._write(work, dataset, class_names, images)
             if folder.exists():
                 folder.rename(old)
             work.rename(folder)
@@ -143,6 +151,7 @@ class Explanation:
         folder: Path,
         dataset: Sequence[object] | None,
         class_names: Sequence[str] | None,
+        images: Sequence[np.ndarray] | None,
     ) -> None:
         from matplotlib import pyplot as plt
 
@@ -150,7 +159,8 @@ class Explanation:
         np.savez_compressed(folder / "arrays.npz", **arrays)
         (folder / "manifest.json").write_text(json.dumps(self.manifest(), indent=1))
         for i in range(len(self)):
-            figure, _ = self.plot(i, dataset=dataset, class_names=class_names)
+            image = None if images is None else images[i]
+            figure, _ = self.plot(i, dataset=dataset, class_names=class_names, image=image)
             figure.savefig(folder / f"{i:04d}.png", dpi=120)
             plt.close(figure)
 

@@ -140,6 +140,18 @@ def test_save_replaces_an_earlier_explanation_whole(fitted, images, tmp_path):
     assert len(list((tmp_path / "explained").glob("*.png"))) == 1
 
 
+def test_saved_figures_show_the_pictures_given(fitted, images, tmp_path):
+    shown = [np.zeros((8, 8, 3)) + color for color in ([1, 0, 0], [0, 1, 0])]
+    result = fitted.explain(images[:2])
+    result.save(tmp_path / "explained", images=shown)
+    for i, color in enumerate([[1, 0, 0], [0, 1, 0]]):
+        drawn = plt.imread(tmp_path / "explained" / f"{i:04d}.png")[..., :3]
+        assert (drawn == color).all(2).mean() > 0.01
+    with pytest.raises(ValueError, match="1 images for 2 explanations"):
+        result.save(tmp_path / "other", images=shown[:1])
+    assert not (tmp_path / "other").exists()
+
+
 def test_save_refuses_a_folder_with_other_files(fitted, images, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match="holds other files"):

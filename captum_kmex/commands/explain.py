@@ -75,7 +75,12 @@ def _explained(options: argparse.Namespace, given: Explanandum) -> Iterator[dict
             x, target, depth=_depth(options.depth), contrast=contrast
         )
         place = options.output / folder
-        result.save(place, dataset=given.train_set, class_names=subject.class_names)
+        result.save(
+            place,
+            dataset=given.train_set,
+            class_names=subject.class_names,
+            images=[subject.preprocessing.picture(x[0])],
+        )
         yield {"image": str(file), "name": name, "folder": str(place)} | _summary(
             result, subject.class_names
         )
