@@ -12,18 +12,16 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_kmex.activations import Trace, feature_grid, layer_name, trace, unwrap
+from captum_kmex.activations import Trace, layer_name, trace, unwrap
 from captum_kmex.batches import IndexedBatches
-from captum_kmex.composite import resize_keeping_mean
 from captum_kmex.deployment_parts import ModelReader
 from captum_kmex.exceptions import HeadNotFoundError
+from captum_kmex.grids import feature_grid
 from captum_kmex.head import HeadSite, LinearHead, find_head, is_close, linear_head
 from captum_kmex.preparation import Preparation, channels_last
-from captum_kmex.targets import Target, resolve_target
 
-__all__ = ["HEAD_TAIL", "Forward", "Inputs", "Layer", "PrototypeAttribution", "logged"]
+__all__ = ["HEAD_TAIL", "Forward", "Layer", "PrototypeAttribution", "logged", "plain_arithmetic"]
 
-Inputs = Tensor | tuple[Tensor, ...]
 Layer = str | nn.Module
 Units = Literal["logit", "alignment"]
 _P = ParamSpec("_P")
@@ -231,94 +229,6 @@ def _tap_output(passed: Trace, name: str, images: Tensor) -> Tensor:
     call = next(call for call in reversed(passed.calls) if call.name == name)
     size = (images.shape[-2], images.shape[-1])
     return feature_grid(cast("Tensor", call.output), size, name, call.module).contiguous()
-
-
-def check_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
-    """Return the inputs as a tuple, the images first.
-
-    Raises:
-        TypeError: Not tensors.
-        ValueError: Not a batch of images (N, C, H, W) of floating-point numbers.
-    """
-    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
-        kinds = [type(tensor).__name__ for tensor in tensors]
-        raise TypeError(f"inputs must be a tensor or a tuple of tensors; got {kinds}")
-    images = tensors[0]
-    if images.ndim != 4 or not images.numel():
-        hint = "; add the batch dimension: x.unsqueeze(0)" if images.ndim == 3 else ""
-        raise ValueError(f"inputs must be images (N, C, H, W); got {tuple(images.shape)}{hint}")
-    if not images.is_floating_point():
-        raise ValueError(
-            f"inputs must be floating point, preprocessed as the model expects; got {images.dtype}"
-        )
-    return tensors
-
-
-def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Raise ``ValueError`` unless an option has one of its values."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {list(choices)}")
-
-
-def contrast_targets(
-    target: Target, contrast: Target, logits: Tensor, units: str
-) -> tuple[Tensor, Tensor | None]:
-    """Resolve the explained class and the class it is contrasted with.
-
-    Raises:
-        TargetError: A malformed target.
-        ValueError: A contrast in alignment units, which do not subtract.
-    """
-    explained = resolve_target(target, logits)
-    if contrast is None:
-        return explained, None
-    if units == "alignment":
-        raise ValueError("contrast needs units='logit'; alignments of two classes do not subtract")
-    return explained, resolve_target(contrast, logits, "contrast")
-
-
-def head_evidence(
-    head: LinearHead, tap: Tensor, target: Tensor, contrast: Tensor | None, units: str
-) -> Tensor:
-    """Return the head's map (N, 1, h, w) as a density: its mean is what the map sums to."""
-    if units == "alignment":
-        return head.alignment(tap, target)
-    evidence = head.evidence(tap, target)
-    return evidence if contrast is None else evidence - head.evidence(tap, contrast)
-
-
-def explained_output(logits: Tensor, target: Tensor, contrast: Tensor | None) -> Tensor:
-    """Return the logit of the target (N,), less that of the contrast."""
-    value = logits.gather(1, target.unsqueeze(1)).squeeze(1)
-    if contrast is None:
-        return value
-    return value - logits.gather(1, contrast.unsqueeze(1)).squeeze(1)
-
-
-def explained_bias(head: LinearHead, target: Tensor, contrast: Tensor | None) -> Tensor:
-    """Return the bias (N,) that the map leaves out, less that of the contrast."""
-    bias = head.left_out_bias(target)
-    return bias if contrast is None else bias - head.left_out_bias(contrast)
-
-
-def finish_map(density: Tensor, images: Tensor, upsample: str | None, *, sums: bool) -> Tensor:
-    """Bring a density to its final units and, if asked, to the input's shape.
-
-    Args:
-        density: Float tensor (N, 1, h, w).
-        images: The input (N, C, H, W).
-        upsample: ``"input"`` returns (N, C, H, W), each channel an equal part, so that the sum
-            over channels is the map and the sum over everything is unchanged.
-        sums: The map's sum is the meaning of the density's mean.
-    """
-    check_choice("upsample", upsample, (None, "input"))
-    if upsample == "input":
-        channels = images.shape[1]
-        density = resize_keeping_mean(density, (images.shape[2], images.shape[3])) / channels
-        density = density.expand(-1, channels, -1, -1)
-    cells = density.shape[2] * density.shape[3]
-    return (density / cells if sums else density).contiguous()
 
 
 def plain_arithmetic(images: Tensor) -> AbstractContextManager[object]:

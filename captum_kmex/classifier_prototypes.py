@@ -9,24 +9,18 @@ from torch import Tensor, nn
 
 from captum_kmex.activations import layer_name
 from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
-from captum_kmex.base import (
-    Forward,
-    Inputs,
-    Layer,
-    PrototypeAttribution,
-    check_choice,
-    check_inputs,
+from captum_kmex.base import Forward, Layer, PrototypeAttribution, logged, plain_arithmetic
+from captum_kmex.batches import class_pairs
+from captum_kmex.checks import Inputs, check_choice, check_inputs
+from captum_kmex.deployment import ExplainedModel
+from captum_kmex.deployment_parts import HeadEvidence
+from captum_kmex.evidence import (
     contrast_targets,
     explained_bias,
     explained_output,
     finish_map,
     head_evidence,
-    logged,
-    plain_arithmetic,
 )
-from captum_kmex.batches import class_pairs
-from captum_kmex.deployment import ExplainedModel
-from captum_kmex.deployment_parts import HeadEvidence
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.head import HeadSite, LinearHead, is_close
 from captum_kmex.targets import Target

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_kmex.activations import Recorder, feature_grid
+from captum_kmex.activations import Recorder
 from captum_kmex.bank import Codebook
 from captum_kmex.class_prototypes import ClassPrototypes
 from captum_kmex.exceptions import TargetError
+from captum_kmex.grids import feature_grid
 from captum_kmex.head import HeadSite, LinearHead
 from captum_kmex.interpolation import resize
 from captum_kmex.segments import class_scores, predicted_class

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from captum_kmex._version import __version__
 from captum_kmex.activations import layer_name
 from captum_kmex.bank import ModelFingerprint, PrototypeBank
-from captum_kmex.base import Inputs, Layer, PrototypeAttribution, check_choice
+from captum_kmex.base import Layer, PrototypeAttribution
 from captum_kmex.batches import Batch, IndexedBatches, Labels
 from captum_kmex.checkpoint import Checkpoint
+from captum_kmex.checks import Inputs, check_choice
 from captum_kmex.concepts import to_concepts
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.fit_options import FitOptions, Observation

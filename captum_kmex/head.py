@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from captum_kmex.activations import Call, Trace, feature_grid
+from captum_kmex.activations import Call, Trace
 from captum_kmex.exceptions import HeadNotFoundError
+from captum_kmex.grids import feature_grid
 
 __all__ = ["HeadSite", "LinearHead", "find_head"]
 

@@ -10,19 +10,12 @@ from torch import Tensor, nn
 from captum_kmex.activations import layer_name
 from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
 from captum_kmex.bank import Codebook, PrototypeBank
-from captum_kmex.base import (
-    Inputs,
-    Layer,
-    check_choice,
-    check_inputs,
-    contrast_targets,
-    finish_map,
-    logged,
-    plain_arithmetic,
-)
+from captum_kmex.base import Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch, Labels, class_pairs
+from captum_kmex.checks import Inputs, check_choice, check_inputs
 from captum_kmex.deployment import MarginModel
 from captum_kmex.deployment_parts import CentroidMargin
+from captum_kmex.evidence import contrast_targets, finish_map
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored

@@ -9,24 +9,20 @@ from torch import Tensor, nn
 
 from captum_kmex.activations import layer_name
 from captum_kmex.bank import PrototypeBank
-from captum_kmex.base import (
-    Forward,
-    Inputs,
-    Layer,
-    check_choice,
-    check_inputs,
+from captum_kmex.base import Forward, Layer, logged, plain_arithmetic
+from captum_kmex.batches import Batch
+from captum_kmex.checks import Inputs, check_choice, check_inputs
+from captum_kmex.composite import StackedBlocks, block_weights
+from captum_kmex.deployment import SegmentedModel
+from captum_kmex.deployment_parts import HeadEvidence, PixelAssignment, Vote
+from captum_kmex.evidence import (
+    carried_down,
     contrast_targets,
     explained_bias,
     explained_output,
     finish_map,
     head_evidence,
-    logged,
-    plain_arithmetic,
 )
-from captum_kmex.batches import Batch
-from captum_kmex.composite import StackedBlocks, block_weights, resize_keeping_mean
-from captum_kmex.deployment import SegmentedModel
-from captum_kmex.deployment_parts import HeadEvidence, PixelAssignment, Vote
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.explanation import Explanation
 from captum_kmex.fit_options import Observation
@@ -39,7 +35,7 @@ from captum_kmex.segmentation import (
     segment_by_image,
     segment_by_prototypes,
 )
-from captum_kmex.segments import class_scores, predicted_class, segment_means
+from captum_kmex.segments import class_scores, predicted_class
 from captum_kmex.targets import Target
 from captum_kmex.voting import VOTES, distance_scores
 
@@ -481,13 +477,13 @@ class LayerKMeansAttribution(FittedAttribution):
         self._check_restriction(options, explained)
         stack, start = self._stack(passed), start_of(passed.layers, options.depth)
         density = head_evidence(head, tap, explained, against, units)
-        segments: Segmentation | None = None
-        top = len(stack.blocks) - 1
-        for depth in range(top, start - 1, -1):
-            density = resize_keeping_mean(density, stack.suffix(depth).grid)
-            if depth < top or self.average_top:
-                segments = self._segment(stack, depth, explained, options)
-                density = segment_means(density, segments.labels, segments.count)
+
+        def segment(depth: int) -> Segmentation:
+            return self._segment(stack, depth, explained, options)
+
+        descent = carried_down([density], stack, start, self.average_top, segment)
+        for _, found, averaged in descent:
+            (density,), segments = found, averaged
         bias = explained_bias(head, explained, against)
         output = explained_output(passed.logits, explained, against)
         return Evidence(explained, against, density, segments, bias, output)

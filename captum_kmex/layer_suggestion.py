@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from captum_kmex.activations import Call, feature_grid, trace, unwrap
+from captum_kmex.activations import Call, trace, unwrap
+from captum_kmex.grids import feature_grid
 
 __all__ = ["LayerCandidate", "candidate_layers", "suggest_layers"]
 

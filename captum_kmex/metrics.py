@@ -9,7 +9,8 @@ import torch
 from captum.metrics import sensitivity_max as captum_sensitivity_max
 from torch import Tensor
 
-from captum_kmex.base import Inputs, PrototypeAttribution, check_inputs
+from captum_kmex.base import PrototypeAttribution
+from captum_kmex.checks import Inputs, check_inputs
 from captum_kmex.fitted import FittedAttribution
 
 __all__ = ["SurrogateScores", "sensitivity_max", "surrogate_scores"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from captum_kmex.bank import Codebook
-from captum_kmex.base import check_choice
+from captum_kmex.checks import check_choice
 from captum_kmex.composite import StackedBlocks
 from captum_kmex.image_clusters import cluster_image_rows
 from captum_kmex.packed import packed_prototypes

@@ -11,8 +11,9 @@ import torch
 from conftest import LAYERS, make_net
 from torch import nn
 
-from captum_kmex.activations import feature_grid, layer_name, trace, unwrap
+from captum_kmex.activations import layer_name, trace, unwrap
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
+from captum_kmex.grids import feature_grid
 
 
 def hook_count(model: nn.Module) -> int:

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
-from captum_kmex.base import check_choice
+from captum_kmex.checks import check_choice
 from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.ledgers import class_name
 

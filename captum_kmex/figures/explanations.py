@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 
-from captum_kmex.base import check_choice
+from captum_kmex.checks import check_choice
 from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.ledgers import class_name, draw_ledger
 from captum_kmex.figures.panels import density, draw_map, draw_scale, draw_segments, evidence_scale

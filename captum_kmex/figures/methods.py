@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from captum_kmex.base import check_choice
+from captum_kmex.checks import check_choice
 from captum_kmex.figures.colors import DIVERGING
 from captum_kmex.figures.panels import density, draw_map, draw_scale, panel_scales
 from captum_kmex.figures.pictures import (

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from captum_kmex.base import check_choice
+from captum_kmex.checks import check_choice
 from captum_kmex.figures.colors import DIVERGING, segment_colors
 from captum_kmex.figures.pictures import Picture, bare
 from captum_kmex.ledger import LedgerRow

@@ -12,19 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_kmex.base import (
-    Forward,
-    check_inputs,
+from captum_kmex.base import Forward, plain_arithmetic
+from captum_kmex.checks import check_inputs
+from captum_kmex.evidence import (
+    carried_down,
     explained_bias,
     explained_output,
     finish_map,
     head_evidence,
-    plain_arithmetic,
 )
-from captum_kmex.composite import resize_keeping_mean
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
-from captum_kmex.segmentation import SegmentOptions
-from captum_kmex.segments import segment_means, segment_sums
+from captum_kmex.segmentation import Segmentation, SegmentOptions
+from captum_kmex.segments import segment_sums
 
 __all__ = ["BatchEvidence", "DepthEvidence", "explain_batch"]
 
@@ -108,18 +107,19 @@ def _carried_down(
     attribution: LayerKMeansAttribution, passed: Forward, densities: list[Tensor], inputs: Tensor
 ) -> Iterator[DepthEvidence]:
     """Yield the depths from the deepest layer to all of them, each from the one before."""
-    stack, top = attribution._stack(passed), len(passed.layers) - 1
-    for depth in range(top, -1, -1):
-        found = attribution._segment(stack, depth, passed.logits.argmax(1), SegmentOptions())
-        densities = [resize_keeping_mean(d, stack.suffix(depth).grid) for d in densities]
-        is_flat = depth < top or attribution.average_top
-        if is_flat:
-            densities = [segment_means(d, found.labels, found.count) for d in densities]
-        maps = [finish_map(density, inputs, None, sums=True) for density in densities]
+    stack, predicted = attribution._stack(passed), passed.logits.argmax(1)
+
+    def segment(depth: int) -> Segmentation:
+        return attribution._segment(stack, depth, predicted, SegmentOptions())
+
+    descent = carried_down(densities, stack, 0, attribution.average_top, segment)
+    for depth, found, averaged in descent:
+        segments = averaged or segment(depth)
+        maps = [finish_map(density, inputs, None, sums=True) for density in found]
         vote = None
         if attribution.is_fitted:
-            vote = attribution._vote(stack, depth, passed.logits, found).prediction.cpu()
-        yield _depth(maps, found.labels, found.count, is_flat, vote)
+            vote = attribution._vote(stack, depth, passed.logits, segments).prediction.cpu()
+        yield _depth(maps, segments.labels, segments.count, averaged is not None, vote)
 
 
 def _depth(
