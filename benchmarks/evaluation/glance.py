@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from benchmarks.evaluation.measure import Column, Measure
-from benchmarks.evaluation.summary import Row
+from benchmarks.evaluation.summary import Estimate, Row
 
 __all__ = ["render_glance"]
 
@@ -16,6 +16,7 @@ _METHODS = (
     "TCAV (B234 prototypes)", "Part prototypes (K=5)", "ProtoPNet", "ProtoVAE",
 )  # fmt: skip
 _CONTROLS = ("SLIC 100 + CAM", "Permuted B234 segments + CAM", "Random map")
+_FEW = 8  # a mean of fewer than one in so many images is left out
 _COLUMNS = {
     "pointing game": ("localisation", "pointing"),
     "relevance rank": ("localisation", "rank"),
@@ -39,11 +40,12 @@ def render_glance(
         measures: The measures, for the columns' better ends and units.
         titles: Titles of the tasks by name, in the order of the tables.
     """
-    means: dict[tuple[str, str], dict[str, float]] = {}  # by task and column, then method
+    estimates: dict[tuple[str, str], dict[str, Estimate]] = {}  # by task and column, then method
     for row in rows:
         for title, (measure, key) in _COLUMNS.items():
             if row.measure == measure and key in row.estimates:
-                means.setdefault((row.task, title), {})[row.method] = row.estimates[key].mean
+                estimates.setdefault((row.task, title), {})[row.method] = row.estimates[key]
+    means = {place: _means(found) for place, found in estimates.items()}
     tables = []
     for task, name in titles.items():
         found = {title: means[task, title] for title in _COLUMNS if (task, title) in means}
@@ -51,6 +53,12 @@ def render_glance(
         if found:
             tables.append(f"### {name}\n\n{_table(found, columns)}")
     return "\n\n".join(tables)
+
+
+def _means(found: Mapping[str, Estimate]) -> dict[str, float]:
+    """Return the means, without those of methods so slow that they explained few images."""
+    most = max(estimate.n_values for estimate in found.values())
+    return {name: e.mean for name, e in found.items() if e.n_values * _FEW >= most}
 
 
 def _table(found: Mapping[str, Mapping[str, float]], columns: Mapping[str, Column]) -> str:

@@ -45,7 +45,7 @@ PRESETS = {
         Preset(
             "full",
             ("mnist", "fashion_mnist", "parts", "photographs"),
-            64, 24, 10, 3_000, 2_000, (0, 1), 400,
+            64, 24, 10, 3_000, 2_000, (0, 1), 3_000,
         ),
     )
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,14 +121,23 @@ def _estimate(seeds: list[list[float | None]], n_bootstrap: int) -> Estimate | N
 
 
 def _interval(table: NDArray[np.float64], n_bootstrap: int) -> tuple[float, float]:
-    rng = np.random.default_rng(0)
-    n_seeds, n_values = table.shape
     known = ~np.isnan(table)
     values = np.where(known, table, 0.0)
-    images = rng.multinomial(n_values, np.full(n_values, 1 / n_values), n_bootstrap)
-    chosen = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), n_bootstrap)
+    chosen, images = _resamples(*table.shape, n_bootstrap)
     totals = (images * (chosen @ known)).sum(1)
     sums = (images * (chosen @ values)).sum(1)
     means = sums[totals > 0] / totals[totals > 0]
     low, high = np.quantile(means, [0.025, 0.975]) if len(means) else (math.nan, math.nan)
     return float(low), float(high)
+
+
+@lru_cache(maxsize=8)
+def _resamples(
+    n_seeds: int, n_values: int, n_bootstrap: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how often each seed (B, S) and each value (B, n) is drawn: all tables alike."""
+    rng = np.random.default_rng(0)
+    seeds, values = (
+        rng.multinomial(n, np.full(n, 1 / n), n_bootstrap) for n in (n_seeds, n_values)
+    )
+    return seeds, values

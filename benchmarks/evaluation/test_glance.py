@@ -35,6 +35,18 @@ def test_the_best_that_is_no_control_is_bold_and_what_was_not_run_is_left_out() 
     assert render_glance([], find_measures(), {"task": "Task"}) == ""
 
 
+def test_a_mean_of_few_images_is_left_out() -> None:
+    rows = [
+        Row("task", name, "localisation", {"pointing": Estimate(0.5, 0.4, 0.6, count, 1)})
+        for name, count in (("Grad-CAM", 64), ("Occlusion", 8), ("ACE", 7))
+    ]
+    table = render_glance(rows, find_measures(), {"task": "Task"})
+    assert [line.split(" | ")[0] for line in table.splitlines()[4:]] == [
+        "| Grad-CAM",
+        "| Occlusion",
+    ]
+
+
 def test_what_it_shows_exists() -> None:
     measures = find_measures()
     assert {*glance._METHODS, *glance._CONTROLS} <= {*find_methods()}
