@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.evaluation.cells import Cell
 from benchmarks.evaluation.comparison import render_comparison
@@ -67,7 +68,7 @@ def write_report(folder: Path, preset: Preset, results: Path, page: Path) -> Non
     results.write_text(json.dumps(found, indent=1) + "\n")
     images = image_folder(page)
     figures = {p.stem: p.relative_to(page.parent) for p in draw(rows, measures, methods, images)}
-    parts = ["\n".join(_head(run, preset)), *_glance(rows, run)]
+    parts = ["\n".join(_head(run, preset, results)), *_glance(rows, run)]
     parts += [*_comparisons(run, preset), *_paper_figures(page)]
     page.write_text(render(rows, measures, methods, run.titles, figures, "\n\n".join(parts)))
 
@@ -86,7 +87,9 @@ def _paper_figures(page: Path) -> Iterator[str]:
         yield f"![{path.stem}]({path.relative_to(page.parent)})"
 
 
-def _head(run: _Run, preset: Preset) -> Iterator[str]:
+def _head(run: _Run, preset: Preset, results: Path) -> Iterator[str]:
+    found: dict[str, Any] = environment()
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     seeds = ", ".join(map(str, preset.seeds))
     yield f"# Benchmark: preset {preset.name}\n"
     yield (
@@ -95,7 +98,8 @@ def _head(run: _Run, preset: Preset) -> Iterator[str]:
         f"removed; seeds {seeds} for methods that depend on one. In brackets stand 95 % "
         "bootstrap intervals over images and seeds. Arrows say which end is better; the best of a "
         "column is bold. Maps of all methods are brought to the images' size bilinearly. The "
-        "explained class is the one that the network predicts.\n"
+        "explained class is the one that the network predicts. Every number is in "
+        f"`{results.name}`. Threads {found['threads']}; {versions}.\n"
     )
     yield from (f"- {title}: {note}" for title, notes in run.notes.items() for note in notes)
     yield from (f"- {name} did not run: {reason}" for name, reason in run.absent.items())

@@ -19,9 +19,9 @@ def perturbed_sample(answers: Answers) -> Sample:
 
 
 def n_perturbed(answers: Answers) -> int:
-    """Return how many images that are at most: the preset's, half for a heavy network."""
+    """Return how many images that are at most: the preset's, a quarter for a heavy network."""
     count = answers.preset.n_perturbed
-    return count if answers.task.weight < _HEAVY else max(2, count // 2)
+    return count if answers.task.weight < _HEAVY else max(2, count // 4)
 
 
 def n_steps(answers: Answers) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from benchmarks.methods._ace_clusters import Discovery, discover, scales
 from benchmarks.methods._concept_images import ConceptImages, class_images, training_images
 from benchmarks.methods._superpixels import cut_out, embed, superpixels
 
-__all__ = ["ACE_PASSES", "AceConcepts"]
+__all__ = ["ACE_PASSES", "AceConcepts", "ace_concepts"]
 
 ACE_PASSES = 30.0  # every superpixel of an image is a forward pass
 _N_IMAGES, _FEW = 20, 10  # discovery images of a class; 50 in the paper
@@ -90,3 +92,9 @@ class AceConcepts:
         numbers = torch.full((len(found.centres),), len(self.classes))
         numbers[found.kept] = start + torch.arange(len(found.kept))
         return numbers
+
+
+@lru_cache(maxsize=4)
+def ace_concepts(task: Task, seed: int, n_clusters: int | None = None) -> AceConcepts:
+    """Return the concepts of a task, once for ACE and for TCAV on them."""
+    return AceConcepts(task, seed, n_clusters)

@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 from benchmarks.evaluation.method import ConceptMaps, Method
 from benchmarks.evaluation.task import Task
 from benchmarks.methods._ace_clusters import scales
-from benchmarks.methods._ace_concepts import ACE_PASSES, AceConcepts
+from benchmarks.methods._ace_concepts import ACE_PASSES, ace_concepts
 from benchmarks.methods._concept_scores import score_concepts
 
 __all__ = ["METHODS"]
@@ -39,7 +39,7 @@ class Ace(Method):
         self._n_clusters = n_clusters
 
     def fit(self, task: Task, seed: int) -> None:
-        self._found = found = AceConcepts(task, seed, self._n_clusters)
+        self._found = found = ace_concepts(task, seed, self._n_clusters)
         concepts = found.concept_images()
         test = score_concepts(
             task.model,

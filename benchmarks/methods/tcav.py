@@ -12,7 +12,7 @@ from torch.nn.functional import one_hot
 
 from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
 from benchmarks.evaluation.task import Task
-from benchmarks.methods._ace_concepts import ACE_PASSES, AceConcepts
+from benchmarks.methods._ace_concepts import ACE_PASSES, ace_concepts
 from benchmarks.methods._concept_images import ConceptImages, class_images, training_images
 from benchmarks.methods._concept_scores import ConceptTested, score_concepts
 from benchmarks.methods._fitted import N_PATCHES, fitted
@@ -98,7 +98,7 @@ def _random(task: Task, seed: int) -> ConceptImages:
 
 
 def _clusters(task: Task, seed: int) -> ConceptImages:
-    return AceConcepts(task, seed).concept_images()
+    return ace_concepts(task, seed).concept_images()
 
 
 def _random_patches(task: Task, count: int, seed: int) -> list[Tensor]:
