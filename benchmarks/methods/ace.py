@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from benchmarks.evaluation.method import ConceptMaps, Method
 from benchmarks.evaluation.task import Task
 from benchmarks.methods._ace_clusters import scales
 from benchmarks.methods._ace_concepts import ACE_PASSES, ace_concepts
+from benchmarks.methods._concept_images import ConceptImages
 from benchmarks.methods._concept_scores import score_concepts
+from benchmarks.methods.tcav import Tcav
 
 __all__ = ["METHODS"]
 
@@ -80,4 +83,12 @@ class Ace(Method):
         return self._places[self._found.by_class(inputs, count, classes)]
 
 
-METHODS: dict[str, Callable[[], Method]] = {"ACE": Ace}
+def _clusters(task: Task, seed: int) -> ConceptImages:
+    return ace_concepts(task, seed).concept_images()
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "ACE": Ace,
+    # here, and not with TCAV's others: one process then runs both and discovers once
+    "TCAV (ACE clusters)": partial(Tcav, _clusters, ACE_PASSES),
+}

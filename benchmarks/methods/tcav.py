@@ -1,4 +1,4 @@
-"""TCAV on three kinds of concepts: our prototypes, ACE's clusters, and random patches."""
+"""TCAV on concepts of two kinds, our prototypes and random patches; ACE's are in ``ace.py``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from torch.nn.functional import one_hot
 
 from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
 from benchmarks.evaluation.task import Task
-from benchmarks.methods._ace_concepts import ACE_PASSES, ace_concepts
 from benchmarks.methods._concept_images import ConceptImages, class_images, training_images
 from benchmarks.methods._concept_scores import ConceptTested, score_concepts
 from benchmarks.methods._fitted import N_PATCHES, fitted
 from captum_kmex.concepts import random_concept, to_concepts
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "Tcav"]
 
 _N_IMAGES = 20  # of each class, whose gradients are taken
 _N_EXAMPLES = N_PATCHES  # images of a concept
@@ -97,10 +96,6 @@ def _random(task: Task, seed: int) -> ConceptImages:
     return ConceptImages(sets[_N_CONTROLS:], classes, sets[:_N_CONTROLS])
 
 
-def _clusters(task: Task, seed: int) -> ConceptImages:
-    return ace_concepts(task, seed).concept_images()
-
-
 def _random_patches(task: Task, count: int, seed: int) -> list[Tensor]:
     data = training_images(task)
     seeds = range(1000 * seed, 1000 * seed + count)
@@ -115,6 +110,5 @@ def _images(concept: Concept) -> Tensor:
 METHODS: dict[str, Callable[[], Method]] = {
     "TCAV (B4 prototypes)": partial(Tcav, partial(_prototypes, 1)),
     "TCAV (B234 prototypes)": partial(Tcav, partial(_prototypes, 3)),
-    "TCAV (ACE clusters)": partial(Tcav, _clusters, ACE_PASSES),
     "TCAV (random patches)": partial(Tcav, _random),
 }
