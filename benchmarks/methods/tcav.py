@@ -17,7 +17,7 @@ from benchmarks.methods._concept_scores import ConceptTested, score_concepts
 from benchmarks.methods._fitted import N_PATCHES, fitted
 from captum_kmex.concepts import random_concept, to_concepts
 
-__all__ = ["METHODS", "Tcav"]
+__all__ = ["METHODS"]
 
 _N_IMAGES = 20  # of each class, whose gradients are taken
 _N_EXAMPLES = N_PATCHES  # images of a concept
