@@ -94,9 +94,10 @@ def _head(run: _Run, preset: Preset, results: Path) -> Iterator[str]:
     yield f"# Benchmark: preset {preset.name}\n"
     yield (
         f"Made by `python -m benchmarks.run --preset {preset.name}`: at most "
-        f"{preset.n_images} test images a task are explained, of {preset.n_perturbed} pixels are "
-        f"removed; seeds {seeds} for methods that depend on one. In brackets stand 95 % "
-        "bootstrap intervals over images and seeds. Arrows say which end is better; the best of a "
+        f"{preset.n_images} test images a task are explained, and pixels are removed from at most "
+        f"{preset.n_perturbed} of them, a quarter of that for photographs; seeds {seeds} "
+        "for methods that depend on one. In brackets stand 95 % bootstrap intervals over images "
+        "and seeds. Arrows say which end is better; the best of a "
         "column is bold. Maps of all methods are brought to the images' size bilinearly. The "
         "explained class is the one that the network predicts. Every number is in "
         f"`{results.name}`. Threads {found['threads']}; {versions}.\n"
