@@ -75,7 +75,8 @@ def _table(found: Mapping[str, Mapping[str, float]], columns: Mapping[str, Colum
 def _cell(means: Mapping[str, float], method: str, column: Column) -> str:
     if method not in means:
         return ""
-    texts = {name: f"{100 * m:.1f}" if column.percent else f"{m:.2f}" for name, m in means.items()}
+    scale, digits = (100, 1) if column.percent else (1, 2)
+    texts = {m: f"{round(scale * x, digits) + 0.0:.{digits}f}" for m, x in means.items()}
     rivals = [name for name in _METHODS if name in means]
     if method not in rivals:
         return texts[method]
