@@ -41,7 +41,7 @@ PRESETS = {
     preset.name: preset
     for preset in (
         Preset("test", ("mnist",), 6, 3, 4, 220, 100, (0, 1), 30, 50),
-        Preset("quick", ("mnist", "parts"), 24, 8, 6, 300, 200, (0,), 60),
+        Preset("quick", ("mnist", "parts"), 24, 8, 6, 250, 200, (0,), 60),
         Preset(
             "full",
             ("mnist", "fashion_mnist", "parts", "photographs"),
