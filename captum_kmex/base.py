@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 from captum.attr import LayerAttribution
@@ -23,7 +23,6 @@ from captum_kmex.preparation import Preparation, channels_last
 __all__ = ["HEAD_TAIL", "Forward", "Layer", "PrototypeAttribution", "logged", "plain_arithmetic"]
 
 Layer = str | nn.Module
-Units = Literal["logit", "alignment"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Attribution = TypeVar("_Attribution", bound="PrototypeAttribution")

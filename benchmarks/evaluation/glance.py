@@ -46,10 +46,10 @@ def render_glance(
             if row.measure == measure and key in row.estimates:
                 estimates.setdefault((row.task, title), {})[row.method] = row.estimates[key]
     means = {place: _means(found) for place, found in estimates.items()}
+    columns = {title: measures[m].columns[k] for title, (m, k) in _COLUMNS.items()}
     tables = []
     for task, name in titles.items():
         found = {title: means[task, title] for title in _COLUMNS if (task, title) in means}
-        columns = {title: measures[m].columns[k] for title, (m, k) in _COLUMNS.items()}
         if found:
             tables.append(f"### {name}\n\n{_table(found, columns)}")
     return "\n\n".join(tables)

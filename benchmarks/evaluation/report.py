@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from benchmarks.evaluation.cells import Cell
 from benchmarks.evaluation.comparison import render_comparison
 from benchmarks.evaluation.figures import draw
 from benchmarks.evaluation.glance import render_glance
+from benchmarks.evaluation.measure import Measure
 from benchmarks.evaluation.page import render
 from benchmarks.evaluation.plugins import find_measures, find_methods, find_tasks
 from benchmarks.evaluation.presets import Preset
@@ -68,7 +69,7 @@ def write_report(folder: Path, preset: Preset, results: Path, page: Path) -> Non
     results.write_text(json.dumps(found, indent=1) + "\n")
     images = image_folder(page)
     figures = {p.stem: p.relative_to(page.parent) for p in draw(rows, measures, methods, images)}
-    parts = ["\n".join(_head(run, preset, results)), *_glance(rows, run)]
+    parts = ["\n".join(_head(run, preset, results)), *_glance(rows, measures, run)]
     parts += [*_comparisons(run, preset), *_paper_figures(page)]
     page.write_text(render(rows, measures, methods, run.titles, figures, "\n\n".join(parts)))
 
@@ -106,8 +107,8 @@ def _head(run: _Run, preset: Preset, results: Path) -> Iterator[str]:
     yield from (f"- {name} did not run: {reason}" for name, reason in run.absent.items())
 
 
-def _glance(rows: list[Row], run: _Run) -> Iterator[str]:
-    if tables := render_glance(rows, find_measures(), run.titles):
+def _glance(rows: list[Row], measures: Mapping[str, Measure], run: _Run) -> Iterator[str]:
+    if tables := render_glance(rows, measures, run.titles):
         yield "## At a glance"
         yield (
             "Means of the best-known methods, in per cent but for agreement and seconds; the best "
