@@ -5,19 +5,25 @@ from __future__ import annotations
 import difflib
 import threading
 import warnings
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
-from captum_kmex.grids import feature_grid
+from captum_kmex.model.calls import Call, CallLog
+from captum_kmex.model.layout import (
+    ChannelAxis,
+    LayoutClues,
+    feature_grid,
+    gives_clues,
+    has_plain_layout,
+    works_on_last,
+)
 
 __all__ = [
-    "Call",
     "Recorder",
     "Trace",
     "layer_name",
@@ -33,23 +39,6 @@ _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Call:
-    """One module's call, as the forward pass made it.
-
-    Attributes:
-        name: Module name in the unwrapped model.
-        module: The module itself.
-        input: First tensor argument, or ``None``.
-        output: First output tensor, or ``None``.
-    """
-
-    name: str
-    module: nn.Module
-    input: Tensor | None
-    output: Tensor | None
-
-
-@dataclass(frozen=True)
 class Trace:
     """What one forward pass left behind.
 
@@ -57,9 +46,14 @@ class Trace:
         logits: Float tensor (N, J), the model's output.
         features: Layer name to its output, float tensor (N, D, H, W), detached copies.
         entering: Layer name to its input, likewise.
-        order: Names of the recorded modules in the order in which they last finished.
+        order: Names of the recorded modules in the order in which they first finished.
         dtype: The coarsest floating-point type among the records and the output.
+        size: Height and width of the input.
+        axes: Layer name to the dimension of its channels; of its input, if that was recorded.
+        tap_axis: The same of the tap.
         calls: The last module calls in order of completion (empty unless asked for).
+        taps: Module name to the map (N, D, H, W) of its last call: of ``tap``, and of some of
+            the last modules where calls were asked for.
     """
 
     logits: Tensor
@@ -67,7 +61,11 @@ class Trace:
     entering: dict[str, Tensor]
     order: tuple[str, ...]
     dtype: torch.dtype
+    size: tuple[int, int]
+    axes: dict[str, ChannelAxis]
+    tap_axis: ChannelAxis = 1
     calls: tuple[Call, ...] = ()
+    taps: dict[str, Tensor] = field(default_factory=dict)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -134,6 +132,9 @@ def trace(
     tap: str | None = None,
     additional_forward_args: tuple[object, ...] = (),
     tail: int = 0,
+    watched: Collection[str] | None = None,
+    with_moments: bool = True,
+    axes: Mapping[str, ChannelAxis] | None = None,
 ) -> Trace:
     """Run the model once and return its logits and the named layers' activations.
 
@@ -143,32 +144,43 @@ def trace(
     Args:
         model: The unwrapped model.
         inputs: Positional tensors, the image batch (N, C, H, W) first.
-        layers: Modules whose output is recorded.
-        entering: Modules whose input is recorded.
-        tap: One more module whose output is recorded, not of the user's choosing.
+        layers: Modules whose output is recorded, at their first call.
+        entering: Modules whose input is recorded, at their first call.
+        tap: One more module whose output is recorded, at its last call, not of the user's
+            choosing.
         additional_forward_args: Further positional arguments.
         tail: Number of last module calls to record, for the search of the head.
+        watched: Names of the modules whose calls are recorded; all if ``None``.
+        with_moments: Record moments of the calls' maps, not their shapes alone.
+        axes: Dimension of the channels of layers, where it is known.
 
     Raises:
         ValueError: A layer never ran, has no grid, or holds NaN or Inf; or the output is
             not (N, J) logits.
     """
     size = (inputs[0].shape[-2], inputs[0].shape[-1])
-    outputs = layers if tap is None or tap in layers else [*layers, tap]
-    recorder = Recorder(outputs, entering, tail)
-    with _evaluation(model), recorder.attached(model), torch.no_grad():
+    recorder = Recorder(layers, entering, tap, axes)
+    log = CallLog(size, tail, with_moments) if tail else None
+    with _evaluation(model), recorder.attached(model, log, watched), torch.no_grad():
         # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
         output = model._call_impl(*inputs, *additional_forward_args)
-    features = {name: _grid(recorder, recorder.outputs, name, size) for name in outputs}
-    entered = {name: _grid(recorder, recorder.inputs, name, size) for name in entering}
+    features = {name: recorder.output_grid(name, size) for name in layers}
+    entered = {name: recorder.input_grid(name, size) for name in entering}
+    taps = {} if log is None else dict(log.recent)
+    if tap is not None:
+        taps[tap] = recorder.tap_grid(size)
     _warn_repeated([*layers, *entering], recorder.counts)
     return Trace(
         logits=_logits(output, inputs[0]),
         features=features,
         entering=entered,
-        order=tuple(recorder.order),
-        calls=tuple(recorder.calls),
+        order=tuple(recorder.counts),
         dtype=coarser(recorder.dtype, output.dtype),
+        size=size,
+        axes=recorder.axes | recorder.entering_axes,
+        tap_axis=recorder.tap_axis,
+        calls=() if log is None else tuple(log.calls),
+        taps=taps,
     )
 
 
@@ -178,71 +190,178 @@ class Recorder:
     Args:
         layers: Modules whose output is recorded, in ``outputs``.
         entering: Modules whose input is recorded, in ``inputs``.
-        tail: Number of last module calls to record, in ``calls``.
+        tap: Module whose output at its last call is recorded, in ``tap_output``.
+        axes: Dimension of the channels of layers, where it is known; the others' is found.
     """
 
-    def __init__(self, layers: Sequence[str], entering: Sequence[str] = (), tail: int = 0) -> None:
-        self.layers, self.entering = frozenset(layers), frozenset(entering)
+    def __init__(
+        self,
+        layers: Sequence[str],
+        entering: Sequence[str] = (),
+        tap: str | None = None,
+        axes: Mapping[str, ChannelAxis] | None = None,
+    ) -> None:
+        self.layers, self.entering, self.tap = frozenset(layers), frozenset(entering), tap
         self.outputs: dict[str, Tensor | None] = {}
         self.inputs: dict[str, Tensor | None] = {}
+        self.tap_output: Tensor | None = None
         self.counts: dict[str, int] = {}
-        self.order: dict[str, None] = {}
-        self.modules: dict[str, nn.Module] = {}
+        self.axes: dict[str, ChannelAxis] = {}
+        self.entering_axes: dict[str, ChannelAxis] = {}
+        self.tap_axis: ChannelAxis = 1
         self.dtype = torch.float64
-        self.calls: deque[Call] = deque(maxlen=tail)
-        self.thread = threading.get_ident()
+        self._known = dict(axes or {})
+        self._clues = LayoutClues()
+        self._entered: list[ChannelAxis] = []
+        self._thread = threading.get_ident()
 
     @contextmanager
-    def attached(self, model: nn.Module) -> Iterator[None]:
-        """Record what this thread runs of a model for the duration."""
+    def attached(
+        self, model: nn.Module, log: CallLog | None = None, watched: Collection[str] | None = None
+    ) -> Iterator[None]:
+        """Record what this thread runs of a model for the duration, in a log its calls too."""
+        asked = self.layers | self.entering | ({self.tap} if self.tap is not None else set())
+        searches = log is not None and watched is None
         with ExitStack() as stack:
-            for name in self.layers | self.entering:
-                module = self.modules[name] = model.get_submodule(name)
+            if searches or not _have_plain_layout(model, asked - self._known.keys()):
+                for module in filter(gives_clues, model.modules()):
+                    stack.callback(module.register_forward_hook(self._clue()).remove)
+            for name in asked:
+                module = model.get_submodule(name)
                 if name in self.entering:
                     before = module.register_forward_pre_hook(self._before(name), with_kwargs=True)
                     stack.callback(before.remove)
                 stack.callback(module.register_forward_hook(self._after(name)).remove)
-            for name, module in model.named_modules() if self.calls.maxlen else ():
-                if name:
-                    stack.callback(module.register_forward_hook(self._last(name)).remove)
+            for name, module in model.named_modules() if log is not None else ():
+                if name and (watched is None or name in watched):
+                    stack.callback(module.register_forward_pre_hook(self._enter()).remove)
+                    stack.callback(module.register_forward_hook(self._call(name, log)).remove)
             yield
+
+    def output_grid(self, name: str, size: tuple[int, int]) -> Tensor:
+        """Return a layer's output as a map (N, D, H, W).
+
+        Args:
+            name: One of the layers.
+            size: Height and width of the model's input.
+
+        Raises:
+            ValueError: It never ran, returned no tensor, has no grid, or holds NaN or Inf.
+        """
+        return self._checked(self.outputs.get(name), name, size, self.axes.get(name, 1))
+
+    def input_grid(self, name: str, size: tuple[int, int]) -> Tensor:
+        """Return a layer's input as a map; errors are those of ``output_grid``."""
+        return self._checked(self.inputs.get(name), name, size, self.entering_axes.get(name, 1))
+
+    def tap_grid(self, size: tuple[int, int]) -> Tensor:
+        """Return the tap as a map (N, D, H, W); errors are those of ``output_grid``."""
+        return self._checked(self.tap_output, str(self.tap), size, self.tap_axis)
+
+    def _checked(
+        self, record: Tensor | None, name: str, size: tuple[int, int], axis: ChannelAxis
+    ) -> Tensor:
+        if name not in self.counts:
+            raise ValueError(
+                f"layer {name!r} did not run in the forward pass; choose a layer that the model "
+                "calls as a module"
+            )
+        if record is None:
+            raise ValueError(f"layer {name!r} returned no tensor; choose a layer that returns one")
+        if not is_finite(record):
+            raise ValueError(
+                f"layer {name!r} holds NaN or Inf; check the inputs and the model's weights, or "
+                "run in a wider dtype"
+            )
+        return feature_grid(record, size, name, axis).contiguous()
 
     def _before(self, name: str):  # type: ignore[no-untyped-def]  # torch types hooks loosely
         def hook(_: nn.Module, args: object, kwargs: dict[str, object]) -> None:
-            if threading.get_ident() == self.thread:
-                self.inputs[name] = self._copy(args if args else tuple(kwargs.values()))
+            if threading.get_ident() == self._thread and name not in self.inputs:
+                value = first_tensor(args if args else tuple(kwargs.values()))
+                self.inputs[name] = self._copy(value)
+                self.entering_axes[name] = self._axis(name, value)
 
         return hook
 
     def _after(self, name: str):  # type: ignore[no-untyped-def]  # torch types hooks loosely
         def hook(_: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
-            if threading.get_ident() == self.thread:
-                self.counts[name] = self.counts.get(name, 0) + 1
-                self.order.pop(name, None)
-                self.order[name] = None
-                if name in self.layers:
-                    self.outputs[name] = self._copy(output)
+            if threading.get_ident() != self._thread:
+                return
+            self.counts[name] = self.counts.get(name, 0) + 1
+            value, is_new = first_tensor(output), name in self.layers and name not in self.outputs
+            if is_new:
+                self.outputs[name] = self._copy(value)
+                self.axes[name] = self._axis(name, value)
+            if name == self.tap:
+                self.tap_output = self.outputs[name] if is_new else self._copy(value)
+                self.tap_axis = self._axis(name, value)
 
         return hook
 
-    def _last(self, name: str):  # type: ignore[no-untyped-def]  # torch types hooks loosely
+    def _clue(self) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
+            if threading.get_ident() == self._thread and isinstance(output, Tensor):
+                self._clues.take(module, output)
+
+        return hook
+
+    def _enter(self) -> Callable[[nn.Module, object], None]:
+        def hook(_: nn.Module, args: object) -> None:
+            if threading.get_ident() == self._thread:
+                self._entered.append(self._axis("", first_tensor(args)))
+
+        return hook
+
+    def _call(self, name: str, log: CallLog | None):  # type: ignore[no-untyped-def]  # as above
         def hook(module: nn.Module, args: object, output: object) -> None:
-            if threading.get_ident() == self.thread:
-                self.calls.append(Call(name, module, self._copy(args), self._copy(output)))
+            if threading.get_ident() == self._thread and log is not None:
+                entered, left = first_tensor(args), first_tensor(output)
+                self._note_dtype(left)
+                axes = (self._entered.pop(), self._axis(name, left))
+                log.add(name, module, (entered, left), axes)
 
         return hook
 
-    def _copy(self, value: object) -> Tensor | None:
-        """Clone the first tensor: an in-place ReLU would overwrite the record (captum #156)."""
-        if isinstance(value, (tuple, list)):
-            value = next((item for item in value if isinstance(item, Tensor)), None)
-        if not isinstance(value, Tensor):
+    def _axis(self, name: str, value: Tensor | None) -> ChannelAxis:
+        if name in self._known or value is None:
+            return self._known.get(name, 1)
+        return self._clues.axis(value)
+
+    def _copy(self, value: Tensor | None) -> Tensor | None:
+        """Clone a tensor: an in-place ReLU would overwrite the record (captum #156)."""
+        if value is None:
             return None
-        if value.is_floating_point():
-            self.dtype = coarser(self.dtype, value.dtype)
+        self._note_dtype(value)
         wide = torch.float64 if value.dtype == torch.float64 else torch.float32
         # one pass over channels-last maps, which would be copied again later
         return value.detach().to(wide, copy=True, memory_format=torch.contiguous_format)
+
+    def _note_dtype(self, value: Tensor | None) -> None:
+        if value is not None and value.is_floating_point():
+            self.dtype = coarser(self.dtype, value.dtype)
+
+
+def _have_plain_layout(model: nn.Module, layers: Collection[str]) -> bool:
+    """Whether layers have channels in dimension 1 by what they are made of alone."""
+    return all(has_plain_layout(model.get_submodule(name)) for name in layers) or not any(
+        map(works_on_last, model.modules())
+    )
+
+
+def first_tensor(value: object) -> Tensor | None:
+    """Return a tensor, or the first one of a tuple or list, or ``None``."""
+    if isinstance(value, (tuple, list)):
+        value = next((item for item in value if isinstance(item, Tensor)), None)
+    return value if isinstance(value, Tensor) else None
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor Inf; needs no memory, and no sum that overflows."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    low, high = tensor.aminmax()
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def own_hooks(module: nn.Module, kind: str) -> dict[int, object]:
@@ -300,30 +419,11 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
                     module.training = True
 
 
-def _grid(
-    recorder: Recorder, records: dict[str, Tensor | None], name: str, size: tuple[int, int]
-) -> Tensor:
-    if name not in recorder.counts:
-        raise ValueError(
-            f"layer {name!r} did not run in the forward pass; choose a layer that the model "
-            "calls as a module"
-        )
-    record = records[name]
-    if record is None:
-        raise ValueError(f"layer {name!r} returned no tensor; choose a layer that returns one")
-    if not torch.isfinite(record.sum()):
-        raise ValueError(
-            f"layer {name!r} holds NaN or Inf; check the inputs and the model's weights, or "
-            "run in a wider dtype"
-        )
-    return feature_grid(record, size, name, recorder.modules[name]).contiguous()
-
-
 def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
     for name in layers:
         if counts[name] > 1:
             warnings.warn(
-                f"layer {name!r} ran {counts[name]} times in one forward pass; its last call "
+                f"layer {name!r} ran {counts[name]} times in one forward pass; its first call "
                 "is used (give the module before or after it to choose another)",
                 LayerCallWarning,
                 stacklevel=6,
@@ -339,6 +439,6 @@ def _logits(output: object, images: Tensor) -> Tensor:
             f"the model must return logits (N, J) for {len(images)} images; got {got}. Wrap "
             "it in a module that returns the logits"
         )
-    if not torch.isfinite(output.sum()):
+    if not is_finite(output):
         raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
     return output.detach().to(torch.float64 if output.dtype == torch.float64 else torch.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import ParamSpec, TypeVar, cast
 
 import torch
@@ -14,10 +15,18 @@ from torch import Tensor, nn
 
 from captum_kmex.activations import Trace, layer_name, trace, unwrap
 from captum_kmex.batches import IndexedBatches
+from captum_kmex.checks import check_choice
 from captum_kmex.deployment_parts import ModelReader
 from captum_kmex.exceptions import HeadNotFoundError
-from captum_kmex.grids import feature_grid
-from captum_kmex.head import HeadSite, LinearHead, find_head, is_close, linear_head
+from captum_kmex.head import (
+    HeadSite,
+    LinearHead,
+    find_head,
+    head_output,
+    linear_head,
+    own_head_misses,
+)
+from captum_kmex.model.layout import ChannelAxis
 from captum_kmex.preparation import Preparation, channels_last
 
 __all__ = ["HEAD_TAIL", "Forward", "Layer", "PrototypeAttribution", "logged", "plain_arithmetic"]
@@ -27,6 +36,8 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Attribution = TypeVar("_Attribution", bound="PrototypeAttribution")
 
+_LAYOUTS: dict[str, ChannelAxis] = {"channels_first": 1, "channels_last": 3}
+_MOVED = "its map may have moved"  # never shown: the search that follows has the last word
 HEAD_TAIL = 48  # module calls before the end among which the tap and the head stand
 
 
@@ -43,11 +54,13 @@ class Forward:
         logits: Float tensor (N, J).
         features: Layer name to float tensor (N, D, H, W).
         tap: Feature map that the head reads (N, D, H, W), if there is a head.
-        head: The linear head, verified on this very pass, or given by the user.
+        head: The linear head, verified on this very pass.
         refusal: Why there is no head.
         layers: Names of the layers asked for, shallow to deep.
         order: Names of the layers as they ran.
         dtype: The coarsest floating-point type on the way, for tolerances.
+        axes: Layer name to the dimension of its channels.
+        tap_axis: The same of the module that the tap is read from.
     """
 
     logits: Tensor
@@ -58,14 +71,19 @@ class Forward:
     layers: tuple[str, ...]
     order: tuple[str, ...]
     dtype: torch.dtype
+    axes: dict[str, ChannelAxis]
+    tap_axis: ChannelAxis
 
 
 class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is untyped here
     """Base of the attributions: one forward pass of a plain module, without gradients."""
 
-    def __init__(self, model: nn.Module, layer: object, head: Layer | None) -> None:
+    def __init__(
+        self, model: nn.Module, layer: object, head: Layer | None, layout: str | None
+    ) -> None:
         super().__init__(model, layer)
         self.head = head
+        self.layout = layout
         self._site: HeadSite | str | None = None
         self._preparation: Preparation | None = None
 
@@ -135,8 +153,55 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
     ) -> Forward:
         """Run the model once; twice where the head, found before, no longer fits.
 
-        A model without a head is searched again on every pass, unless ``keeps_refusal``.
+        A head counts only if it gives the logits of this very pass. A model without one is
+        searched again on every pass, unless ``keeps_refusal``.
         """
+        site = self._site
+        is_known = isinstance(site, HeadSite) or (keeps_refusal and site is not None)
+        searches = needs_head and not is_known and not self._has_own_head()
+        run = partial(self._trace, inputs, layers, additional_forward_args, at_input)
+        known = site if isinstance(site, HeadSite) and needs_head else None
+        passed = run(known, searches)
+        if searches:
+            self._site = site = self._find(passed)
+        tap = head = None
+        if isinstance(site, HeadSite) and needs_head:
+            if site.tap not in passed.taps:  # found, but its map is not among those kept
+                passed = run(site, False)
+            tap = site.features(passed.taps[site.tap])
+            head = site.read(self._running(layers), tap)
+            moved = not searches and site.may_have_moved(tap, passed.size)
+            fault = _MOVED if moved else self._fault(site, head, tap, passed)
+            if fault and not searches:
+                self._site = None
+                return self._run(inputs, layers, additional_forward_args, at_input)
+            if fault:
+                self._site, tap, head = fault, None, None
+        refusal = self._site if needs_head and isinstance(self._site, str) else ""
+        recorded = passed.entering if at_input else passed.features
+        return Forward(
+            passed.logits,
+            {name: recorded[name] for name in layers},
+            tap,
+            head,
+            refusal,
+            tuple(layers),
+            passed.order,
+            passed.dtype,
+            passed.axes,
+            passed.tap_axis,
+        )
+
+    def _trace(
+        self,
+        inputs: tuple[Tensor, ...],
+        layers: Sequence[str],
+        additional_forward_args: object,
+        at_input: bool,
+        site: HeadSite | None,
+        searches: bool,
+    ) -> Trace:
+        """Run the model, or its prepared copy, and record layers, tap and what a search needs."""
         model = self.model
         args = additional_forward_args
         args = args if isinstance(args, tuple) else () if args is None else (args,)
@@ -144,51 +209,42 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         if self._preparation is not None:
             model = self._preparation.compared(model, inputs, leaving, entering, args)
             inputs = channels_last(inputs)
-        site = self._site
-        is_known = isinstance(site, HeadSite) or (keeps_refusal and site is not None)
-        looks_for_head = needs_head and not is_known and not self._has_own_head()
-        known_tap = site.tap if isinstance(site, HeadSite) and needs_head else None
-        passed = trace(
+        watched = None if site is None or self.head is None else [site.linear]
+        return trace(
             model,
             inputs,
             leaving,
             entering=entering,
-            tap=known_tap,
+            tap=None if site is None else site.tap,
             additional_forward_args=args,
-            tail=HEAD_TAIL if looks_for_head else 0,
-        )
-        if looks_for_head:
-            self._site = site = self._find(passed, inputs[0])
-        tap = head = None
-        if isinstance(site, HeadSite) and needs_head:
-            tap = site.features(_tap_output(passed, site.tap, inputs[0]))
-            head = site.read(model, tap)
-            if not looks_for_head and not self._verifies(head, tap, passed):
-                self._site = None
-                return self._run(inputs, layers, additional_forward_args, at_input)
-        recorded = passed.entering if at_input else passed.features
-        refusal = site if isinstance(site, str) else ""
-        features = {name: recorded[name] for name in layers}
-        return Forward(
-            passed.logits,
-            features,
-            tap,
-            head,
-            refusal,
-            tuple(layers),
-            passed.order,
-            passed.dtype,
+            tail=HEAD_TAIL if searches else 1 if watched else 0,
+            watched=watched,
+            axes=self._known_axes(layers),
         )
 
-    def _frozen_reader(
-        self, layers: Sequence[str], at_input: bool = False, *, reads_tap: bool = True
-    ) -> ModelReader:
-        """Return a copy of the model as it is run now, that reads these layers."""
+    def _known_axes(self, layers: Sequence[str]) -> dict[str, ChannelAxis]:
+        """Return the dimension of the channels of layers where the user said it."""
+        if self.layout is None:
+            return {}
+        check_choice("layout", self.layout, tuple(_LAYOUTS))
+        return dict.fromkeys(layers, _LAYOUTS[self.layout])
+
+    def _running(self, layers: Sequence[str] = ()) -> nn.Module:
+        """Return the module that explanations run."""
         model = self.model
-        if self._preparation is not None:
-            model = self._preparation.current(model, layers)
+        return model if self._preparation is None else self._preparation.current(model, layers)
+
+    def _frozen_reader(self, passed: Forward, at_input: bool, reads_tap: bool) -> ModelReader:
+        """Return a copy of the model as it is run now, that reads the layers of a pass."""
         site = self._site if reads_tap and isinstance(self._site, HeadSite) else None
-        return ModelReader(model, layers, at_input, site)
+        return ModelReader(
+            self._running(passed.layers),
+            passed.layers,
+            at_input,
+            site,
+            passed.axes,
+            passed.tap_axis,
+        )
 
     def _batches(self, loader: Iterable[object]) -> IndexedBatches:
         parameter = next(self.model.parameters(), torch.empty(0))
@@ -200,34 +256,47 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             return False
         return all(module is not self.head for module in self.model.modules())
 
-    def _find(self, passed: Trace, images: Tensor) -> HeadSite | str:
+    def _find(self, passed: Trace) -> HeadSite | str:
         linear = None if self.head is None else layer_name(self.model, self.head)
         try:
-            return find_head(passed, (images.shape[-2], images.shape[-1]), linear)
+            return find_head(passed, linear)
         except HeadNotFoundError as error:
             return str(error)
 
-    def _verifies(self, head: LinearHead, tap: Tensor, passed: Trace) -> bool:
-        if self.head is not None:  # the user's choice: the convergence delta shows the rest
-            return True
-        return is_close(head.logits(tap), passed.logits, passed.dtype)
+    def _fault(self, site: HeadSite, head: LinearHead, tap: Tensor, passed: Trace) -> str:
+        """Return what is wrong with a head on this pass, or nothing.
+
+        A head that the user named is held to what it returns, whatever the model makes of it:
+        the convergence delta shows the rest.
+        """
+        expected = passed.logits if self.head is None else head_output(passed, site)
+        if expected is None:
+            return f"the head {site.linear!r} returned no logits (N, J)"
+        missed = head.misses(tap, expected, passed.dtype)
+        if not missed.any():
+            return ""
+        image = int(missed.nonzero()[0])
+        off = float((head.logits(tap) - expected).abs()[image].max())
+        return (
+            f"the weights of the head {site.linear!r} on the map of {site.tap!r} give other logits "
+            f"than the model: image {image} of the batch is off by {off:.3g}"
+        )
 
     def _own_head(self, features: Tensor, logits: Tensor) -> LinearHead:
-        head = linear_head(cast("nn.Module", self.head), features)
+        module = cast("nn.Module", self.head)
+        head = linear_head(module, features)
         if len(head.columns) != logits.shape[1]:
             raise ValueError(
                 f"the head gives {len(head.columns)} logits, the model {logits.shape[1]}; pass a "
                 "head with one output a logit"
             )
+        with torch.no_grad():
+            if own_head_misses(module, head, features):
+                raise ValueError(
+                    f"the given head ({type(module).__name__}) does not compute weight @ features "
+                    "+ bias, so its weights are no prototypes; pass a plain nn.Linear"
+                )
         return head
-
-
-def _tap_output(passed: Trace, name: str, images: Tensor) -> Tensor:
-    if name in passed.features:
-        return passed.features[name]
-    call = next(call for call in reversed(passed.calls) if call.name == name)
-    size = (images.shape[-2], images.shape[-1])
-    return feature_grid(cast("Tensor", call.output), size, name, call.module).contiguous()
 
 
 def plain_arithmetic(images: Tensor) -> AbstractContextManager[object]:

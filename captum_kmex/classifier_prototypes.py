@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,8 @@ class ClassifierPrototypes(PrototypeAttribution):
         layer: The map that the head reads, by name or module; found by itself if ``None``.
         head: The linear layer, by name or module, where it cannot be found; or a linear layer
             of your own on ``layer``, which the convergence delta then compares to the model.
+        layout: ``"channels_first"`` or ``"channels_last"``, the layout of ``layer`` where it
+            cannot be told from the modules that made it; ``None`` tells by these.
 
     Example:
         >>> import torch
@@ -67,9 +70,14 @@ class ClassifierPrototypes(PrototypeAttribution):
     """
 
     def __init__(
-        self, model: nn.Module, layer: Layer | None = None, head: Layer | None = None
+        self,
+        model: nn.Module,
+        layer: Layer | None = None,
+        head: Layer | None = None,
+        *,
+        layout: str | None = None,
     ) -> None:
-        super().__init__(model, layer, head)
+        super().__init__(model, layer, head, layout)
 
     @logged
     def attribute(
@@ -224,7 +232,8 @@ class ClassifierPrototypes(PrototypeAttribution):
         """
         passed, _, head = self._read(check_inputs(inputs), None, False)
         reads_tap = not self._has_own_head()
-        reader = self._frozen_reader(() if reads_tap else passed.layers, reads_tap=reads_tap)
+        passed = replace(passed, layers=() if reads_tap else passed.layers)
+        reader = self._frozen_reader(passed, False, reads_tap)
         return ExplainedModel(reader, HeadEvidence(head, target, passed.logits))
 
     def _read(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,9 @@ from captum_kmex.activations import Recorder
 from captum_kmex.bank import Codebook
 from captum_kmex.class_prototypes import ClassPrototypes
 from captum_kmex.exceptions import TargetError
-from captum_kmex.grids import feature_grid
 from captum_kmex.head import HeadSite, LinearHead
 from captum_kmex.interpolation import resize
+from captum_kmex.model.layout import ChannelAxis, feature_grid
 from captum_kmex.segments import class_scores, predicted_class
 from captum_kmex.targets import resolve_target
 from captum_kmex.voting import mean_log_nearness
@@ -32,20 +32,29 @@ class ModelReader(nn.Module):
         layers: Layer names, shallow to deep.
         at_input: Read the layers at their input.
         site: Where the map that the head reads is found; ``None`` takes the deepest layer.
+        axes: Dimension of the channels of each layer.
+        tap_axis: The same of the module that the head's map is read from.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[str], at_input: bool, site: HeadSite | None
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        at_input: bool,
+        site: HeadSite | None,
+        axes: Mapping[str, ChannelAxis],
+        tap_axis: ChannelAxis,
     ) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.layers, self.at_input, self.site = tuple(layers), at_input, site
+        self.axes = dict(axes) if site is None else {site.tap: tap_axis} | dict(axes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         """Return logits (N, J), the layers' maps (N, D_l, h_l, w_l), and the head's map."""
-        tap = [] if self.site is None else [self.site.tap]
-        entering = self.layers if self.at_input else ()
-        recorder = Recorder([*tap, *(() if self.at_input else self.layers)], entering)
+        leaving, entering = ((), self.layers) if self.at_input else (self.layers, ())
+        tap = None if self.site is None else self.site.tap
+        recorder = Recorder(leaving, entering, tap, self.axes)
         with recorder.attached(self.model):
             output = self.model(images)
         records = recorder.inputs if self.at_input else recorder.outputs
@@ -53,7 +62,7 @@ class ModelReader(nn.Module):
         if self.site is None:
             read = blocks[-1]
         else:
-            read = self.site.features(self._grid(recorder.outputs[tap[0]], tap[0], images))
+            read = self.site.features(self._grid(recorder.tap_output, self.site.tap, images))
         wide = torch.promote_types(output.dtype, torch.float32)
         return output.to(wide).view(images.shape[0], -1), blocks, read
 
@@ -61,7 +70,7 @@ class ModelReader(nn.Module):
         if record is None:
             raise ValueError(f"layer {name!r} returned no tensor; choose a layer that returns one")
         size = (images.shape[2], images.shape[3])
-        return feature_grid(record, size, name, self.model.get_submodule(name)).contiguous()
+        return feature_grid(record, size, name, self.axes[name]).contiguous()
 
 
 class HeadEvidence(nn.Module):

@@ -45,6 +45,7 @@ def _pooled_map(
     """Return logits (N, J) and the map that is pooled (N, D, h, w)."""
     if isinstance(attribution, KMExAttribution):
         at_input = attribution.is_fitted and attribution.bank_.at_input
-        return attribution._features(inputs, None, at_input)
-    passed, features, _ = attribution._read(inputs, None, False)
+        passed, features = attribution._features(inputs, None, at_input)
+    else:
+        passed, features, _ = attribution._read(inputs, None, False)
     return passed.logits, features

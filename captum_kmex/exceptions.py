@@ -27,7 +27,7 @@ class TargetError(AssertionError, ValueError):
 
 
 class HeadNotFoundError(ValueError):
-    """The model's logits are not affine in a feature map, or that map was not found."""
+    """No linear layer makes the model's logits of a feature map, or that map was not found."""
 
 
 class TrainModeWarning(UserWarning):
@@ -35,7 +35,7 @@ class TrainModeWarning(UserWarning):
 
 
 class LayerCallWarning(UserWarning):
-    """A layer ran several times in one forward pass; its last call is used."""
+    """A layer ran several times in one forward pass; its first call is used."""
 
 
 class FewRowsWarning(UserWarning):

@@ -91,8 +91,9 @@ class FittedAttribution(PrototypeAttribution):
         head: Layer | None,
         n_prototypes: int | Mapping[int, int],
         seed: int,
+        layout: str | None,
     ) -> None:
-        super().__init__(model, layer, head)
+        super().__init__(model, layer, head, layout)
         self.n_prototypes = n_prototypes
         self.seed = seed
         self._bank: PrototypeBank | None = None
@@ -295,6 +296,7 @@ class FittedAttribution(PrototypeAttribution):
         return {
             "n_prototypes": k if isinstance(k, int) else sorted(k.items()),
             "seed": int(self.seed),
+            "layout": self.layout,
             "head": _OWN_HEAD if self._has_own_head() else head and layer_name(self.model, head),
         }
 

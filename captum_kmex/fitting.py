@@ -117,6 +117,7 @@ class Fit:
         collection = Collection(self.options, self.batches.device)
         self._stream(collection, 0, "sampling")
         collection.share()
+        _check_ridge(collection)
         with self._plain_arithmetic():
             books = solve(collection, self.options, self.show_progress)
         return Fitted(collection.summary, collection.ridge, books)
@@ -180,6 +181,17 @@ class Fit:
     def _plain_arithmetic(self) -> AbstractContextManager[object]:
         """Switch autocast off: it is for the model, not for distances."""
         return torch.autocast(self.batches.device.type, enabled=False)
+
+
+def _check_ridge(collection: Collection) -> None:
+    """Raise ``ValueError`` if only some images had an exact head, so that no head serves all."""
+    count, n_images = collection.ridge.count, collection.summary.n_images
+    if 0 < count < n_images:
+        raise ValueError(
+            f"of {n_images} images, {n_images - count} had an exact head and {count} had none, on "
+            "different machines or before and after an interruption; pass a model whose logits "
+            "all come from one head"
+        )
 
 
 def _warn_patches(message: str) -> None:

@@ -9,11 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from captum_kmex.activations import Call, Trace
+from captum_kmex.activations import Trace, coarser, own_hooks
 from captum_kmex.exceptions import HeadNotFoundError
-from captum_kmex.grids import feature_grid
+from captum_kmex.model.calls import Call, Record, moments
+from captum_kmex.model.layout import NORMS
 
-__all__ = ["HeadSite", "LinearHead", "find_head"]
+__all__ = ["HeadSite", "LinearHead", "find_head", "head_output", "own_head_misses"]
 
 Kind = Literal["pooled", "flatten", "convolution"]
 
@@ -41,6 +42,34 @@ class LinearHead:
         if self.columns.ndim == 2:
             return features.mean((2, 3)) @ self.columns.T + self.bias
         return features.flatten(1) @ self.columns.flatten(1).T / features[0, 0].numel() + self.bias
+
+    def misses(self, features: Tensor, logits: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return whether each image's logits (N,) are others than those of ``logits``.
+
+        They are the same up to 1e-4 of what the map adds to any of the image's logits, and to
+        rounding of the sums they are made of.
+
+        Args:
+            features: Float tensor (N, D, H, W).
+            logits: Float tensor (N, J), the model's.
+            dtype: The coarsest floating-point type that the model computes in.
+        """
+        if logits.shape[1] != len(self.bias):
+            return torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        rounding = 8 * resolution(dtype, features)
+        scale = (logits - self.bias).abs().amax(1, keepdim=True)
+        spread = self._spread(features) + self.bias.abs()
+        allowed = max(1e-4, rounding) * scale + rounding * spread
+        return ~((self.logits(features) - logits).abs() <= allowed).all(1)
+
+    def _spread(self, features: Tensor) -> Tensor:
+        """Return the root of the sum of squared terms of each logit (N, J)."""
+        if self.rectified:
+            return (features.square().mean((2, 3)) @ self.columns.square().T).sqrt()
+        if self.columns.ndim == 2:
+            return (features.mean((2, 3)).square() @ self.columns.square().T).sqrt()
+        shares = self.columns.flatten(1) / features[0, 0].numel()
+        return (features.flatten(1).square() @ shares.square().T).sqrt()
 
     def evidence(self, features: Tensor, target: Tensor) -> Tensor:
         """Return the position-wise evidence (N, 1, H, W); its mean is logit minus bias."""
@@ -89,6 +118,7 @@ class HeadSite:
         rectified: The convolution is followed by ReLU (SqueezeNet).
         shape: Channels, height and width of the map when it was found; a flattened head is
             tied to them.
+        size: Height and width of the input when it was found.
     """
 
     tap: str
@@ -97,6 +127,7 @@ class HeadSite:
     kind: Kind
     rectified: bool
     shape: tuple[int, int, int]
+    size: tuple[int, int]
 
     def features(self, tap: Tensor) -> Tensor:
         """Return the feature map (N, D, H, W) from the tap module's output."""
@@ -107,6 +138,14 @@ class HeadSite:
         return linear_head(
             model.get_submodule(self.linear), features, self.kind == "flatten", self.rectified
         )
+
+    def may_have_moved(self, tap: Tensor, size: tuple[int, int]) -> bool:
+        """Whether the tap was chosen among maps that only that input's size made alike.
+
+        On a single cell pooling changes nothing, so its output is as good as its input.
+        """
+        is_cell = self.shape[1] * self.shape[2] == 1 or tap[0, 0].numel() == 1
+        return is_cell and size != self.size
 
 
 def linear_head(
@@ -140,58 +179,76 @@ def _weights(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     return module.weight, module.bias
 
 
+def own_head_misses(module: nn.Module, head: LinearHead, features: Tensor) -> bool:
+    """Whether a linear layer of the user's returns something else than its weights say."""
+    parameter = next(module.parameters())
+    pooled = features.mean((2, 3), keepdim=True).to(parameter)
+    found = module(pooled.flatten(1) if isinstance(module, nn.Linear) else pooled)
+    found = found.detach().to(features).flatten(1)
+    dtype = coarser(parameter.dtype, features.dtype)
+    return bool(head.misses(features, found, dtype).any())
+
+
+def resolution(dtype: torch.dtype, like: Tensor) -> float:
+    """Return the relative rounding of sums and products in a dtype, on the device of ``like``."""
+    eps = torch.finfo(dtype).eps
+    if like.is_cuda and torch.backends.cuda.matmul.allow_tf32:
+        return max(eps, 5e-4)  # ten bits of mantissa
+    return eps
+
+
 def is_close(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> bool:
     """Compare to a small part of the largest value, no finer than the model's own dtype."""
-    tolerance = max(2e-4, 8 * torch.finfo(dtype).eps)
-    if ours.is_cuda and torch.backends.cuda.matmul.allow_tf32:
-        tolerance = max(tolerance, 4e-3)  # ten bits of mantissa
     if ours.shape != theirs.shape:
         return False
+    tolerance = max(2e-4, 8 * resolution(dtype, ours))
     scale = theirs.abs().max().clamp_min(torch.finfo(theirs.dtype).tiny)
     return bool((ours - theirs).abs().max() <= tolerance * scale)
 
 
-def find_head(trace: Trace, input_size: tuple[int, int], linear: str | None = None) -> HeadSite:
+def find_head(trace: Trace, linear: str | None = None) -> HeadSite:
     """Find the map and the linear layer that give the logits, and verify that they do.
 
     Args:
         trace: A forward pass recorded with ``tail``.
-        input_size: Height and width of the images.
         linear: Take this module as the head, whatever the model does with its output.
 
     Raises:
-        HeadNotFoundError: The logits are not affine in one feature map; says what was found.
+        HeadNotFoundError: No map was found of which a linear layer makes the logits; says
+            what was found.
     """
-    dtype = trace.dtype
+    calls, dtype = trace.calls, trace.dtype
     index = _head_index(trace, linear)
-    head = trace.calls[index]
-    if head.input is None or head.output is None:
+    head = calls[index]
+    if head.entered is None or head.left is None:
         raise HeadNotFoundError(f"the head {head.name!r} got or returned no tensor")
-    before = trace.calls[:index]
+    _check_plain(head, dtype)
     rectified = _pooled_after(head, trace.logits, dtype)
-    if rectified or (rectified is not None and head.input[0, 0].numel() > 1):
-        found = _search(before, input_size, head.input, "convolution", dtype)
-        if found is not None:
-            name, relu, shape = found
-            return HeadSite(name, relu, head.name, "convolution", bool(rectified), shape)
-    embedding = head.input.flatten(1)
     kinds: tuple[Kind, ...] = ("pooled", "flatten")
+    if isinstance(head.module, nn.Conv2d) and (rectified or head.entered.positions > 1):
+        kinds = ("convolution",)
     for kind in kinds:
-        found = _search(before, input_size, embedding, kind, dtype)
+        found = _search(calls[:index], head.entered, kind, dtype)
         if found is not None:
-            name, relu, shape = found
-            return HeadSite(name, relu, head.name, kind, False, shape)
-    raise HeadNotFoundError(_refusal(head, before, embedding, dtype))
+            call, relu = found
+            shape = call.left.grid[1:]  # type: ignore[union-attr,index]  # it was compared
+            return HeadSite(call.name, relu, head.name, kind, bool(rectified), shape, trace.size)
+    raise HeadNotFoundError(_refusal(head, calls[:index], dtype))
+
+
+def head_output(trace: Trace, site: HeadSite) -> Tensor | None:
+    """Return the pooled output (N, J) of the head in a pass that recorded its calls."""
+    for call in reversed(trace.calls):
+        if call.name == site.linear and call.left is not None:
+            found = call.left.moments
+            if found is None or (call.left.positions == 1 and not site.rectified):
+                return call.left.table
+            return (found.rectified if site.rectified else found.plain)[..., 0]
+    return None
 
 
 def _head_index(trace: Trace, linear: str | None) -> int:
-    dtype = trace.dtype
-    candidates = [
-        i
-        for i, call in enumerate(trace.calls)
-        if isinstance(call.module, nn.Linear)
-        or (isinstance(call.module, nn.Conv2d) and call.module.kernel_size == (1, 1))
-    ]
+    candidates = [i for i, call in enumerate(trace.calls) if _is_linear(call.module)]
     if linear is not None:
         named = [i for i in candidates if trace.calls[i].name == linear]
         if not named:
@@ -200,77 +257,138 @@ def _head_index(trace: Trace, linear: str | None) -> int:
             )
         return named[-1]
     for i in reversed(candidates):
-        output = trace.calls[i].output
-        if output is None or output.shape[1] != trace.logits.shape[1]:
+        left = trace.calls[i].left
+        if left is None or _channels(left) != trace.logits.shape[1]:
             continue
-        is_output = output.numel() == trace.logits.numel()
-        if is_output and is_close(output.flatten(1), trace.logits, dtype):
-            return i
-        if _pooled_after(trace.calls[i], trace.logits, dtype) is not None:
+        is_output = left.table is not None and is_close(left.table, trace.logits, trace.dtype)
+        if is_output or _pooled_after(trace.calls[i], trace.logits, trace.dtype) is not None:
             return i
     last = repr(trace.calls[candidates[-1]].name) if candidates else "none"
     raise HeadNotFoundError(
         "the model's output is not the output of a linear layer (the last one that ran: "
-        f"{last}); return logits, without softmax or scaling"
+        f"{last}): something follows or surrounds it, such as softmax, scaling, or the sum or "
+        "concatenation of several layers. Let the model return logits, without softmax or scaling"
     )
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    )
+
+
+def _channels(record: Record) -> int:
+    return record.shape[1] if record.grid is None else record.grid[1]
+
+
+def _check_plain(head: Call, dtype: torch.dtype) -> None:
+    """Raise ``HeadNotFoundError`` unless a layer returned what its weights say."""
+    module, kind = head.module, type(head.module).__name__
+    if isinstance(module, nn.Conv2d) and not _keeps_positions(module):
+        raise HeadNotFoundError(
+            f"the head {head.name!r} ({kind}) has stride {module.stride}, padding "
+            f"{module.padding} and {module.groups} groups, so it does not weigh every position "
+            "of its map alike"
+        )
+    weight, bias = _weights(module)
+    entered, left = (_mean(record) for record in (head.entered, head.left))
+    if entered is None or left is None or entered.shape[1] != weight[0].numel():
+        raise HeadNotFoundError(
+            f"the head {head.name!r} ({kind}) does not read a table of features (N, F) or a map"
+        )
+    columns = weight.detach().to(entered).flatten(1)
+    offset = columns.new_zeros(len(columns)) if bias is None else bias.detach().to(entered)
+    cells = entered[..., None, None]
+    if bool(LinearHead(columns, offset).misses(cells, left, dtype).any()):
+        raise HeadNotFoundError(
+            f"the head {head.name!r} ({kind}) does not compute weight @ features + bias "
+            f"({_why_not_plain(module)}), so its weights are no prototypes"
+        )
+
+
+def _keeps_positions(module: nn.Conv2d) -> bool:
+    return (
+        module.stride == (1, 1)
+        and module.padding in {(0, 0), "same", "valid"}
+        and (module.groups == 1)
+    )
+
+
+def _mean(record: Record | None) -> Tensor | None:
+    if record is None or record.table is not None:
+        return None if record is None else record.table
+    return None if record.moments is None else record.moments.plain[..., 0]
+
+
+def _why_not_plain(module: nn.Module) -> str:
+    if own_hooks(module, "_forward_hooks") or own_hooks(module, "_forward_pre_hooks"):
+        return "a forward hook changes what it gets or returns"
+    if type(module).forward not in (nn.Linear.forward, nn.Conv2d.forward):
+        return "it has a forward of its own"
+    return "its weights are not those that it uses"
 
 
 def _pooled_after(head: Call, logits: Tensor, dtype: torch.dtype) -> bool | None:
     """Whether a ReLU stands between a convolutional head and its pooling; None if not such."""
-    if not isinstance(head.module, nn.Conv2d) or head.output is None or head.output.ndim != 4:
+    if not isinstance(head.module, nn.Conv2d) or head.left is None or head.left.moments is None:
         return None
-    if is_close(head.output.mean((2, 3)), logits, dtype):
+    if is_close(head.left.moments.plain[..., 0], logits, dtype):
         return False
-    return True if is_close(head.output.relu().mean((2, 3)), logits, dtype) else None
+    return True if is_close(head.left.moments.rectified[..., 0], logits, dtype) else None
 
 
 def _search(
-    calls: Sequence[Call], size: tuple[int, int], wanted: Tensor, kind: Kind, dtype: torch.dtype
-) -> tuple[str, bool, tuple[int, int, int]] | None:
-    """Return the module whose map gives what the head reads, whether ReLU follows, its shape."""
-    best: tuple[str, bool, tuple[int, int, int]] | None = None
+    calls: Sequence[Call], wanted: Record, kind: Kind, dtype: torch.dtype
+) -> tuple[Call, bool] | None:
+    """Return the call whose map gives what the head reads, and whether ReLU follows."""
+    best: tuple[Call, bool] | None = None
     positions = 0
     seen: set[str] = set()
-    for i, call in reversed(list(enumerate(calls))):
-        # a module that ran twice would be captured at its last call only
-        grid = None if call.name in seen else _map(call, calls[:i], size)
+    for call in reversed(calls):
+        # a module that ran twice is captured at its last call only
+        is_new = call.name not in seen
         seen.add(call.name)
-        if grid is None or grid[0, 0].numel() <= positions:
+        if not is_new or call.left is None or call.left.moments is None:
             continue
-        for relu in (False, True):
-            features = grid.relu() if relu else grid
-            if is_close(_reduced(features, kind), wanted, dtype):
-                _, depth, height, width = grid.shape
-                best, positions = (call.name, relu, (depth, height, width)), height * width
+        if call.left.positions <= positions or _is_a_pooled_cell(call, dtype):
+            continue
+        found = call.left.moments
+        for relu, ours in ((False, found.plain), (True, found.rectified)):
+            if _is_read(ours, call.left, wanted, kind, dtype):
+                best, positions = (call, relu), call.left.positions
                 break
     return best
 
 
-def _map(call: Call, earlier: Sequence[Call], size: tuple[int, int]) -> Tensor | None:
-    """Return a call's output as a map, unless it is pooled or comes after the pooling."""
-    if call.output is None or (_is_pooling(call) and not _is_spatial(call)):
-        return None
-    try:
-        grid = feature_grid(call.output, size, call.name, call.module)
-    except ValueError:
-        return None
-    pooled = grid[0, 0].numel() == 1 and any(_is_pooling(e) and not _is_spatial(e) for e in earlier)
-    return None if pooled else grid
-
-
-def _is_pooling(call: Call) -> bool:
-    return "pool" in type(call.module).__name__.lower()
-
-
-def _reduced(features: Tensor, kind: Kind) -> Tensor:
+def _is_read(ours: Tensor, left: Record, wanted: Record, kind: Kind, dtype: torch.dtype) -> bool:
+    """Whether a map of these moments (N, D, 2) gives the head its input."""
+    table = wanted.table
+    if kind == "pooled":
+        return table is not None and is_close(ours[..., 0], table, dtype)
     if kind == "convolution":
-        return features
-    return features.mean((2, 3)) if kind == "pooled" else features.flatten(1)
+        theirs = wanted.moments
+        return (
+            wanted.grid == left.grid and theirs is not None and is_close(ours, theirs.plain, dtype)
+        )
+    size = ours.shape[1] * left.positions
+    if table is None or table.shape != (len(ours), size):
+        return False
+    return is_close(ours, moments(table.view(*ours.shape[:2], left.positions)), dtype)
 
 
-def _refusal(head: Call, before: Sequence[Call], embedding: Tensor, dtype: torch.dtype) -> str:
+def _is_a_pooled_cell(call: Call, dtype: torch.dtype) -> bool:
+    """Whether a map of one cell is the outcome of pooling, or cannot be told from it."""
+    before, after = call.entered, call.left
+    if after is None or after.positions != 1:
+        return False
+    if call.is_pooled or before is None or before.moments is None or after.moments is None:
+        return call.is_pooled
+    return is_close(before.moments.plain, after.moments.plain, dtype)
+
+
+def _refusal(head: Call, before: Sequence[Call], dtype: torch.dtype) -> str:
     """Name what stands between the last feature map and the head."""
-    spatial = [i for i, call in enumerate(before) if _is_spatial(call)]
+    spatial = [i for i, call in enumerate(before) if call.left is not None and call.left.is_spatial]
     leaves = [
         call
         for call in before[spatial[-1] + 1 if spatial else 0 :]
@@ -278,23 +396,21 @@ def _refusal(head: Call, before: Sequence[Call], embedding: Tensor, dtype: torch
     ]
     between = ", ".join(f"{type(call.module).__name__} {call.name!r}" for call in leaves)
     modules = [call.module for call in leaves]
-    if any(_is_token(call.output, embedding, dtype) for call in before):
+    embedding = None if head.entered is None else head.entered.table
+    if embedding is not None and any(_is_token(call, embedding, dtype) for call in before):
         reason = "it reads a class token, not a pooled map"
     elif any(isinstance(module, (nn.Linear, nn.Conv2d)) for module in modules):
-        reason = f"an MLP stands between pooling and logits ({between})"
-    elif any("norm" in type(module).__name__.lower() for module in modules):
+        reason = f"further layers stand between pooling and logits ({between})"
+    elif any(isinstance(module, NORMS) for module in modules):
         reason = f"a normalisation stands between pooling and the linear layer ({between})"
     else:
         reason = f"no module's map has its input as spatial mean (modules in between: {between})"
     return (
-        f"the logits are not affine in a feature map: the head {head.name!r} was found, but "
+        f"the logits cannot be read off a feature map: the head {head.name!r} was found, but "
         f"{reason}"
     )
 
 
-def _is_spatial(call: Call) -> bool:
-    return call.output is not None and call.output.ndim == 4 and call.output[0, 0].numel() > 1
-
-
-def _is_token(output: Tensor | None, embedding: Tensor, dtype: torch.dtype) -> bool:
-    return output is not None and output.ndim == 3 and is_close(output[:, 0], embedding, dtype)
+def _is_token(call: Call, embedding: Tensor, dtype: torch.dtype) -> bool:
+    token = None if call.left is None else call.left.token
+    return token is not None and is_close(token, embedding, dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from captum_kmex.activations import layer_name
 from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
 from captum_kmex.bank import Codebook, PrototypeBank
-from captum_kmex.base import Layer, logged, plain_arithmetic
+from captum_kmex.base import Forward, Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch, Labels, class_pairs
 from captum_kmex.checks import Inputs, check_choice, check_inputs
 from captum_kmex.deployment import MarginModel
@@ -39,6 +39,8 @@ class KMExAttribution(FittedAttribution):
         layer: The map to pool, by name or module; if ``None``, the one the linear head reads.
         n_prototypes: Prototypes K a class, one number or one a class.
         seed: Seed of the sample and of k-means.
+        layout: ``"channels_first"`` or ``"channels_last"``, the layout of ``layer`` where it
+            cannot be told from the modules that made it; ``None`` tells by these.
 
     Attributes:
         bank_: The fitted ``PrototypeBank``.
@@ -70,8 +72,9 @@ class KMExAttribution(FittedAttribution):
         *,
         n_prototypes: int | Mapping[int, int] = 5,
         seed: int = 0,
+        layout: str | None = None,
     ) -> None:
-        super().__init__(model, layer, None, n_prototypes, seed)
+        super().__init__(model, layer, None, n_prototypes, seed, layout)
 
     @logged
     def attribute(
@@ -113,8 +116,8 @@ class KMExAttribution(FittedAttribution):
         if contrast is not None and units == "distance":
             raise ValueError("contrast needs units='margin'; a distance has no second class")
         images = check_inputs(inputs)
-        logits, features = self._inspect(images, additional_forward_args, attribute_to_layer_input)
-        explained, against = contrast_targets(target, contrast, logits, units)
+        passed, features = self._inspect(images, additional_forward_args, attribute_to_layer_input)
+        explained, against = contrast_targets(target, contrast, passed.logits, units)
         with plain_arithmetic(images[0]):
             density, total = self._evidence(features, explained, against, units)
             maps = finish_map(density, images[0], upsample, sums=True)
@@ -161,11 +164,11 @@ class KMExAttribution(FittedAttribution):
         The scores (N, C) are minus the distance to each class's nearest prototype.
         """
         images = check_inputs(inputs)
-        logits, features = self._inspect(images, additional_forward_args, self.bank_.at_input)
+        passed, features = self._inspect(images, additional_forward_args, self.bank_.at_input)
         with plain_arithmetic(images[0]):
             distances = self._distances(features.mean((2, 3)))
         nearest, _ = self._class_nearest(distances)
-        return Classification(-nearest.sqrt(), nearest.argmin(1), logits)
+        return Classification(-nearest.sqrt(), nearest.argmin(1), passed.logits)
 
     def as_module(self, inputs: Tensor, target: int | None = None) -> MarginModel:
         """Return a plain module that gives logits, map and prediction, for deployment.
@@ -183,13 +186,13 @@ class KMExAttribution(FittedAttribution):
             TargetError: Malformed target.
         """
         at_input = self.bank_.at_input
-        logits, features = self._inspect(check_inputs(inputs), None, at_input)
+        passed, features = self._inspect(check_inputs(inputs), None, at_input)
+        logits = passed.logits
         self._check_classes(resolve_target(target, logits))
         if len(self.prototype_classes.unique()) < 2:
             raise ValueError("a margin needs prototypes of two classes; fit more classes")
         margin = CentroidMargin(self._book, self.bank_.n_classes, target, logits, features)
-        names = self._layer_names()
-        reader = self._frozen_reader(names, at_input, reads_tap=not names)
+        reader = self._frozen_reader(passed, at_input, reads_tap=not passed.layers)
         return MarginModel(reader, margin).to(inputs.device)
 
     def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:
@@ -197,8 +200,8 @@ class KMExAttribution(FittedAttribution):
         book = self._book
         sums = AlignmentSums(book.centroids, book.membership, self.bank_.n_classes)
         for batch in self._batches(loader):
-            logits, features = self._inspect(batch.inputs, None, self.bank_.at_input)
-            rows, classes = class_pairs("target", batch.targets, logits)
+            passed, features = self._inspect(batch.inputs, None, self.bank_.at_input)
+            rows, classes = class_pairs("target", batch.targets, passed.logits)
             sums.add(features.mean((2, 3))[rows], classes)
         return sums.result()
 
@@ -222,32 +225,32 @@ class KMExAttribution(FittedAttribution):
         return self.bank_.codebooks[0]
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
-        logits, features = self._features(check_inputs(batch.inputs), args, at_input)
-        return Observation(logits, [PooledRows(features.mean((2, 3)))])
+        passed, features = self._features(check_inputs(batch.inputs), args, at_input)
+        return Observation(passed.logits, [PooledRows(features.mean((2, 3)))])
 
     def _inspect(
         self, images: tuple[Tensor, ...], args: object, at_input: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return logits and map, once they are known to be those that the bank is for."""
+    ) -> tuple[Forward, Tensor]:
+        """Return the pass and the map, once they are known to be those that the bank is for."""
         self._check_bank(images[0], at_input)
-        logits, features = self._features(images, args, at_input)
-        self._check_logits(logits)
+        passed, features = self._features(images, args, at_input)
+        self._check_logits(passed.logits)
         width = self.prototypes.shape[1]
         if features.shape[1] != width:
             raise ValueError(
                 f"the bank's prototypes have {width} channels, the map {features.shape[1]}; it "
                 "was fitted on another model: fit again"
             )
-        return logits, features
+        return passed, features
 
     def _features(
         self, images: tuple[Tensor, ...], args: object, at_input: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return logits (N, J) and the map to pool (N, D, h, w)."""
+    ) -> tuple[Forward, Tensor]:
+        """Return the pass and the map to pool (N, D, h, w)."""
         if self.layer is not None:
             name = layer_name(self.model, self.layer)
             passed = self._run(images, [name], args, at_input, needs_head=False)
-            return passed.logits, passed.features[name]
+            return passed, passed.features[name]
         if at_input:
             raise ValueError("attribute_to_layer_input=True needs layer=, the layer to read")
         passed = self._run(images, [], args, False)
@@ -255,7 +258,7 @@ class KMExAttribution(FittedAttribution):
             raise HeadNotFoundError(
                 f"no layer to pool was found ({passed.refusal}); pass layer=, the last feature map"
             )
-        return passed.logits, passed.tap
+        return passed, passed.tap
 
     def _layer_names(self) -> tuple[str, ...]:
         return () if self.layer is None else (layer_name(self.model, self.layer),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -23,11 +23,11 @@ from captum_kmex.evidence import (
     finish_map,
     head_evidence,
 )
-from captum_kmex.exceptions import NotFittedError
+from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.explanation import Explanation
 from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored
-from captum_kmex.head import LinearHead
+from captum_kmex.head import HeadSite, LinearHead
 from captum_kmex.ledger import build_ledger
 from captum_kmex.segmentation import (
     Segmentation,
@@ -89,6 +89,8 @@ class LayerKMeansAttribution(FittedAttribution):
             prototypes vote. It may be changed after ``fit``.
         head: The linear layer, where it cannot be found, or one of your own on the last layer.
         seed: Seed of the sample and of k-means.
+        layout: ``"channels_first"`` or ``"channels_last"``, the layout of the layers where it
+            cannot be told from the modules that made them; ``None`` tells by these.
 
     Attributes:
         bank_: The fitted ``PrototypeBank``.
@@ -126,8 +128,9 @@ class LayerKMeansAttribution(FittedAttribution):
         vote: str = "distance",
         head: Layer | None = None,
         seed: int = 0,
+        layout: str | None = None,
     ) -> None:
-        super().__init__(model, layers, head, n_prototypes, seed)
+        super().__init__(model, layers, head, n_prototypes, seed, layout)
         self.layers = layers
         self.n_clusters = n_clusters
         self.weighting = weighting
@@ -356,9 +359,8 @@ class LayerKMeansAttribution(FittedAttribution):
             for i, book in enumerate(books)
         ]
         head, tap = self._head_and_tap(passed)
-        reader = self._frozen_reader(
-            passed.layers[start:], bank.at_input, reads_tap=tap is passed.tap
-        )
+        seen = replace(passed, layers=passed.layers[start:])
+        reader = self._frozen_reader(seen, bank.at_input, reads_tap=tap is passed.tap)
         evidence = HeadEvidence(head, target, passed.logits)
         module = SegmentedModel(reader, evidence, assignments, vote, self.average_top)
         return module.to(inputs.device)
@@ -420,7 +422,14 @@ class LayerKMeansAttribution(FittedAttribution):
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         images = check_inputs(batch.inputs)
+        had_head = isinstance(self._site, HeadSite)
         passed = self._run_layers(images, args, at_input, keeps_refusal=True)
+        if had_head and passed.head is None:
+            raise ValueError(
+                f"the head that earlier images had does not hold for batch "
+                f"{batch.indices.tolist()[:3]}...: {passed.refusal}. Leave these images out, or "
+                "pass a model whose logits all come from one head"
+            )
         with plain_arithmetic(images[0]):
             stack = self._weighted(passed, "balanced")
             needs_surrogate = passed.head is None and not self._has_own_head()
@@ -457,6 +466,11 @@ class LayerKMeansAttribution(FittedAttribution):
             return passed.head, passed.tap
         if self.is_fitted and self.bank_.surrogate is not None:
             return self.bank_.surrogate.head(deepest), deepest
+        if self.is_fitted:
+            raise HeadNotFoundError(
+                f"{passed.refusal}. The images of the fit had an exact head, so the bank holds no "
+                "ridge surrogate of the logits; check these inputs, or fit again"
+            )
         raise NotFittedError(
             f"{passed.refusal}. Without such a head a ridge surrogate of the logits is used, "
             "which fit(loader) provides; segment(x) works at once"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from captum_kmex.activations import Call, trace, unwrap
-from captum_kmex.grids import feature_grid
+from captum_kmex.activations import trace, unwrap
+from captum_kmex.model.calls import Call, Record
 
 __all__ = ["LayerCandidate", "candidate_layers", "suggest_layers"]
 
@@ -79,11 +79,12 @@ def candidate_layers(
         ValueError: No layer has a grid, or the model returns no logits.
     """
     model = unwrap(model)
-    passed = trace(model, (example[:1].repeat(_COPIES, 1, 1, 1),), tail=_ALL_CALLS)
+    few = example[:1].repeat(_COPIES, 1, 1, 1)
+    passed = trace(model, (few,), tail=_ALL_CALLS, with_moments=False)
     size = (example.shape[-2], example.shape[-1])
     calls = {call.name: call for call in passed.calls}
-    outputs = {name: _shape(call, call.output, size) for name, call in calls.items()}
-    inputs = {name: _shape(call, call.input, size) for name, call in calls.items()}
+    outputs = {name: _shape(call, call.left, size) for name, call in calls.items()}
+    inputs = {name: _shape(call, call.entered, size) for name, call in calls.items()}
     listed = set(_stages(model, inputs, outputs))
     found = [
         LayerCandidate(name, type(calls[name].module).__name__, shape[0], shape[1:])
@@ -98,15 +99,11 @@ def candidate_layers(
     return _marked(found, count)
 
 
-def _shape(call: Call, features: Tensor | None, size: Grid) -> Shape | None:
+def _shape(call: Call, record: Record | None, size: Grid) -> Shape | None:
     """Return width, height and width of the grid of a call's tensor, if it has one."""
-    if features is None or isinstance(call.module, _POOLS):
+    if record is None or record.grid is None or isinstance(call.module, _POOLS):
         return None
-    try:
-        found = feature_grid(features, size, call.name, call.module)
-    except ValueError:
-        return None
-    images, width, rows, columns = found.shape
+    images, width, rows, columns = record.grid
     # windows of attention stand in the batch, or in one long row; tables of positions alone
     misfit = abs(rows * size[1] / size[0] - columns)
     is_grid = images == _COPIES and rows * columns > 1 and misfit <= 2

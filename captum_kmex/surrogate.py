@@ -48,7 +48,12 @@ class RidgeSums:
 
     def __bool__(self) -> bool:
         """Whether anything was taken in."""
-        return bool(self._count)
+        return self.count > 0
+
+    @property
+    def count(self) -> int:
+        """Images taken in."""
+        return int(self._count)
 
     def add(self, features: Tensor, logits: Tensor) -> None:
         """Take in pooled features (N, D) and logits (N, J); sums are kept in float64."""
@@ -78,7 +83,7 @@ class RidgeSums:
 
     def solve(self, layer: str) -> Surrogate:
         """Return the surrogate of everything taken in."""
-        n = int(self._count)
+        n = self.count
         x_mean, y_mean = self._features / n, self._logits / n
         gram = self._gram - n * torch.outer(x_mean, x_mean)
         cross = self._cross - n * torch.outer(x_mean, y_mean)

@@ -13,7 +13,7 @@ from torch import nn
 
 from captum_kmex.activations import layer_name, trace, unwrap
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
-from captum_kmex.grids import feature_grid
+from captum_kmex.model.layout import feature_grid
 
 
 def hook_count(model: nn.Module) -> int:
@@ -180,11 +180,12 @@ def test_trace_does_not_warn_when_only_a_submodule_trains(net, images):
     assert net.drop.training
 
 
-def test_trace_uses_last_of_several_calls(images):
+def test_trace_uses_first_of_several_calls(images):
     x = images.expand(-1, 2, -1, -1)
-    with pytest.warns(LayerCallWarning, match="'layer' ran 2 times.*its last call is used"):
-        passed = trace(Twice(), (x,), ["layer"])
-    assert torch.allclose(passed.features["layer"], 4 * x, atol=1e-6)
+    with pytest.warns(LayerCallWarning, match="'layer' ran 2 times.*its first call is used"):
+        passed = trace(Twice(), (x,), ["layer"], tap="layer")
+    assert torch.allclose(passed.features["layer"], 2 * x, atol=1e-6)
+    assert torch.allclose(passed.taps["layer"], 4 * x, atol=1e-6)  # what the head reads
 
 
 def test_trace_ignores_calls_of_other_threads(net, images):
@@ -304,37 +305,15 @@ def test_unwrap_reaches_module_inside_data_parallel_and_compile(net):
     assert unwrap(torch.compile(net)) is net
 
 
-def test_feature_grid_keeps_channels_first():
-    x = torch.rand(2, 6, 4, 4)
-    assert feature_grid(x, (32, 32), "a", nn.Identity()) is x
-
-
-def test_feature_grid_keeps_channels_first_when_both_layouts_fit():
-    x = torch.rand(2, 4, 4, 4)
-    assert feature_grid(x, (32, 32), "a", nn.Identity()) is x
-
-
-def test_feature_grid_keeps_channels_first_of_an_uneven_stride():
-    """Square only if read channels-last, but a convolution has no channels there."""
-    x = torch.rand(2, 32, 32, 8)
-    assert feature_grid(x, (64, 64), "a", nn.Conv2d(1, 32, 3, (2, 8))) is x
-
-
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (97, 161)], ids=str)
-def test_feature_grid_turns_channels_last(size):
-    x = torch.rand(2, size[0] // 8, size[1] // 8, 24)
-    assert torch.equal(feature_grid(x, size, "a", nn.LayerNorm(x.shape[3])), x.permute(0, 3, 1, 2))
-
-
 @pytest.mark.parametrize("prefix", [0, 1, 5], ids=["patches", "class_token", "registers"])
 def test_feature_grid_lays_tokens_in_rows(prefix):
     patches = torch.rand(2, 4 * 6, 10)
     tokens = torch.cat([torch.rand(2, prefix, 10), patches], 1)
     expected = patches.transpose(1, 2).reshape(2, 10, 4, 6)
-    assert torch.equal(feature_grid(tokens, (32, 48), "a", nn.Identity()), expected)
+    assert torch.equal(feature_grid(tokens, (32, 48), "a"), expected)
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 3, 4, 5, 6), (2, 43, 8)], ids=str)
 def test_feature_grid_raises_without_grid(shape):
     with pytest.raises(ValueError, match=r"layer 'a' returned shape .* which has no grid"):
-        feature_grid(torch.rand(shape), (32, 400), "a", nn.Identity())
+        feature_grid(torch.rand(shape), (32, 400), "a")

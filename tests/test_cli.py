@@ -107,7 +107,7 @@ def test_info_of_a_model_says_where_its_head_is_or_why_there_is_none(capsys):
     assert found["n_classes"] == 1000
     found = answer_of(capsys, "info", "torchvision:mobilenet_v3_small", "--num-classes", 5)
     assert found["head"] is None
-    assert "an MLP stands between pooling and logits" in found["refusal"]
+    assert "further layers stand between pooling and logits" in found["refusal"]
     assert main(["info", "torchvision:mobilenet_v3_small", "--quiet"]) == 0
     assert "of a surrogate of the logits, after captum-kmex fit" in capsys.readouterr().out
 

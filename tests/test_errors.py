@@ -480,7 +480,10 @@ def test_model_that_returns_no_logits_is_refused(kind, images, labels, wrap, mes
 @pytest.mark.parametrize(
     ("tail", "reason"),
     [
-        ([nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)], "an MLP stands between pooling and logits"),
+        (
+            [nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)],
+            "further layers stand between pooling and logits",
+        ),
         ([nn.LayerNorm(8), nn.Linear(8, 3)], "a normalisation stands between pooling"),
         ([nn.Linear(8, 3), nn.Softmax(1)], "not the output of a linear layer.*return logits"),
         ([nn.Tanh(), nn.Linear(8, 3)], "modules in between: .*Tanh"),

@@ -105,7 +105,7 @@ affine = pytest.mark.parametrize("case", AFFINE.values(), ids=AFFINE)
 @affine
 def test_head_is_found_where_it_stands(case, x):
     make, tap, kind = case
-    found = find_head(trace(make().eval(), (x,), tail=48), (9, 13))
+    found = find_head(trace(make().eval(), (x,), tail=48))
     assert found.kind == kind
     # a ReLU, a dropout or their container may name the same map
     assert found.tap.split(".")[0] in {tap, "1"}
@@ -114,8 +114,8 @@ def test_head_is_found_where_it_stands(case, x):
 @affine
 def test_head_gives_logits_of_the_model(case, x):
     model = case[0]().eval()
-    found = find_head(trace(model, (x,), tail=48), (9, 13))
-    features = found.features(trace(model, (x,), [found.tap]).features[found.tap])
+    found = find_head(trace(model, (x,), tail=48))
+    features = found.features(trace(model, (x,), tap=found.tap).taps[found.tap])
     with torch.no_grad():
         # sums of some hundred terms of order 1
         assert torch.allclose(found.read(model, features).logits(features), model(x), atol=1e-5)
@@ -264,7 +264,7 @@ def headless() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (mlp, "an MLP stands between pooling and logits .*Linear '3'"),
+        (mlp, "further layers stand between pooling and logits .*Linear '3'"),
         (norm_between, "a normalisation stands between .*LayerNorm '3'"),
         (ClassToken, "it reads a class token, not a pooled map"),
         (softmax, "output is not the output of a linear layer .*'0.4'.*without softmax"),
@@ -285,9 +285,9 @@ def test_refusal_names_the_way_out(x):
 
 def test_prototypes_of_refused_head_raise_its_reason(x):
     attr = ClassifierPrototypes(mlp().eval())
-    with pytest.raises(HeadNotFoundError, match="MLP"):
+    with pytest.raises(HeadNotFoundError, match="further layers"):
         attr.attribute(x)
-    with pytest.raises(HeadNotFoundError, match="MLP"):
+    with pytest.raises(HeadNotFoundError, match="further layers"):
         _ = attr.prototypes
 
 
@@ -300,7 +300,7 @@ def strided() -> nn.Module:
 
 
 def test_tap_of_one_cell_is_the_module_before_pooling(strided):
-    found = find_head(trace(strided, (torch.rand(2, 1, 8, 8),), tail=48), (8, 8))
+    found = find_head(trace(strided, (torch.rand(2, 1, 8, 8),), tail=48))
     assert (found.tap, found.shape) == ("2", (6, 1, 1))
 
 

@@ -104,7 +104,7 @@ AFFINE = [
     ),
 ]
 
-MLP = "an MLP stands between pooling and logits"
+MLP = "further layers stand between pooling and logits"
 NORMALISATION = "a normalisation stands between pooling and the linear layer"
 CLASS_TOKEN = "it reads a class token, not a pooled map"
 

@@ -38,7 +38,7 @@ class Tap:
         few = images[:2].to(self._device)
         try:
             passed = trace(self._model, (few,), tail=_TAIL)
-            self.site = find_head(passed, (few.shape[-2], few.shape[-1]))
+            self.site = find_head(passed)
         except HeadNotFoundError as error:
             raise UnavailableError(f"needs a pooled linear head: {error}") from error
         head = self.site.read(self._model, self.features(few))
@@ -56,4 +56,4 @@ class Tap:
 
     def _pass(self, images: Tensor) -> Tensor:
         passed = trace(self._model, (images.to(self._device),), tap=self.site.tap)
-        return self.site.features(passed.features[self.site.tap]).cpu()
+        return self.site.features(passed.taps[self.site.tap]).cpu()

@@ -124,7 +124,7 @@ def _of_model(name: str, subject: Subject) -> Answer:
     suggested = [c.name for c in candidate_layers(subject.model, x) if c.is_suggested]
     site, refusal = None, None
     try:
-        site = find_head(passed, (x.shape[-2], x.shape[-1]))
+        site = find_head(passed)
     except HeadNotFoundError as error:
         refusal = str(error)
     count = sum(parameter.numel() for parameter in subject.model.parameters())
