@@ -166,7 +166,7 @@ def trace(
         output = model._call_impl(*inputs, *additional_forward_args)
     features = {name: recorder.output_grid(name, size) for name in layers}
     entered = {name: recorder.input_grid(name, size) for name in entering}
-    taps = {} if log is None else dict(log.recent)
+    taps = {} if log is None else log.maps()
     if tap is not None:
         taps[tap] = recorder.tap_grid(size)
     _warn_repeated([*layers, *entering], recorder.counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,10 @@ from captum_kmex.model.layout import ChannelAxis, feature_grid
 
 __all__ = ["Call", "CallLog", "MapMoments", "Record", "moments"]
 
-_MAPS_KEPT = 3  # one map of the last grid each: the tap is hardly ever an earlier one
+_MAPS_KEPT = 3  # the tap is hardly ever an earlier one
+_LINEAR = (nn.Linear, nn.Conv2d)  # what a head may be, so that its input must be known
+_SMALL = 16  # a map this many times smaller than the largest is copied, others are only held
+_PARTS = (4, 8)  # into how many a map is cut to take its moments, by images and by channels
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,22 @@ class MapMoments:
 
     @classmethod
     def of(cls, grid: Tensor) -> MapMoments:
-        """Take the moments of a map (N, D, H, W)."""
-        flat = grid.flatten(2)
-        return cls(moments(flat), moments(flat.relu()))
+        """Take the moments of a map (N, D, H, W), a part of it at a time."""
+        images, channels = (
+            max(1, -(-size // parts)) for size, parts in zip(grid.shape[:2], _PARTS, strict=True)
+        )
+        found = [
+            [_both_moments(part.flatten(2)) for part in some.split(channels, 1)]
+            for some in grid.split(images)
+        ]
+        joined = torch.cat([torch.cat(row, 1) for row in found])
+        return cls(joined[..., :2], joined[..., 2:])
+
+
+def _both_moments(flat: Tensor) -> Tensor:
+    """Return the moments (N, D, 4) of a map (N, D, P) and of it after ReLU."""
+    flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
+    return torch.cat([moments(flat), moments(flat.relu())], 2)
 
 
 def moments(flat: Tensor) -> Tensor:
@@ -102,6 +118,9 @@ class Call:
 class CallLog:
     """The last module calls of a pass, and the last few of their maps.
 
+    It hardly needs memory beside the pass: of a large map it keeps no copy but the tensor, and
+    only until another one follows, as the pass itself does.
+
     Args:
         size: Height and width of the input, in pixels.
         tail: Number of calls to remember.
@@ -109,15 +128,14 @@ class CallLog:
 
     Attributes:
         calls: The last calls in order of completion.
-        recent: Pairs of module name and map (N, D, H, W), of the last calls whose maps differ.
     """
 
     def __init__(self, size: tuple[int, int], tail: int, with_moments: bool) -> None:
         self.calls: deque[Call] = deque(maxlen=tail)
-        self.recent: deque[tuple[str, Tensor]] = deque(maxlen=_MAPS_KEPT)
         self._size, self._with_moments = size, with_moments
         self._shrinking = _Shrinking()
-        self._last: MapMoments | None = None
+        self._kept: deque[_KeptMap] = deque(maxlen=_MAPS_KEPT)
+        self._largest = 0
 
     def add(
         self,
@@ -134,26 +152,56 @@ class CallLog:
             tensors: What it got and what it returned.
             axes: The dimension of the channels in each.
         """
-        before, after = (
-            _record(tensor, self._size, axis, self._with_moments)
-            for tensor, axis in zip(tensors, axes, strict=True)
-        )
+        after = _record(tensors[1], self._size, axes[1], self._with_moments)
+        is_told = isinstance(module, _LINEAR) or (after is not None and after.positions == 1)
+        before = _record(tensors[0], self._size, axes[0], self._with_moments and is_told)
         if next(module.children(), None) is None:
             self._shrinking.take(module, before, after)
         self.calls.append(Call(name, module, before, after, self._shrinking.is_pooled))
         if tensors[1] is not None and after is not None and after.moments is not None:
-            self._keep(name, tensors[1], after.moments, axes[1])
+            grid = feature_grid(tensors[1].detach(), self._size, name, axes[1])
+            self._keep(_KeptMap(name, grid, after.moments))
 
-    def _keep(self, name: str, left: Tensor, found: MapMoments, axis: ChannelAxis) -> None:
-        """Keep a copy of a map; of equal ones in a row, that of the last, outermost module."""
-        grid = feature_grid(left.detach(), self._size, name, axis)
-        if self.recent and self._last is not None and torch.equal(self._last.plain, found.plain):
-            self.recent[-1] = (name, self.recent[-1][1])
-            return
-        wide = torch.promote_types(left.dtype, torch.float32)
-        copy = grid.to(wide, copy=True, memory_format=torch.contiguous_format)
-        self.recent.append((name, copy))
-        self._last = found
+    def maps(self) -> dict[str, Tensor]:
+        """Return copies of the last maps (N, D, H, W) that nothing has written to, by module."""
+        return {kept.name: kept.copied().grid for kept in self._kept if kept.is_untouched()}
+
+    def _keep(self, new: _KeptMap) -> None:
+        """Keep a map; of equal ones in a row, under the name of the last, outermost module."""
+        self._largest = max(self._largest, new.grid.nbytes)
+        last = self._kept[-1] if self._kept else None
+        if last is not None and last.has(new.moments):
+            self._kept[-1] = replace(last, name=new.name)
+        elif new.grid.nbytes * _SMALL <= self._largest:
+            self._kept.append(new.copied())
+        else:
+            self._kept.clear()
+            self._kept.append(new)
+
+
+@dataclass(frozen=True)
+class _KeptMap:
+    """A map, or a copy of it, with the moments that it had."""
+
+    name: str
+    grid: Tensor
+    moments: MapMoments
+    is_copy: bool = False
+
+    def copied(self) -> _KeptMap:
+        """Return it with a copy of its own, in at least single precision."""
+        if self.is_copy:
+            return self
+        wide = torch.promote_types(self.grid.dtype, torch.float32)
+        copy = self.grid.to(wide, copy=True, memory_format=torch.contiguous_format)
+        return replace(self, grid=copy, is_copy=True)
+
+    def has(self, found: MapMoments) -> bool:
+        return torch.equal(self.moments.plain, found.plain)
+
+    def is_untouched(self) -> bool:
+        """Whether no module wrote to the map after it was returned."""
+        return self.is_copy or self.has(MapMoments.of(self.grid))
 
 
 def _record(
@@ -181,7 +229,7 @@ def _record(
     return Record(
         shape,
         height_width,  # type: ignore[arg-type]  # four, as a grid has
-        None if grid is None else MapMoments.of(grid.to(wide)),
+        None if grid is None else MapMoments.of(grid),
         tensor.to(wide, copy=True) if tensor.ndim == 2 else None,
         tensor[:, 0].to(wide, copy=True) if tensor.ndim == 3 else None,
     )
