@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from benchmarks.speed.live_memory import live_memory
 from conftest import LAYERS, make_net
 from torch import nn
 
+from benchmarks.speed.live_memory import live_memory
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
 from captum_kmex.activations import trace
 from captum_kmex.layer_suggestion import suggest_layers

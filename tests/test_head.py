@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -421,3 +422,307 @@ def test_evidence_equals_loop_over_positions(shape):
                 assert found[i, 0, y, z].item() == pytest.approx(
                     float(features[i, :, y, z] @ column)
                 )
+
+
+# ---------------------------------------------------------------- heads by what they compute
+
+
+class Cosine(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 7 * F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1))
+
+
+class Masked(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.clamp_min(0), self.bias)
+
+
+class Adapted(nn.Linear):
+    """Low-rank weights beside its own, not merged."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.down, self.up = (
+            nn.Parameter(torch.rand(2, inputs)),
+            nn.Parameter(torch.rand(outputs, 2)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x @ self.down.T @ self.up.T
+
+
+class Padded(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (1, 1, 1, 1), mode="reflect")[..., ::2, ::2])
+
+
+def linear_with_hook(hook, before: bool = False) -> nn.Module:
+    head = nn.Linear(5, 4)
+    (head.register_forward_pre_hook if before else head.register_forward_hook)(hook)
+    return head
+
+
+def tail_of(head: nn.Module) -> nn.Module:
+    return nn.Sequential(conv_relu(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+
+def convolution_of(head: nn.Module) -> nn.Module:
+    return nn.Sequential(conv_relu(), head, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def grouped() -> nn.Module:
+    tail = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1, groups=4), nn.Flatten()]
+    return nn.Sequential(conv_relu(1, 8), *tail)
+
+
+REFUSED = {  # what computes something else than its weights say, and the class that is named
+    "cosine": (lambda: tail_of(Cosine(5, 4)), "Cosine"),
+    "masked": (lambda: tail_of(Masked(5, 4)), "Masked"),
+    "adapted": (lambda: tail_of(Adapted(5, 4)), "Adapted"),
+    "hook": (lambda: tail_of(linear_with_hook(lambda _m, _i, out: 3 * out)), "Linear"),
+    "pre-hook": (lambda: tail_of(linear_with_hook(lambda _m, i: (i[0] * 2,), True)), "map"),
+    "strided": (lambda: convolution_of(nn.Conv2d(5, 4, 1, stride=2)), "Conv2d"),
+    "padded": (lambda: convolution_of(nn.Conv2d(5, 4, 1, padding=1)), "Conv2d"),
+    "strided-subclass": (lambda: convolution_of(Padded(5, 4, 1)), "Padded"),
+    "grouped": (grouped, "Conv2d"),
+}
+refused = pytest.mark.parametrize(("make", "kind"), REFUSED.values(), ids=REFUSED)
+
+
+@refused
+def test_head_that_computes_something_else_is_refused_by_name(make, kind, x):
+    model = make().eval()
+    for attribution in (
+        ClassifierPrototypes(model),
+        LayerKMeansAttribution(model, ["0"], n_clusters=2),
+    ):
+        for _ in range(2):
+            with pytest.raises(ValueError, match=kind):
+                attribution.attribute(x)
+    with pytest.raises(HeadNotFoundError, match=kind):
+        ClassifierPrototypes(model).as_module(x)
+
+
+@refused
+def test_head_that_computes_something_else_gets_a_ridge_head_by_a_fit(make, kind, x):
+    model = make().eval()
+    images, labels = x.repeat(4, 1, 1, 1) + 0.1 * torch.rand(12, 1, 9, 13), torch.arange(12) % 4
+    attribution = LayerKMeansAttribution(model, ["0"], n_prototypes=1).fit([(images, labels)])
+    assert attribution.bank_.surrogate is not None
+    maps, delta = attribution.attribute(images, target=2, return_convergence_delta=True)
+    with torch.no_grad():
+        missing = maps.sum((1, 2, 3)) + attribution.bank_.surrogate.bias[2] - model(images)[:, 2]
+    assert torch.allclose(delta, missing, atol=1e-5)
+    assert maps[0].unique().numel() > 1
+
+
+@refused
+def test_head_named_by_the_user_must_compute_what_its_weights_say(make, kind, x):
+    model = make().eval()
+    name = next(
+        n for n, m in reversed(list(model.named_modules())) if isinstance(m, (nn.Linear, nn.Conv2d))
+    )
+    with pytest.raises(HeadNotFoundError, match=kind):
+        ClassifierPrototypes(model, head=name).attribute(x)
+
+
+@pytest.mark.parametrize(
+    "own", [Cosine(5, 4), Masked(5, 4), Adapted(5, 4)], ids=["cosine", "masked", "adapted"]
+)
+def test_own_head_must_compute_what_its_weights_say(own, x):
+    with pytest.raises(ValueError, match=rf"given head \({type(own).__name__}\) does not compute"):
+        ClassifierPrototypes(mlp().eval(), "0", head=own).attribute(x)
+
+
+def test_hook_registered_after_the_first_call_is_noticed(x):
+    model = pooled().eval()
+    attribution = ClassifierPrototypes(model)
+    attribution.attribute(x)
+    handle = model[4].register_forward_hook(lambda _m, _i, out: out.square())
+    with pytest.raises(HeadNotFoundError, match="forward hook"):
+        attribution.attribute(x)
+    handle.remove()
+    attribution.attribute(x)
+
+
+@pytest.mark.parametrize("factor", [1e-8, 1.0, 1e6], ids=str)
+def test_a_large_bias_does_not_hide_a_wrong_head(factor, x):
+    model = tail_of(Masked(5, 4)).eval()
+    with torch.no_grad():
+        model[0][0].weight.mul_(factor)
+        model[0][0].bias.mul_(factor)
+        model[3].weight[0, 0] = -1
+        model[3].bias.fill_(factor * 50)
+    with pytest.raises(HeadNotFoundError, match="Masked"):
+        ClassifierPrototypes(model).attribute(x)
+
+
+def test_every_image_of_a_batch_is_held_to_its_own_scale(x):
+    """The first image's logits are a million times larger, and must not excuse the second's."""
+    model = tail_of(Adapted(5, 4)).eval()
+    with torch.no_grad():
+        model[3].down.mul_(1e-3)
+    batch = torch.stack([1e6 * x[0], x[1]])
+
+    class OnlySmall(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model
+
+        def forward(self, images: Tensor) -> Tensor:
+            pooled = self.net[:3](images)
+            plain = self.net[3].weight, self.net[3].bias
+            exact = F.linear(pooled, *plain)
+            return torch.cat([exact[:1], self.net[3](pooled[1:])])
+
+    with pytest.raises(HeadNotFoundError):
+        ClassifierPrototypes(OnlySmall().eval()).attribute(batch)
+
+
+# ---------------------------------------------------------------- pooling by what it does
+
+
+class Gem(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp_min(1e-6).pow(3).mean((2, 3), keepdim=True).pow(1 / 3)
+
+
+class Summary(nn.Module):
+    """Average and maximum side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)], 1)
+
+
+class Named(nn.Module):
+    """A plain mean whose name says nothing of pooling."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
+class Poolside(nn.Conv2d):
+    """No pooling, whatever its name."""
+
+
+ONE_CELL = {
+    "gem": [Gem(), nn.Flatten(), nn.Linear(5, 4)],
+    "max": [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(5, 4)],
+    "max-by-kernel": [nn.MaxPool2d((9, 13)), nn.Flatten(), nn.Linear(5, 4)],
+    "mean-and-max": [Summary(), nn.Flatten(), nn.Linear(10, 4)],
+    "amax": [nn.Flatten(2), Functional(nn.Identity(), lambda h: h.amax(2))],
+    "functional-then-convolutions": [
+        Functional(nn.Identity(), lambda h: F.adaptive_avg_pool2d(h, 1), after=None),
+    ],
+    "power": [nn.LPPool2d(2, (9, 13)), nn.Flatten(), nn.Linear(5, 4)],
+}
+ONE_CELL["functional-then-convolutions"][0].head = nn.Sequential(
+    nn.Conv2d(5, 7, 1), nn.ReLU(), nn.Conv2d(7, 4, 1), nn.Flatten()
+)
+
+
+@pytest.mark.parametrize("tail", ONE_CELL.values(), ids=ONE_CELL)
+def test_pooled_cell_is_no_map(tail, x):
+    model = nn.Sequential(conv_relu(), *copy.deepcopy(tail)).eval()
+    with pytest.raises(HeadNotFoundError):
+        ClassifierPrototypes(model).attribute(x)
+    images, labels = x.repeat(4, 1, 1, 1) + 0.1 * torch.rand(12, 1, 9, 13), torch.arange(12) % 4
+    fitted = LayerKMeansAttribution(model, ["0"], n_prototypes=2).fit([(images, labels)])
+    assert fitted.bank_.surrogate is not None
+    assert (fitted.attribute(images).flatten(1).std(1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [Named(), nn.AdaptiveAvgPool2d(1), nn.AvgPool2d((9, 13))],
+    ids=["unnamed", "adaptive", "kernel"],
+)
+def test_mean_is_found_under_any_name(pool, x):
+    model = nn.Sequential(conv_relu(), pool, nn.Flatten(), nn.Linear(5, 4)).eval()
+    maps, delta = ClassifierPrototypes(model).attribute(x, return_convergence_delta=True)
+    assert maps.shape == (3, 1, 9, 13)
+    assert delta.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "last",
+    [nn.Conv2d(5, 6, (9, 13)), Poolside(5, 6, (9, 13)), nn.Conv2d(5, 6, 3, stride=20, padding=1)],
+    ids=["kernel", "misleading-name", "stride"],
+)
+def test_network_whose_last_convolution_leaves_one_cell_goes_on_working(last, x):
+    model = nn.Sequential(conv_relu(), last, nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(6, 4))
+    maps, delta = ClassifierPrototypes(model.eval()).attribute(x, return_convergence_delta=True)
+    assert maps.shape == (3, 1, 1, 1)
+    assert delta.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "pool", [Gem(), Summary(), nn.AdaptiveMaxPool2d(1)], ids=["gem", "both", "max"]
+)
+def test_tap_found_on_one_cell_is_not_the_pooling_on_larger_images(pool):
+    width = 10 if isinstance(pool, Summary) else 5
+    model = nn.Sequential(conv_relu(1, 5, 4), pool, nn.Flatten(), nn.Linear(width, 4)).eval()
+    attribution = ClassifierPrototypes(model)
+    with contextlib.suppress(HeadNotFoundError):  # exact: on one cell every pooling is
+        attribution.attribute(torch.rand(2, 1, 4, 4))
+    with pytest.raises(HeadNotFoundError):
+        attribution.attribute(torch.rand(2, 1, 16, 16))
+
+
+# ---------------------------------------------------------------- decided once in a fit
+
+
+class Moody(nn.Module):
+    """Scales the logits of images brighter than the others."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.net, self.level = pooled().eval(), level
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = x.amax((1, 2, 3)) > self.level
+        return self.net(x) * torch.where(bright, 2.0, 1.0)[:, None]
+
+
+@pytest.mark.parametrize("odd", [1, 25, 49], ids=str)
+def test_one_odd_image_stops_a_fit_with_an_exact_head(odd):
+    images, labels = torch.rand(50, 1, 9, 13), torch.arange(50) % 4
+    images[odd] += 5
+    loader = list(zip(images.split(1), labels.split(1), strict=True))
+    attribution = LayerKMeansAttribution(Moody(3.0).eval(), ["net.0"], n_prototypes=1)
+    with pytest.raises(ValueError, match=rf"does not hold for batch \[{odd}\]"):
+        attribution.fit(loader)
+    assert not attribution.is_fitted
+
+
+def test_odd_image_after_a_fit_with_an_exact_head_is_refused():
+    images, labels = torch.rand(24, 1, 9, 13), torch.arange(24) % 4
+    attribution = LayerKMeansAttribution(Moody(3.0).eval(), ["net.0"], n_prototypes=1)
+    attribution.fit([(images, labels)])
+    with pytest.raises(HeadNotFoundError, match="images of the fit had an exact head"):
+        attribution.attribute(images + 5)
+    _, delta = attribution.attribute(images, return_convergence_delta=True)
+    assert delta.abs().max() < 1e-5
+
+
+# ---------------------------------------------------------------- modules that run twice
+
+
+class Siamese(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = conv_relu(), nn.Linear(5, 4)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        one, two = (self.encoder(x).mean((2, 3)) for x in (first, second))
+        return self.head((one - two).abs())
+
+
+@pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.LayerCallWarning")
+def test_segments_of_a_siamese_model_are_those_of_the_explained_picture(x):
+    model, other = Siamese().eval(), torch.rand(3, 1, 9, 13)
+    alone = nn.Sequential(model.encoder, nn.AdaptiveAvgPool2d(1), nn.Flatten(), model.head).eval()
+    expected = LayerKMeansAttribution(alone, ["0"], n_clusters=3).segment(x)
+    attribution = LayerKMeansAttribution(model, ["encoder"], n_clusters=3)
+    assert torch.equal(attribution.segment((x, other)), expected)
+    assert torch.equal(attribution.segment(x, additional_forward_args=(other,)), expected)
