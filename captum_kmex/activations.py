@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from captum_kmex.descriptions import described
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
 from captum_kmex.grids import feature_grid
 
@@ -331,10 +332,13 @@ def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
 
 
 def _logits(output: object, images: Tensor) -> Tensor:
-    if isinstance(output, Tensor) and output.ndim == 1 and len(output) == len(images):
-        output = output.unsqueeze(1)
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(images):
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if isinstance(output, Tensor) and output.ndim < 2 and output.numel() == len(images):
+        output = output.reshape(-1, 1)  # a single logit, squeezed
+    is_logits = isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point()
+    if not isinstance(output, Tensor) or not is_logits or len(output) != len(images):
+        got = described(output)
+        if isinstance(output, Tensor):
+            got = f"{tuple(output.shape)} of {output.dtype}"
         raise ValueError(
             f"the model must return logits (N, J) for {len(images)} images; got {got}. Wrap "
             "it in a module that returns the logits"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, cast
@@ -19,6 +19,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from captum_kmex.items import BATCH, inputs_of, label_of, label_tensor
 from captum_kmex.ranks import rank, world_size
 from captum_kmex.shards import check_shards, without_padding
 
@@ -56,7 +57,8 @@ class IndexedBatches:
     the other machines'.
 
     Args:
-        loader: A ``DataLoader``, or an iterable of ``(images, labels)`` or ``images``.
+        loader: A ``DataLoader``, or an iterable of ``(images, labels)``, of ``images``, or of
+            dicts with one image tensor and ``"label"`` (see ``items``).
         device: Where the batches go.
 
     Raises:
@@ -64,7 +66,7 @@ class IndexedBatches:
     """
 
     def __init__(self, loader: Iterable[object], device: torch.device) -> None:
-        if isinstance(loader, (Tensor, Dataset)) or not isinstance(loader, Iterable):
+        if isinstance(loader, (Tensor, Dataset, Mapping)) or not isinstance(loader, Iterable):
             raise TypeError(
                 f"fit takes a DataLoader or an iterable of batches; got {type(loader).__name__}."
                 " Wrap it: DataLoader(dataset, batch_size=64)"
@@ -206,28 +208,8 @@ def _reads_all(loader: DataLoader[object], size: int) -> bool:
 
 def _split(batch: object) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Return the inputs and the labels of one batch."""
-    inputs, targets = batch, None
-    if isinstance(batch, (tuple, list)) and batch:
-        inputs = batch[0]
-        targets = _labels(batch[1]) if len(batch) > 1 else None
-    tensors = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
-        raise TypeError(
-            f"a batch must be images or (images, labels); got {type(batch).__name__} of "
-            f"{type(tensors[0]).__name__ if tensors else 'nothing'}. Adapt it with collate_fn="
-        )
-    return tensors, targets
-
-
-def _labels(given: object) -> Tensor:
-    try:
-        labels = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"labels must be integers or multi-hot rows; got {type(given).__name__} ({error})"
-        ) from error
-    is_column = labels.ndim == 2 and labels.shape[1] == 1 and not labels.is_floating_point()
-    return labels.squeeze(1) if is_column else labels
+    inputs = inputs_of(batch, BATCH)
+    return inputs, label_tensor(label_of(batch, BATCH), len(inputs[0]))
 
 
 def class_pairs(labels: Labels, targets: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex, cast
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor
 
 from captum_kmex.concepts import image_of
+from captum_kmex.descriptions import described
+from captum_kmex.items import ITEM, label_of, name_of
 
 __all__ = ["Samples", "read_batches"]
 
@@ -40,8 +41,8 @@ def read_batches(images: Sequence[object], batch_size: int) -> Iterator[Samples]
     """Yield a data set's images, labels and names, a batch at a time.
 
     Args:
-        images: Float tensors (C, H, W), or tuples (image, label, name); a label may be
-            ``None``, and both may be missing.
+        images: Float tensors (C, H, W), or tuples (image, label, name), or dicts of these; a
+            label may be ``None``, and both may be missing.
         batch_size: Images a batch.
 
     Raises:
@@ -58,26 +59,21 @@ def read_batches(images: Sequence[object], batch_size: int) -> Iterator[Samples]
                 "resize and crop all to one size, as for the model"
             )
         labels = [_label(item, first + i) for i, item in enumerate(items)]
-        names = tuple(_name(item) for item in items)
+        names = tuple(name_of(item) for item in items)
         yield Samples(first, torch.stack(tensors), torch.tensor(labels), names)
 
 
 def _label(item: object, place: int) -> int:
-    given = item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+    given = label_of(item, ITEM)
     if given is None:
         return -1
     try:
         label = operator.index(cast("SupportsIndex", given))  # a tensor of one integer is one
     except TypeError as error:
         raise ValueError(
-            f"the label of image {place} is {given!r}, no class index; give one integer an "
-            "image, or the images alone"
+            f"the label of image {place} is {described(given)}, no class index; give one integer "
+            "an image, or the images alone"
         ) from error
     if label < 0:
         raise ValueError(f"the label of image {place} is {label}; classes count from 0")
     return label
-
-
-def _name(item: object) -> str:
-    given = item[2] if isinstance(item, (tuple, list)) and len(item) > 2 else None
-    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else ""
