@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from captum_kmex.activations import Recorder
 from captum_kmex.bank import Codebook
 from captum_kmex.class_prototypes import ClassPrototypes
+from captum_kmex.classes import class_logits
 from captum_kmex.exceptions import TargetError
 from captum_kmex.grids import feature_grid
 from captum_kmex.head import HeadSite, LinearHead
@@ -235,7 +236,7 @@ class CentroidMargin(nn.Module):
         self, book: Codebook, n_classes: int, target: int | None, logits: Tensor, like: Tensor
     ) -> None:
         super().__init__()
-        self.target = fixed_target(target, logits)
+        self.target = fixed_target(target, class_logits(logits))
         self.register_buffer("centroids", book.centroids.to(like))
         owner, column = class_table(book, n_classes)
         self.register_buffer("owner", owner)
@@ -248,7 +249,7 @@ class CentroidMargin(nn.Module):
         NaN for a class without prototypes, and its distance infinite.
         """
         least, index = self._class_nearest(features.mean((2, 3)))
-        target = explained_class(self.target, logits).unsqueeze(1)
+        target = explained_class(self.target, class_logits(logits)).unsqueeze(1)
         rival = least.scatter(1, target, torch.inf).argmin(1, keepdim=True)
         a, b = (self.centroids[index.gather(1, c)][:, 0, :, None, None] for c in (target, rival))
         density = 2 * ((features - (a + b) / 2) * (a - b)).sum(1, keepdim=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,8 @@ class Samples:
     Attributes:
         first: Position of the first image in the data set.
         inputs: Float tensor (N, C, H, W).
-        labels: Class of each image (N,); -1 where it has no label.
+        labels: Class of each image (N,); -1 where it has no label. In floating point where one
+            is 0. or 1., which is a class of a model with a single logit only.
         names: File names or other names; empty where an image has none.
     """
 
@@ -63,10 +65,12 @@ def read_batches(images: Sequence[object], batch_size: int) -> Iterator[Samples]
         yield Samples(first, torch.stack(tensors), torch.tensor(labels), names)
 
 
-def _label(item: object, place: int) -> int:
+def _label(item: object, place: int) -> int | float:
     given = label_of(item, ITEM)
     if given is None:
         return -1
+    if _is_zero_or_one(given):
+        return 1.0 if given == 1 else 0.0
     try:
         label = operator.index(cast("SupportsIndex", given))  # a tensor of one integer is one
     except TypeError as error:
@@ -77,3 +81,11 @@ def _label(item: object, place: int) -> int:
     if label < 0:
         raise ValueError(f"the label of image {place} is {label}; classes count from 0")
     return label
+
+
+def _is_zero_or_one(label: object) -> bool:
+    """Whether a label is 0 or 1 in floating point, as losses of a single logit take it."""
+    if isinstance(label, (Tensor, np.ndarray)):
+        is_one = tuple(label.shape) in ((), (1,))
+        return is_one and "float" in str(label.dtype) and label.item() in (0, 1)
+    return isinstance(label, float) and label in (0, 1)
