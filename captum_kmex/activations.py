@@ -17,6 +17,7 @@ from captum_kmex.descriptions import described
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
 from captum_kmex.grids import feature_grid
 
+from captum_kmex.modes import Modes
 __all__ = [
     "Call",
     "Recorder",
@@ -28,8 +29,8 @@ __all__ = [
     "warn_training",
 ]
 
-# models being explained: how many threads are at it, and the modules to set back to training
-_evaluated: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
+# models being explained: how many threads are at it, and the modes to give back
+_evaluated: dict[nn.Module, tuple[int, Modes | None]] = {}
 _lock = threading.Lock()
 
 
@@ -280,25 +281,23 @@ def warn_training(model: nn.Module, stacklevel: int) -> None:
 
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the duration; the last of several threads gives the flags back."""
+    """Evaluation mode for the duration; the last of several threads gives the modes back."""
     with _lock:
-        users, flags = _evaluated.get(model, (0, []))
-        if not users:
-            flags = [module for module in model.modules() if module.training]
+        users, modes = _evaluated.get(model, (0, None))
+        if not users and any(module.training for module in model.modules()):
             warn_training(model, stacklevel=8)
-            for module in flags:
-                module.training = False
-        _evaluated[model] = (users + 1, flags)
+            modes = Modes(model)
+            modes.evaluate()
+        _evaluated[model] = (users + 1, modes)
     try:
         yield
     finally:
         with _lock:
-            users, flags = _evaluated.pop(model)
+            users, modes = _evaluated.pop(model)
             if users > 1:
-                _evaluated[model] = (users - 1, flags)
-            else:
-                for module in flags:
-                    module.training = True
+                _evaluated[model] = (users - 1, modes)
+            elif modes is not None:
+                modes.restore()
 
 
 def _grid(
