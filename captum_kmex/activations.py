@@ -6,18 +6,19 @@ import difflib
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from captum_kmex.descriptions import described
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
 from captum_kmex.grids import feature_grid
-
 from captum_kmex.modes import Modes
+
 __all__ = [
     "Call",
     "Recorder",
@@ -203,10 +204,10 @@ class Recorder:
                 if name in self.entering:
                     before = module.register_forward_pre_hook(self._before(name), with_kwargs=True)
                     stack.callback(before.remove)
-                stack.callback(module.register_forward_hook(self._after(name)).remove)
+                stack.callback(_hooked(module, name, self._after(name)).remove)
             for name, module in model.named_modules() if self.calls.maxlen else ():
                 if name:
-                    stack.callback(module.register_forward_hook(self._last(name)).remove)
+                    stack.callback(_hooked(module, name, self._last(name)).remove)
             yield
 
     def _before(self, name: str):  # type: ignore[no-untyped-def]  # torch types hooks loosely
@@ -240,11 +241,28 @@ class Recorder:
             value = next((item for item in value if isinstance(item, Tensor)), None)
         if not isinstance(value, Tensor):
             return None
+        if value.is_quantized:
+            raise TypeError(
+                "the model is quantized: its layers pass on int8, in which there are no features "
+                "to compare. Pass the Python model in floating point that it was made from"
+            )
         if value.is_floating_point():
             self.dtype = coarser(self.dtype, value.dtype)
         wide = torch.float64 if value.dtype == torch.float64 else torch.float32
         # one pass over channels-last maps, which would be copied again later
         return value.detach().to(wide, copy=True, memory_format=torch.contiguous_format)
+
+
+def _hooked(
+    module: nn.Module, name: str, hook: Callable[[nn.Module, object, object], None]
+) -> RemovableHandle:
+    """Register a forward hook, which a scripted part of a model refuses."""
+    if isinstance(module, torch.jit.RecursiveScriptModule):  # type: ignore[attr-defined]  # it is
+        raise TypeError(
+            f"{name!r} is TorchScript (torch.jit), whose layers cannot be read by a torch.nn.Module"
+            "'s hooks. Pass the Python model that it was made from"
+        )
+    return module.register_forward_hook(hook)
 
 
 def own_hooks(module: nn.Module, kind: str) -> dict[int, object]:
