@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -14,10 +13,12 @@ from captum_kmex.activations import Recorder
 from captum_kmex.bank import Codebook
 from captum_kmex.class_prototypes import ClassPrototypes
 from captum_kmex.classes import class_logits
+from captum_kmex.copies import copied
 from captum_kmex.exceptions import TargetError
 from captum_kmex.grids import feature_grid
 from captum_kmex.head import HeadSite, LinearHead
 from captum_kmex.interpolation import resize
+from captum_kmex.modes import evaluated
 from captum_kmex.segments import class_scores, predicted_class
 from captum_kmex.targets import resolve_target
 from captum_kmex.voting import mean_log_nearness
@@ -39,7 +40,7 @@ class ModelReader(nn.Module):
         self, model: nn.Module, layers: Sequence[str], at_input: bool, site: HeadSite | None
     ) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = evaluated(copied(model)).requires_grad_(False)
         self.layers, self.at_input, self.site = tuple(layers), at_input, site
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from typing import TypeVar
 
 from torch import fx, nn
 
-__all__ = ["Modes"]
+__all__ = ["Modes", "evaluated"]
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class Modes:
@@ -50,6 +53,13 @@ class Modes:
             module.training = training
         for parameter, requires_grad in self._gradients.items():
             parameter.requires_grad_(requires_grad)
+
+
+def evaluated(model: _Module) -> _Module:
+    """Return a model of our own in evaluation mode, for good."""
+    if any(module.training for module in model.modules()):
+        Modes(model).evaluate()
+    return model
 
 
 def _evaluate(module: nn.Module, own: frozenset[nn.Module]) -> None:
