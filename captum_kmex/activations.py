@@ -350,7 +350,8 @@ def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
 
 def _logits(output: object, images: Tensor) -> Tensor:
     if isinstance(output, Tensor) and output.ndim < 2 and output.numel() == len(images):
-        output = output.reshape(-1, 1)  # a single logit, squeezed
+        is_single = output.is_floating_point()  # one logit, squeezed
+        output = output.reshape(-1, 1) if is_single else output
     is_logits = isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point()
     if not isinstance(output, Tensor) or not is_logits or len(output) != len(images):
         got = described(output)

@@ -72,7 +72,7 @@ class Classification:
     Attributes:
         scores: Float tensor (N, C), larger for the likelier class.
         prediction: Integer tensor (N,).
-        logits: Float tensor (N, C), the model's.
+        logits: Float tensor (N, J), the model's.
     """
 
     scores: Tensor
