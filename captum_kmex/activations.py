@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from captum_kmex.descriptions import described
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
 from captum_kmex.model.calls import Call, CallLog
 from captum_kmex.model.layout import (
@@ -22,6 +24,7 @@ from captum_kmex.model.layout import (
     has_plain_layout,
     works_on_last,
 )
+from captum_kmex.modes import Modes
 
 __all__ = [
     "Recorder",
@@ -33,8 +36,8 @@ __all__ = [
     "warn_training",
 ]
 
-# models being explained: how many threads are at it, and the modules to set back to training
-_evaluated: dict[nn.Module, tuple[int, list[nn.Module]]] = {}
+# models being explained: how many threads are at it, and the modes to give back
+_evaluated: dict[nn.Module, tuple[int, Modes | None]] = {}
 _lock = threading.Lock()
 
 
@@ -231,11 +234,11 @@ class Recorder:
                 if name in self.entering:
                     before = module.register_forward_pre_hook(self._before(name), with_kwargs=True)
                     stack.callback(before.remove)
-                stack.callback(module.register_forward_hook(self._after(name)).remove)
+                stack.callback(_hooked(module, name, self._after(name)).remove)
             for name, module in model.named_modules() if log is not None else ():
                 if name and (watched is None or name in watched):
+                    stack.callback(_hooked(module, name, self._call(name, log)).remove)
                     stack.callback(module.register_forward_pre_hook(self._enter()).remove)
-                    stack.callback(module.register_forward_hook(self._call(name, log)).remove)
             yield
 
     def output_grid(self, name: str, size: tuple[int, int]) -> Tensor:
@@ -332,6 +335,11 @@ class Recorder:
         """Clone a tensor: an in-place ReLU would overwrite the record (captum #156)."""
         if value is None:
             return None
+        if value.is_quantized:
+            raise TypeError(
+                "the model is quantized: its layers pass on int8, in which there are no features "
+                "to compare. Pass the Python model in floating point that it was made from"
+            )
         self._note_dtype(value)
         wide = torch.float64 if value.dtype == torch.float64 else torch.float32
         # one pass over channels-last maps, which would be copied again later
@@ -362,6 +370,18 @@ def is_finite(tensor: Tensor) -> bool:
         return True
     low, high = tensor.aminmax()
     return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def _hooked(
+    module: nn.Module, name: str, hook: Callable[[nn.Module, object, object], None]
+) -> RemovableHandle:
+    """Register a forward hook, which a scripted part of a model refuses."""
+    if isinstance(module, torch.jit.RecursiveScriptModule):  # type: ignore[attr-defined]  # it is
+        raise TypeError(
+            f"{name!r} is TorchScript (torch.jit), whose layers cannot be read by a torch.nn.Module"
+            "'s hooks. Pass the Python model that it was made from"
+        )
+    return module.register_forward_hook(hook)
 
 
 def own_hooks(module: nn.Module, kind: str) -> dict[int, object]:
@@ -398,25 +418,23 @@ def warn_training(model: nn.Module, stacklevel: int) -> None:
 
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the duration; the last of several threads gives the flags back."""
+    """Evaluation mode for the duration; the last of several threads gives the modes back."""
     with _lock:
-        users, flags = _evaluated.get(model, (0, []))
-        if not users:
-            flags = [module for module in model.modules() if module.training]
+        users, modes = _evaluated.get(model, (0, None))
+        if not users and any(module.training for module in model.modules()):
             warn_training(model, stacklevel=8)
-            for module in flags:
-                module.training = False
-        _evaluated[model] = (users + 1, flags)
+            modes = Modes(model)
+            modes.evaluate()
+        _evaluated[model] = (users + 1, modes)
     try:
         yield
     finally:
         with _lock:
-            users, flags = _evaluated.pop(model)
+            users, modes = _evaluated.pop(model)
             if users > 1:
-                _evaluated[model] = (users - 1, flags)
-            else:
-                for module in flags:
-                    module.training = True
+                _evaluated[model] = (users - 1, modes)
+            elif modes is not None:
+                modes.restore()
 
 
 def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
@@ -431,10 +449,14 @@ def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
 
 
 def _logits(output: object, images: Tensor) -> Tensor:
-    if isinstance(output, Tensor) and output.ndim == 1 and len(output) == len(images):
-        output = output.unsqueeze(1)
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(images):
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if isinstance(output, Tensor) and output.ndim < 2 and output.numel() == len(images):
+        is_single = output.is_floating_point()  # one logit, squeezed
+        output = output.reshape(-1, 1) if is_single else output
+    is_logits = isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point()
+    if not isinstance(output, Tensor) or not is_logits or len(output) != len(images):
+        got = described(output)
+        if isinstance(output, Tensor):
+            got = f"{tuple(output.shape)} of {output.dtype}"
         raise ValueError(
             f"the model must return logits (N, J) for {len(images)} images; got {got}. Wrap "
             "it in a module that returns the logits"

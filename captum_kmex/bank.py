@@ -97,7 +97,7 @@ class PrototypeBank:
         at_input: The layers were read at their input.
         weights: Block weights of the composite, one a layer.
         codebooks: One codebook for each depth suffix, the whole stack first.
-        n_classes: Number of logits.
+        n_classes: Number of classes: of logits, or two of a single logit.
         input_range: Least and greatest input value of the fit.
         fingerprint: The model.
         provenance: What was fitted on what: images, rows seen and kept by class, seed,

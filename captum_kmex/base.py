@@ -13,7 +13,7 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_kmex.activations import Trace, layer_name, trace, unwrap
+from captum_kmex.activations import Trace, layer_name, trace
 from captum_kmex.batches import IndexedBatches
 from captum_kmex.checks import check_choice
 from captum_kmex.deployment_parts import ModelReader
@@ -27,6 +27,7 @@ from captum_kmex.head import (
     own_head_misses,
 )
 from captum_kmex.model.layout import ChannelAxis
+from captum_kmex.opaque import plain_model
 from captum_kmex.preparation import Preparation, channels_last
 
 __all__ = ["HEAD_TAIL", "Forward", "Layer", "PrototypeAttribution", "logged", "plain_arithmetic"]
@@ -104,12 +105,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
     @property
     def model(self) -> nn.Module:
         """The module inside any wrapper."""
-        if not isinstance(self.forward_func, nn.Module):
-            raise TypeError(
-                f"{self.get_name()} needs a torch.nn.Module, whose layers can be read; got "
-                f"{type(self.forward_func).__name__}"
-            )
-        return unwrap(self.forward_func)
+        return plain_model(self.forward_func, self.get_name())
 
     @property
     def is_prepared(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, cast
@@ -19,6 +19,8 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from captum_kmex.classes import class_count, predicted_classes
+from captum_kmex.items import BATCH, inputs_of, label_of, label_tensor
 from captum_kmex.ranks import rank, world_size
 from captum_kmex.shards import check_shards, without_padding
 
@@ -56,7 +58,8 @@ class IndexedBatches:
     the other machines'.
 
     Args:
-        loader: A ``DataLoader``, or an iterable of ``(images, labels)`` or ``images``.
+        loader: A ``DataLoader``, or an iterable of ``(images, labels)``, of ``images``, or of
+            dicts with one image tensor and ``"label"`` (see ``items``).
         device: Where the batches go.
 
     Raises:
@@ -64,7 +67,7 @@ class IndexedBatches:
     """
 
     def __init__(self, loader: Iterable[object], device: torch.device) -> None:
-        if isinstance(loader, (Tensor, Dataset)) or not isinstance(loader, Iterable):
+        if isinstance(loader, (Tensor, Dataset, Mapping)) or not isinstance(loader, Iterable):
             raise TypeError(
                 f"fit takes a DataLoader or an iterable of batches; got {type(loader).__name__}."
                 " Wrap it: DataLoader(dataset, batch_size=64)"
@@ -206,28 +209,8 @@ def _reads_all(loader: DataLoader[object], size: int) -> bool:
 
 def _split(batch: object) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Return the inputs and the labels of one batch."""
-    inputs, targets = batch, None
-    if isinstance(batch, (tuple, list)) and batch:
-        inputs = batch[0]
-        targets = _labels(batch[1]) if len(batch) > 1 else None
-    tensors = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
-        raise TypeError(
-            f"a batch must be images or (images, labels); got {type(batch).__name__} of "
-            f"{type(tensors[0]).__name__ if tensors else 'nothing'}. Adapt it with collate_fn="
-        )
-    return tensors, targets
-
-
-def _labels(given: object) -> Tensor:
-    try:
-        labels = torch.as_tensor(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"labels must be integers or multi-hot rows; got {type(given).__name__} ({error})"
-        ) from error
-    is_column = labels.ndim == 2 and labels.shape[1] == 1 and not labels.is_floating_point()
-    return labels.squeeze(1) if is_column else labels
+    inputs = inputs_of(batch, BATCH)
+    return inputs, label_tensor(label_of(batch, BATCH), len(inputs[0]))
 
 
 def class_pairs(labels: Labels, targets: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,9 +218,10 @@ def class_pairs(labels: Labels, targets: Tensor | None, logits: Tensor) -> tuple
 
     Args:
         labels: ``"target"``: the loader's labels; ``"predicted"`` or ``None``: the model's
-            argmax.
-        targets: Integer tensor (N,) or multi-hot (N, C).
-        logits: Float tensor (N, C).
+            likeliest class.
+        targets: Integer tensor (N,) or multi-hot (N, C); of a single logit also 0 and 1 in
+            floating point, (N,) or (N, 1).
+        logits: Float tensor (N, J).
 
     Returns:
         Two integer tensors (M,).
@@ -245,15 +229,17 @@ def class_pairs(labels: Labels, targets: Tensor | None, logits: Tensor) -> tuple
     Raises:
         ValueError: No labels, labels that are no integers, or labels out of range.
     """
-    count, n_classes = logits.shape
+    count, n_classes = len(logits), class_count(logits.shape[1])
     everyone = torch.arange(count, device=logits.device)
     if labels != "target":
-        return everyone, logits.argmax(1)
+        return everyone, predicted_classes(logits)
     if targets is None:
         raise ValueError(
             "the loader yields no labels, but labels='target' needs them; yield (images, "
             "labels), or fit with labels='predicted' or labels=None"
         )
+    if logits.shape[1] == 1:
+        targets = _signs(targets)
     if targets.ndim == 2:
         return _multi_hot_pairs(targets, count, n_classes)
     if targets.is_floating_point() or targets.shape != (count,):
@@ -262,17 +248,28 @@ def class_pairs(labels: Labels, targets: Tensor | None, logits: Tensor) -> tuple
             f"{targets.dtype} of shape {tuple(targets.shape)}"
         )
     outside = targets[(targets < 0) | (targets >= n_classes)]
-    if len(outside) and n_classes == 1:
-        raise ValueError(
-            f"label {int(outside[0])} is out of range for 1 logit; wrap a model with a single "
-            "logit z so that it returns two, (-z, z)"
-        )
     if len(outside):
-        raise ValueError(
-            f"label {int(outside[0])} is out of range for {n_classes} logits; labels must be "
-            f"0 to {n_classes - 1}, in the order of the model's outputs"
-        )
+        raise ValueError(_out_of_range(int(outside[0]), logits.shape[1]))
     return everyone, targets.long()
+
+
+def _signs(targets: Tensor) -> Tensor:
+    """Return the labels of a single logit as integers (N,) where each is 0 or 1."""
+    is_column = targets.ndim == 1 or (targets.ndim == 2 and targets.shape[1] == 1)
+    is_binary = bool(((targets == 0) | (targets == 1)).all())
+    return targets.flatten().long() if is_column and is_binary else targets
+
+
+def _out_of_range(label: int, n_logits: int) -> str:
+    if n_logits == 1:
+        return (
+            f"label {label} is out of range for a single logit, whose sign tells two classes; "
+            "labels must be 0 or 1"
+        )
+    return (
+        f"label {label} is out of range for {n_logits} logits; labels must be 0 to "
+        f"{n_logits - 1}, in the order of the model's outputs"
+    )
 
 
 def _multi_hot_pairs(targets: Tensor, count: int, n_classes: int) -> tuple[Tensor, Tensor]:

@@ -207,8 +207,11 @@ class ClassifierPrototypes(PrototypeAttribution):
                     "a flattened head has a column for every position; alignment with pooled "
                     "embeddings needs a pooled head"
                 )
-            everyone = torch.arange(len(head.columns), device=head.columns.device)
-            sums = sums or AlignmentSums(head.columns, everyone, len(everyone))
+            columns = head.columns
+            if len(columns) == 1:  # a single logit's column speaks for class 1, against class 0
+                columns = torch.cat([-columns, columns])
+            everyone = torch.arange(len(columns), device=columns.device)
+            sums = sums or AlignmentSums(columns, everyone, len(everyone))
             rows, classes = class_pairs("target", batch.targets, passed.logits)
             sums.add(features.mean((2, 3))[rows], classes)
         if sums is None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_kmex.batches import Batch
 from captum_kmex.checkpoint import part
+from captum_kmex.classes import class_count
 from captum_kmex.fit_options import FitOptions, Observation
 from captum_kmex.ranks import gather, gather_to, world_size
 from captum_kmex.rows import RowSource, widest
@@ -29,7 +30,7 @@ class Summary:
     """Figures of the images of a fit.
 
     Attributes:
-        n_classes: Number of logits.
+        n_logits: Number of logits.
         weights: Block weights, one a layer.
         n_images: Images.
         low: Least input value.
@@ -38,13 +39,18 @@ class Summary:
         kept: Rows of each class in the sample.
     """
 
-    n_classes: int
+    n_logits: int
     weights: tuple[float, ...]
     n_images: int
     low: float
     high: float
     seen: tuple[int, ...] = ()
     kept: tuple[int, ...] = ()
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return class_count(self.n_logits)
 
     def joined(self, other: Summary) -> Summary:
         """Return the figures of both together, but for the rows."""
@@ -57,7 +63,7 @@ class Summary:
 
     def state(self) -> dict[str, Tensor]:
         """Return the figures as tensors, to save and to read with ``of``."""
-        figures = [self.n_classes, self.n_images, self.low, self.high, *self.weights]
+        figures = [self.n_logits, self.n_images, self.low, self.high, *self.weights]
         return {
             "figures": torch.tensor(figures, dtype=torch.float64),
             "seen": torch.tensor(self.seen, dtype=torch.int64),
@@ -67,9 +73,9 @@ class Summary:
     @classmethod
     def of(cls, state: dict[str, Tensor]) -> Summary:
         """Read saved figures."""
-        n_classes, n_images, low, high, *weights = state["figures"].tolist()
+        n_logits, n_images, low, high, *weights = state["figures"].tolist()
         seen, kept = (tuple(state[name].tolist()) for name in ("seen", "kept"))
-        return cls(int(n_classes), tuple(weights), int(n_images), low, high, seen, kept)
+        return cls(int(n_logits), tuple(weights), int(n_images), low, high, seen, kept)
 
 
 class Collection:
@@ -171,10 +177,10 @@ def kept_rows(sample: ClassSample) -> tuple[int, ...]:
 
 
 def _empty_samples(seen: Observation, options: FitOptions) -> list[ClassSample]:
-    n_classes = seen.logits.shape[1]
+    n_classes = class_count(seen.logits.shape[1])
     for c in options.classes or ():
         if not 0 <= c < n_classes:
-            raise ValueError(f"classes holds {c}, out of range for {n_classes} logits")
+            raise ValueError(f"classes holds {c}, out of range for {n_classes} classes")
     groups = n_classes if options.labels is not None else 1
     wanted = len(options.classes) if options.classes and options.labels is not None else groups
     row_bytes = sum(source.width for source in seen.sources) * seen.logits.element_size()

@@ -11,6 +11,8 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
 from captum_kmex.bank import PrototypeBank
+from captum_kmex.descriptions import described
+from captum_kmex.items import ITEM, inputs_of
 
 __all__ = ["crop_box", "image_of", "random_concept", "to_concepts"]
 
@@ -30,7 +32,8 @@ def to_concepts(
 
     Args:
         bank: A fitted bank with representatives.
-        dataset: The training set of the fit: images (C, H, W), alone or first in a tuple.
+        dataset: The training set of the fit: images (C, H, W), alone, first in a tuple, or
+            the only one of a dict.
         prototypes: Which prototypes of the codebook.
         depth: Which codebook.
         context: Least side of a crop, as a share of the image's; crops are resized to the
@@ -103,13 +106,14 @@ def image_of(dataset: Sequence[object], index: int) -> Tensor:
 
     Raises:
         TypeError: The data set yields something else.
+        ValueError: Several images with names, none of which says which is the input.
     """
     item = dataset[index]
-    image = item[0] if isinstance(item, (tuple, list)) else item
-    if not isinstance(image, Tensor) or image.ndim != 3:
+    image = inputs_of(item, ITEM)[0]
+    if image.ndim != ITEM:
         raise TypeError(
             "the data set must yield image tensors (C, H, W), alone or first in a tuple; got "
-            f"{type(image).__name__}. Pass the data set that the fit saw"
+            f"{described(item)}. Pass the data set that the fit saw"
         )
     return image
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +12,13 @@ from torch import Tensor, nn
 from captum_kmex.activations import Recorder
 from captum_kmex.bank import Codebook
 from captum_kmex.class_prototypes import ClassPrototypes
+from captum_kmex.classes import class_logits
+from captum_kmex.copies import copied
 from captum_kmex.exceptions import TargetError
 from captum_kmex.head import HeadSite, LinearHead
 from captum_kmex.interpolation import resize
 from captum_kmex.model.layout import ChannelAxis, feature_grid
+from captum_kmex.modes import evaluated
 from captum_kmex.segments import class_scores, predicted_class
 from captum_kmex.targets import resolve_target
 from captum_kmex.voting import mean_log_nearness
@@ -46,7 +48,7 @@ class ModelReader(nn.Module):
         tap_axis: ChannelAxis,
     ) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = evaluated(copied(model)).requires_grad_(False)
         self.layers, self.at_input, self.site = tuple(layers), at_input, site
         self.axes = dict(axes) if site is None else {site.tap: tap_axis} | dict(axes)
 
@@ -244,7 +246,7 @@ class CentroidMargin(nn.Module):
         self, book: Codebook, n_classes: int, target: int | None, logits: Tensor, like: Tensor
     ) -> None:
         super().__init__()
-        self.target = fixed_target(target, logits)
+        self.target = fixed_target(target, class_logits(logits))
         self.register_buffer("centroids", book.centroids.to(like))
         owner, column = class_table(book, n_classes)
         self.register_buffer("owner", owner)
@@ -257,7 +259,7 @@ class CentroidMargin(nn.Module):
         NaN for a class without prototypes, and its distance infinite.
         """
         least, index = self._class_nearest(features.mean((2, 3)))
-        target = explained_class(self.target, logits).unsqueeze(1)
+        target = explained_class(self.target, class_logits(logits)).unsqueeze(1)
         rival = least.scatter(1, target, torch.inf).argmin(1, keepdim=True)
         a, b = (self.centroids[index.gather(1, c)][:, 0, :, None, None] for c in (target, rival))
         density = 2 * ((features - (a + b) / 2) * (a - b)).sum(1, keepdim=True)

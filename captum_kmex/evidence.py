@@ -30,11 +30,16 @@ def contrast_targets(
 
     Raises:
         TargetError: A malformed target.
-        ValueError: A contrast in alignment units, which do not subtract.
+        ValueError: A contrast in alignment units, which do not subtract, or of a single logit.
     """
     explained = resolve_target(target, logits)
     if contrast is None:
         return explained, None
+    if logits.shape[1] == 1:
+        raise ValueError(
+            "contrast needs a second logit, the model has one: its map already tells class 1 "
+            "(evidence above 0) from class 0 (below); leave contrast= out"
+        )
     if units == "alignment":
         raise ValueError("contrast needs units='logit'; alignments of two classes do not subtract")
     return explained, resolve_target(contrast, logits, "contrast")

@@ -21,6 +21,7 @@ from captum_kmex.base import Layer, PrototypeAttribution
 from captum_kmex.batches import Batch, IndexedBatches, Labels
 from captum_kmex.checkpoint import Checkpoint
 from captum_kmex.checks import Inputs, check_choice
+from captum_kmex.classes import class_count
 from captum_kmex.concepts import to_concepts
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.fit_options import FitOptions, Observation
@@ -71,7 +72,7 @@ class Classification:
     Attributes:
         scores: Float tensor (N, C), larger for the likelier class.
         prediction: Integer tensor (N,).
-        logits: Float tensor (N, C), the model's.
+        logits: Float tensor (N, J), the model's.
     """
 
     scores: Tensor
@@ -148,7 +149,8 @@ class FittedAttribution(PrototypeAttribution):
 
         Args:
             loader: A ``DataLoader`` or iterable of (images, labels), or of images where no
-                labels are needed. Labels are integers (N,) or multi-hot (N, C).
+                labels are needed, or of dicts with one image tensor and ``"label"``. Labels are
+                integers (N,) or multi-hot (N, C); of a single logit 0 or 1, its sign.
             labels: ``"target"``: the loader's labels; ``"predicted"``: the model's; ``None``:
                 one class-agnostic codebook whose clusters vote by the predictions in them
                 (not for ``KMExAttribution``, which is class-wise).
@@ -371,11 +373,13 @@ class FittedAttribution(PrototypeAttribution):
             )
 
     def _check_logits(self, logits: Tensor) -> None:
-        """Raise ``ValueError`` for a model with another number of classes than the fit's."""
-        if logits.shape[1] != self.bank_.n_classes:
+        """Raise ``ValueError`` for a model with another number of logits than the fit's."""
+        found, bank = logits.shape[1], self.bank_
+        fitted = bank.provenance.get("n_logits", bank.n_classes)
+        if class_count(found) != bank.n_classes or found != bank.provenance.get("n_logits", found):
             raise ValueError(
-                f"the bank was fitted on {self.bank_.n_classes} logits, the model returns "
-                f"{logits.shape[1]}; load the model it was fitted on, or fit again"
+                f"the bank was fitted on {fitted} logits, the model returns "
+                f"{found}; load the model it was fitted on, or fit again"
             )
 
     def _check_classes(self, classes: Tensor) -> None:

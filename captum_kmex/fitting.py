@@ -287,6 +287,7 @@ def describe(found: Fitted, options: FitOptions) -> dict[str, object]:
     packages = ("torch", "captum", "numpy", "scikit-learn", "safetensors")
     return {
         "n_images": found.summary.n_images,
+        "n_logits": found.summary.n_logits,
         "rows_seen": list(found.summary.seen),
         "rows_kept": list(found.summary.kept),
         "options": options.describe(),

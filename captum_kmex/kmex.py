@@ -13,6 +13,7 @@ from captum_kmex.bank import Codebook, PrototypeBank
 from captum_kmex.base import Forward, Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch, Labels, class_pairs
 from captum_kmex.checks import Inputs, check_choice, check_inputs
+from captum_kmex.classes import class_logits
 from captum_kmex.deployment import MarginModel
 from captum_kmex.deployment_parts import CentroidMargin
 from captum_kmex.evidence import contrast_targets, finish_map
@@ -93,7 +94,7 @@ class KMExAttribution(FittedAttribution):
 
         Args:
             inputs: Images (N, C, H, W), or a tuple with the images first.
-            target: Class to explain; the model's argmax if ``None``.
+            target: Class to explain, of a single logit 0 or 1; the model's own if ``None``.
             additional_forward_args: Further arguments of the model.
             attribute_to_layer_input: Read ``layer`` at its input.
             units: ``"margin"``: the map sums to ``|h - b|^2 - |h - a|^2``, a the nearest
@@ -117,7 +118,7 @@ class KMExAttribution(FittedAttribution):
             raise ValueError("contrast needs units='margin'; a distance has no second class")
         images = check_inputs(inputs)
         passed, features = self._inspect(images, additional_forward_args, attribute_to_layer_input)
-        explained, against = contrast_targets(target, contrast, passed.logits, units)
+        explained, against = contrast_targets(target, contrast, class_logits(passed.logits), units)
         with plain_arithmetic(images[0]):
             density, total = self._evidence(features, explained, against, units)
             maps = finish_map(density, images[0], upsample, sums=True)
@@ -178,7 +179,7 @@ class KMExAttribution(FittedAttribution):
 
         Args:
             inputs: A few images (N, C, H, W), on which the map to pool is found.
-            target: The class to explain, by its margin; each image's argmax if ``None``.
+            target: The class to explain, by its margin; each image's own if ``None``.
 
         Raises:
             NotFittedError: ``fit`` has not been called.
@@ -188,7 +189,7 @@ class KMExAttribution(FittedAttribution):
         at_input = self.bank_.at_input
         passed, features = self._inspect(check_inputs(inputs), None, at_input)
         logits = passed.logits
-        self._check_classes(resolve_target(target, logits))
+        self._check_classes(resolve_target(target, class_logits(logits)))
         if len(self.prototype_classes.unique()) < 2:
             raise ValueError("a margin needs prototypes of two classes; fit more classes")
         margin = CentroidMargin(self._book, self.bank_.n_classes, target, logits, features)

@@ -12,6 +12,7 @@ from captum_kmex.bank import PrototypeBank
 from captum_kmex.base import Forward, Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch
 from captum_kmex.checks import Inputs, check_choice, check_inputs
+from captum_kmex.classes import class_of, predicted_classes
 from captum_kmex.composite import StackedBlocks, block_weights
 from captum_kmex.deployment import SegmentedModel
 from captum_kmex.deployment_parts import HeadEvidence, PixelAssignment, Vote
@@ -240,7 +241,7 @@ class LayerKMeansAttribution(FittedAttribution):
             maps = finish_map(evidence.density, images[0], None, sums=True)
             stack = self._stack(passed)
             segments = evidence.segmentation or self._segment(
-                stack, start, evidence.target, options
+                stack, start, class_of(evidence.target, passed.logits), options
             )
             free = segments if restrict is None else None
             verdict = self._vote(stack, start, passed.logits, free) if self.is_fitted else None
@@ -284,8 +285,9 @@ class LayerKMeansAttribution(FittedAttribution):
         options = SegmentOptions(depth, restrict, connected)
         with plain_arithmetic(images[0]):
             start = start_of(passed.layers, depth)
-            self._check_restriction(options, explained)
-            return self._segment(self._stack(passed), start, explained, options).labels
+            owner = class_of(explained, passed.logits)
+            self._check_restriction(options, owner)
+            return self._segment(self._stack(passed), start, owner, options).labels
 
     def classify(
         self,
@@ -488,12 +490,13 @@ class LayerKMeansAttribution(FittedAttribution):
         check_choice("units", units, ("logit", "alignment"))
         head, tap = self._head_and_tap(passed)
         explained, against = contrast_targets(target, contrast, passed.logits, units)
-        self._check_restriction(options, explained)
+        owner = class_of(explained, passed.logits)
+        self._check_restriction(options, owner)
         stack, start = self._stack(passed), start_of(passed.layers, options.depth)
         density = head_evidence(head, tap, explained, against, units)
 
         def segment(depth: int) -> Segmentation:
-            return self._segment(stack, depth, explained, options)
+            return self._segment(stack, depth, owner, options)
 
         descent = carried_down([density], stack, start, self.average_top, segment)
         for _, found, averaged in descent:
@@ -537,7 +540,9 @@ class LayerKMeansAttribution(FittedAttribution):
         if self.vote == "distance" and membership.ndim == 1:
             scores = distance_scores(stack.suffix(start), book.centroids, membership, n_classes)
             return Classification(scores, scores.argmax(1), logits)
-        segments = segments or self._segment(stack, start, logits.argmax(1), SegmentOptions())
+        segments = segments or self._segment(
+            stack, start, predicted_classes(logits), SegmentOptions()
+        )
         scores = class_scores(segments.nearest, membership, n_classes)
         found = predicted_class(segments.nearest, segments.distances, membership, n_classes)
         return Classification(scores, found, logits)

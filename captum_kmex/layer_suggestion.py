@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from captum_kmex.activations import trace, unwrap
+from captum_kmex.activations import trace
 from captum_kmex.model.calls import Call, Record
+from captum_kmex.opaque import plain_model
 
 __all__ = ["LayerCandidate", "candidate_layers", "suggest_layers"]
 
@@ -52,6 +53,7 @@ def suggest_layers(model: nn.Module, example: Tensor, count: int = 3) -> list[st
 
     Raises:
         ValueError: No layer has a grid, or the model returns no logits.
+        TypeError: The model is no module, or a graph whose layers cannot be read.
 
     Example:
         >>> import torch, torchvision
@@ -78,7 +80,7 @@ def candidate_layers(
     Raises:
         ValueError: No layer has a grid, or the model returns no logits.
     """
-    model = unwrap(model)
+    model = plain_model(model, "suggest_layers")
     few = example[:1].repeat(_COPIES, 1, 1, 1)
     passed = trace(model, (few,), tail=_ALL_CALLS, with_moments=False)
     size = (example.shape[-2], example.shape[-1])

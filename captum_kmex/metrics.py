@@ -10,8 +10,11 @@ from captum.metrics import sensitivity_max as captum_sensitivity_max
 from torch import Tensor
 
 from captum_kmex.base import PrototypeAttribution
+from captum_kmex.batches import class_pairs
 from captum_kmex.checks import Inputs, check_inputs
+from captum_kmex.classes import class_logits, predicted_classes
 from captum_kmex.fitted import FittedAttribution
+from captum_kmex.kmex import KMExAttribution
 
 __all__ = ["SurrogateScores", "sensitivity_max", "surrogate_scores"]
 
@@ -56,14 +59,10 @@ def surrogate_scores(
     for batch in attribution._batches(loader):
         if batch.targets is None:
             raise ValueError("the loader yields no labels; yield (images, labels)")
-        if batch.targets.ndim != 1:
-            raise ValueError(
-                f"accuracy needs one integer label an image; got shape {tuple(batch.targets.shape)}"
-            )
         found = attribution.classify(batch.inputs, **options)
-        labels.append(batch.targets)
+        labels.append(_one_class_an_image(batch.targets, found.logits))
         ours.append(found.prediction)
-        theirs.append(found.logits.argmax(1))
+        theirs.append(predicted_classes(found.logits))
     if not labels:
         raise ValueError("the loader yielded no batch; pass one with at least one image")
     label, surrogate, model = torch.cat(labels), torch.cat(ours), torch.cat(theirs)
@@ -75,6 +74,16 @@ def surrogate_scores(
         model_accuracy=_share(~wrong),
         n_images=len(label),
     )
+
+
+def _one_class_an_image(targets: Tensor, logits: Tensor) -> Tensor:
+    """Return the class of each image (N,) from labels or one-hot rows."""
+    images, classes = class_pairs("target", targets, logits)
+    if not torch.equal(images, torch.arange(len(logits), device=images.device)):
+        raise ValueError(
+            f"accuracy needs one integer label an image; got shape {tuple(targets.shape)}"
+        )
+    return classes
 
 
 def _share(hits: Tensor) -> float:
@@ -108,7 +117,9 @@ def sensitivity_max(
     images = check_inputs(inputs)
     if target is None:
         extra = options.get("additional_forward_args")
-        target = attribution._run(images, [], extra, False, needs_head=False).logits.argmax(1)
+        logits = attribution._run(images, [], extra, False, needs_head=False).logits
+        is_class = isinstance(attribution, KMExAttribution)  # the others explain a logit
+        target = (class_logits(logits) if is_class else logits).argmax(1)
 
     def explain(perturbed: Inputs, **kwargs: object) -> tuple[Tensor, ...]:
         maps = attribution.attribute(perturbed, **kwargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 import threading
@@ -15,6 +14,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from captum_kmex.activations import Trace, own_hooks, trace, warn_training
+from captum_kmex.copies import copied
+from captum_kmex.modes import evaluated
 
 __all__ = ["Preparation", "channels_last", "prepared_copy"]
 
@@ -35,9 +36,10 @@ def prepared_copy(model: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
     """Copy a model, fold its batch norms into the convolutions before, set channels-last.
 
     A batch norm is folded where it alone reads its convolution, both are plain (or timm's), run
-    once and have no forward hooks. It stays in its place and passes its input on, so names keep
-    their meaning; only what the convolution itself returns is another. The copy runs the forward
-    hooks of the model, the very objects; backward hooks are left behind.
+    once and have no forward hooks (as pruned and weight-normed ones have, whose weights are then
+    computed as ever). It stays in its place and passes its input on, so names keep their meaning;
+    only what the convolution itself returns is another. The copy runs the forward hooks of the
+    model, the very objects; backward hooks are left behind.
 
     Args:
         model: The unwrapped model; it is not touched.
@@ -50,12 +52,12 @@ def prepared_copy(model: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
         Jacob et al., "Quantization and Training of Neural Networks" (2018), section 3.2.
     """
     with _lock, torch.inference_mode(False), torch.no_grad():
-        twin = _bare_copy(model).eval()
+        twin = _bare_copy(model)
         pairs = _pairs(twin)
         kept = [set(twin.get_submodule(name).modules()) for name in keep]
-        for original, copied in zip(model.modules(), twin.modules(), strict=True):
+        for original, counterpart in zip(model.modules(), twin.modules(), strict=True):
             for kind in _FORWARD_HOOKS:
-                getattr(copied, kind).update(own_hooks(original, kind))
+                getattr(counterpart, kind).update(own_hooks(original, kind))
         folded = [pair for pair in pairs if _is_foldable(pair, kept)]
         for conv, norm in folded:
             _fold(conv, norm)
@@ -211,12 +213,12 @@ class _Tracer(fx.Tracer):
 
 
 def _bare_copy(model: nn.Module) -> nn.Module:
-    """Copy a model without its hooks, which may hold anything, and must not be traced."""
+    """Copy a model in evaluation mode, without its hooks, which must not be traced."""
     memo: dict[int, object] = {
         id(getattr(module, kind)): OrderedDict() for module in model.modules() for kind in _HOOKS
     }
     try:
-        return copy.deepcopy(model, memo)
+        return evaluated(copied(model, memo))
     except Exception as error:
         raise _refusal(model, "it cannot be copied", error) from error
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, IterableDataset
 
+from captum_kmex.descriptions import named_parts
 from captum_kmex.ranks import gather, together
 
 __all__ = ["check_shards", "without_padding"]
@@ -51,8 +52,8 @@ def _first_image(loader: Iterable[object] | None) -> str | None:
 
 def _parts(item: object) -> Iterator[bytes]:
     """Yield the content of an item; a pickled tensor holds its address and all it is a view of."""
-    if isinstance(item, Mapping):
-        item = list(item.values())
+    fields = named_parts(item)
+    item = item if fields is None else list(fields.values())
     if isinstance(item, (tuple, list)):
         for part in item:
             yield from _parts(part)

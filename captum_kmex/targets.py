@@ -44,6 +44,11 @@ def resolve_target(target: Target, logits: Tensor, name: str = "target") -> Tens
         )
     given = given.to(logits.device, torch.int64)
     outside = given[(given < -n_classes) | (given >= n_classes)]
+    if len(outside) and n_classes == 1:
+        raise TargetError(
+            f"{name} {int(outside[0])} is out of range for a single logit: its evidence speaks for "
+            "class 1 above 0 and for class 0 below; choose 0, or leave it out"
+        )
     if len(outside):
         raise TargetError(
             f"{name} {int(outside[0])} is out of range for {n_classes} logits; choose 0 to "

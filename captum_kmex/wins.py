@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from captum_kmex.base import plain_arithmetic
 from captum_kmex.batches import class_pairs
+from captum_kmex.checks import check_inputs
+from captum_kmex.classes import predicted_classes
 from captum_kmex.layer_kmeans import LayerKMeansAttribution, start_of
+from captum_kmex.segmentation import SegmentOptions
 from captum_kmex.segments import to_classes
 
 __all__ = ["PrototypeWins", "prototype_wins"]
@@ -69,16 +73,28 @@ def prototype_wins(
         ValueError: No such depth; or the loader is empty or yields no labels.
     """
     bank = attribution.bank_
-    membership = bank.codebooks[start_of(bank.layers, depth)].membership.cpu()
+    start = start_of(bank.layers, depth)
+    membership = bank.codebooks[start].membership.cpu()
     counts = torch.zeros(bank.n_classes, len(membership), dtype=torch.int64)
     for batch in attribution._batches(loader):
         if batch.targets is None:
             raise ValueError("the loader yields no labels; yield (images, labels)")
-        segments = attribution.segment(batch.inputs, depth=depth).flatten(1)
-        logits = segments.new_zeros(len(segments), bank.n_classes)
+        logits, segments = _segments(attribution, batch.inputs, start)
         images, classes = class_pairs("target", batch.targets, logits)
         flat = classes[:, None] * counts.shape[1] + segments[images]
         counts += torch.bincount(flat.flatten().cpu(), minlength=counts.numel()).view_as(counts)
     if not counts.any():
         raise ValueError("the loader yielded no batch; pass one with at least one image")
     return PrototypeWins(counts, membership)
+
+
+def _segments(
+    attribution: LayerKMeansAttribution, inputs: tuple[Tensor, ...], start: int
+) -> tuple[Tensor, Tensor]:
+    """Return the logits (N, J) and the prototype of each pixel (N, H*W) of one pass."""
+    images = check_inputs(inputs)
+    passed = attribution._pass(images, None, attribution.bank_.at_input, needs_head=False)
+    predicted = predicted_classes(passed.logits)
+    with plain_arithmetic(images[0]):
+        found = attribution._segment(attribution._stack(passed), start, predicted, SegmentOptions())
+    return passed.logits, found.labels.flatten(1)

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
+from captum_kmex.classes import class_logits, class_of_logit, predicted_classes
 from captum_kmex.commands.answer import Answer, say, table
 from captum_kmex.commands.explanandum import Explanandum, add_words, open_explanandum
 from captum_kmex.commands.options import Commands, add_command
@@ -88,19 +89,19 @@ def _explained(options: argparse.Namespace, given: Explanandum) -> Iterator[dict
 
 def _summary(result: Explanation, names: Sequence[str] | None) -> dict[str, object]:
     """Return what the index says of a picture."""
-    predicted = int(result.logits[0].argmax())
-    shares = result.logits[0].softmax(0)
+    predicted = int(predicted_classes(result.logits)[0])
+    shares = class_logits(result.logits)[0].softmax(0)
     contrast = None if result.contrast is None else int(result.contrast[0])
     voted = None if result.prediction is None else int(result.prediction[0])
 
     def name(c: int | None) -> str | None:
         return None if c is None or names is None else names[c]
 
-    target = int(result.target[0])
+    target = int(class_of_logit(result.target, result.logits)[0])
     return {
         "predicted": predicted,
         "predicted_name": name(predicted),
-        "probability": float(shares[predicted]) if len(shares) > 1 else None,
+        "probability": float(shares[predicted]),
         "target": target,
         "target_name": name(target),
         "contrast": contrast,

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from captum_kmex.bank import PrototypeBank
 from captum_kmex.batches import Labels
+from captum_kmex.classes import predicted_classes
 from captum_kmex.commands.answer import Answer, say, table
 from captum_kmex.commands.options import (
     Commands,
@@ -158,7 +159,7 @@ def _predicted(subject: Subject, loader: DataLoader[object]) -> list[int]:
     with torch.inference_mode():
         for batch in loader:
             logits = subject.model(batch[0].to(subject.device))
-            found.update(logits.argmax(1).tolist())
+            found.update(predicted_classes(logits).tolist())
     return sorted(found)
 
 

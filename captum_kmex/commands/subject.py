@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from captum_kmex.classes import class_count
 from captum_kmex.commands.answer import say
+from captum_kmex.descriptions import described
 from captum_kmex.exceptions import UsageError
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.layer_suggestion import candidate_layers
@@ -48,6 +50,11 @@ class Subject:
 
     @cached_property
     def n_classes(self) -> int:
+        """The number of classes: of logits, or two of a single one."""
+        return class_count(self.n_logits)
+
+    @cached_property
+    def n_logits(self) -> int:
         """The number of logits."""
         return _n_logits(self.model, self.example)
 
@@ -100,13 +107,26 @@ def attribution_of(
 
 
 def class_index(text: str | None, subject: Subject) -> int | None:
-    """Read a class by number or name.
+    """Read a class by number or name, and return its logit.
 
     Raises:
-        UsageError: No class has that name, or none the number; names the nearest.
+        UsageError: No class has that name, or none the number; names the nearest. Or it is
+            class 0 of a single logit.
     """
     if text is None:
         return None
+    number = _class_number(text, subject)
+    if subject.n_logits > 1:
+        return number
+    if number % subject.n_classes == 0:
+        raise UsageError(
+            f"class {text!r} has no logit of its own: the model's single logit speaks for class 1, "
+            "and evidence below 0 for class 0; leave out --target and --contrast"
+        )
+    return 0
+
+
+def _class_number(text: str, subject: Subject) -> int:
     names = subject.class_names or ()
     if text in names:
         return names.index(text)
@@ -181,9 +201,10 @@ def _n_logits(model: nn.Module, example: Tensor) -> int:
             f"the model does not take inputs of shape {tuple(example.shape)} ({error}); give the "
             "preprocessing of its training, or the model of the bank"
         ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    is_single = isinstance(logits, Tensor) and logits.ndim < 2 and logits.numel() == 1
+    if not isinstance(logits, Tensor) or not (is_single or logits.ndim == 2):
         raise ValueError(
-            f"the model must return logits (N, J); got {got}. Name a function that wraps it"
+            f"the model must return logits (N, J); got {described(logits)}. Name a function that "
+            "wraps it"
         )
-    return int(logits.shape[1])
+    return 1 if is_single else int(logits.shape[1])

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from captum_kmex.classes import class_of
 from captum_kmex.figures.colors import segment_colors
 from captum_kmex.figures.ledgers import class_name
 from captum_kmex.figures.panels import density, draw_map, draw_scale, draw_segments, panel_scales
@@ -72,7 +73,8 @@ def plot_comparison(
     for line, index in zip(axes, indices, strict=True):
         shown = picture(explanations[0].inputs[index])
         draw_picture(shown, line[0])
-        name = class_name(int(explanations[0].target[index]), class_names)
+        owners = class_of(explanations[0].target, explanations[0].logits)
+        name = class_name(int(owners[index]), class_names)
         line[0].set_ylabel(name, fontsize=8)
         for start, explanation in zip(range(1, columns, block), explanations, strict=True):
             cells = line[start : start + block]
@@ -138,7 +140,8 @@ def plot_depths(
     figure = canvas(figure, 2.2 * (1 + len(explanations)), 2 * side + 1.3)
     axes = figure.subplots(2, 1 + len(explanations), squeeze=False)
     draw_picture(shown, axes[0, 0])
-    name = class_name(int(explanations[0].target[index]), class_names)
+    owners = class_of(explanations[0].target, explanations[0].logits)
+    name = class_name(int(owners[index]), class_names)
     axes[0, 0].set_title(name, fontsize=9)
     axes[1, 0].axis("off")
     maps = [explanation.attribution[index] for explanation in explanations]

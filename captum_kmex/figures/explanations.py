@@ -14,6 +14,7 @@ from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 
 from captum_kmex.checks import check_choice
+from captum_kmex.classes import class_logits, class_of
 from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.ledgers import class_name, draw_ledger
 from captum_kmex.figures.panels import density, draw_map, draw_scale, draw_segments, evidence_scale
@@ -68,7 +69,7 @@ def plot_explanation(
     values = explanation.attribution[index]
     drawn = draw_map(density(values), shown, axes[2], scale or evidence_scale([values]))
     draw_scale(drawn, _SCALE)
-    axes[2].set_title("evidence: red for, blue against", fontsize=9)
+    axes[2].set_title(_evidence_title(explanation, class_names), fontsize=9)
     _ledger_panel(explanation, index, axes[3], class_names)
     if patches and dataset is not None:
         axes += _patch_row(figure, grid[1], patches, rows, dataset)
@@ -115,15 +116,22 @@ def _patch_row(
 
 
 def _headline(explanation: Explanation, index: int, class_names: Sequence[str] | None) -> str:
-    name = class_name(int(explanation.target[index]), class_names)
+    owner = int(class_of(explanation.target, explanation.logits)[index])
+    name = class_name(owner, class_names)
     output = float(explanation.output[index])
     if explanation.contrast is not None:
         other = class_name(int(explanation.contrast[index]), class_names)
         return f"{name}, not {other}: {output:+.2f}"
-    if explanation.logits.shape[1] == 1:
-        return f"{name}: {output:+.2f}"
-    share = float(explanation.logits[index].softmax(0)[explanation.target[index]])
+    share = float(class_logits(explanation.logits).softmax(1)[index, owner])
     return f"{name} (p = {share:.2f})"
+
+
+def _evidence_title(explanation: Explanation, class_names: Sequence[str] | None) -> str:
+    if explanation.logits.shape[1] > 1:
+        return "evidence: red for, blue against"
+    return "evidence: red for {1}, blue for {0}".format(
+        *(class_name(c, class_names) for c in range(2))
+    )
 
 
 def plot_contrast(
@@ -226,6 +234,10 @@ def _check_pair(target: Explanation, contrast: Explanation, one: slice) -> None:
     if target.contrast is not None or contrast.contrast is not None:
         raise ValueError(
             "an explanation with contrast= is a difference already; pass those of the two classes"
+        )
+    if target.logits.shape[1] == 1:
+        raise ValueError(
+            "a single logit has no second class; its own map tells one from the other by its sign"
         )
     if not torch.equal(target.segments[one], contrast.segments[one]):
         raise ValueError(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from captum_kmex.base import Forward, plain_arithmetic
 from captum_kmex.checks import check_inputs
+from captum_kmex.classes import class_count, class_of_logit, predicted_classes
 from captum_kmex.evidence import (
     carried_down,
     explained_bias,
@@ -54,14 +55,16 @@ class BatchEvidence:
 
     Attributes:
         logits: Float tensor (N, J).
+        prediction: The model's class (N,).
         targets: Shown classes (N, T): the highest logits, the predicted class first, then the
-            true class; one that occurs twice is the same.
+            true class; one that occurs twice is the same. Of a single logit, class 1.
         output: Logits of the targets (N, T).
         bias: What the maps of the targets leave out (N, T).
         depths: All layers stacked first, the deepest alone last.
     """
 
     logits: Tensor
+    prediction: Tensor
     targets: Tensor
     output: Tensor
     bias: Tensor
@@ -79,15 +82,16 @@ def explain_batch(
     Args:
         attribution: Fitted or not.
         inputs: Float tensor (N, C, H, W), on the model's device.
-        labels: Integer tensor (N,), -1 where unknown.
+        labels: Integer tensor (N,), -1 where unknown; of a single logit also 0. and 1.
 
     Raises:
         NotFittedError: The model has no linear head and there is no surrogate of it yet.
-        ValueError: A label out of range, or inputs that are no floating-point images.
+        ValueError: A label out of range or in floating point, or inputs that are no
+            floating-point images.
     """
     at_input = attribution.is_fitted and attribution.bank_.at_input
     passed = attribution._pass(check_inputs(inputs), None, at_input)
-    targets = _shown_classes(passed.logits, labels.to(passed.logits.device))
+    targets = _shown_logits(passed.logits, labels.to(passed.logits.device))
     with plain_arithmetic(inputs):
         head, tap = attribution._head_and_tap(passed)
         tops = [head_evidence(head, tap, target, None, "logit") for target in targets.T]
@@ -96,7 +100,8 @@ def explain_batch(
     bias = [explained_bias(head, target, None) for target in targets.T]
     return BatchEvidence(
         passed.logits.cpu(),
-        targets.cpu(),
+        predicted_classes(passed.logits).cpu(),
+        class_of_logit(targets, passed.logits).cpu(),
         torch.stack(output, 1).cpu(),
         torch.stack(bias, 1).cpu(),
         depths,
@@ -107,7 +112,7 @@ def _carried_down(
     attribution: LayerKMeansAttribution, passed: Forward, densities: list[Tensor], inputs: Tensor
 ) -> Iterator[DepthEvidence]:
     """Yield the depths from the deepest layer to all of them, each from the one before."""
-    stack, predicted = attribution._stack(passed), passed.logits.argmax(1)
+    stack, predicted = attribution._stack(passed), predicted_classes(passed.logits)
 
     def segment(depth: int) -> Segmentation:
         return attribution._segment(stack, depth, predicted, SegmentOptions())
@@ -131,15 +136,22 @@ def _depth(
     return DepthEvidence(segments, torch.stack(sums, 1), exact, vote)
 
 
-def _shown_classes(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the classes of the highest logits and the label's, or the first again (N, T)."""
-    n_classes = logits.shape[1]
+def _shown_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the highest logits and the label's, or the first again (N, T); of one logit it."""
+    n_logits = logits.shape[1]
+    if labels.is_floating_point() and n_logits > 1:
+        raise ValueError(
+            f"a label in floating point is no class index of {n_logits} logits; give integers"
+        )
+    n_classes = class_count(n_logits)
     outside = labels[labels >= n_classes]
     if len(outside):
         raise ValueError(
-            f"label {int(outside[0])} is out of range for {n_classes} logits; labels must be 0 "
+            f"label {int(outside[0])} is out of range for {n_logits} logits; labels must be 0 "
             f"to {n_classes - 1}, in the order of the model's outputs"
         )
+    if n_logits == 1:
+        return torch.zeros_like(labels, dtype=torch.int64).unsqueeze(1)
     first = logits.argsort(dim=1, descending=True, stable=True)[:, :_TOP]
     label = torch.where(labels < 0, first[:, 0], labels)
     return torch.cat([first, label.unsqueeze(1)], 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from captum_kmex.classes import class_logits
 from captum_kmex.report.evidence import BatchEvidence, DepthEvidence
 from captum_kmex.report.pictures import PictureOf, encode_array, encode_picture
 from captum_kmex.report.samples import Samples
@@ -27,7 +28,7 @@ def image_record(
     """
     shown = list(dict.fromkeys(found.targets[i].tolist()))
     places = [found.targets[i].tolist().index(target) for target in shown]
-    probabilities = found.logits[i].double().softmax(0)
+    probabilities = class_logits(found.logits[i : i + 1]).double().softmax(1)[0]
     return {
         "picture": encode_picture(picture(samples.inputs[i]), _SIDE),
         "aspect": samples.inputs.shape[3] / samples.inputs.shape[2],

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import SupportsIndex, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from captum_kmex.concepts import image_of
+from captum_kmex.descriptions import described
+from captum_kmex.items import ITEM, label_of, name_of
 
 __all__ = ["Samples", "read_batches"]
 
@@ -23,7 +25,8 @@ class Samples:
     Attributes:
         first: Position of the first image in the data set.
         inputs: Float tensor (N, C, H, W).
-        labels: Class of each image (N,); -1 where it has no label.
+        labels: Class of each image (N,); -1 where it has no label. In floating point where one
+            is 0. or 1., which is a class of a model with a single logit only.
         names: File names or other names; empty where an image has none.
     """
 
@@ -40,8 +43,8 @@ def read_batches(images: Sequence[object], batch_size: int) -> Iterator[Samples]
     """Yield a data set's images, labels and names, a batch at a time.
 
     Args:
-        images: Float tensors (C, H, W), or tuples (image, label, name); a label may be
-            ``None``, and both may be missing.
+        images: Float tensors (C, H, W), or tuples (image, label, name), or dicts of these; a
+            label may be ``None``, and both may be missing.
         batch_size: Images a batch.
 
     Raises:
@@ -58,26 +61,31 @@ def read_batches(images: Sequence[object], batch_size: int) -> Iterator[Samples]
                 "resize and crop all to one size, as for the model"
             )
         labels = [_label(item, first + i) for i, item in enumerate(items)]
-        names = tuple(_name(item) for item in items)
+        names = tuple(name_of(item) for item in items)
         yield Samples(first, torch.stack(tensors), torch.tensor(labels), names)
 
 
-def _label(item: object, place: int) -> int:
-    given = item[1] if isinstance(item, (tuple, list)) and len(item) > 1 else None
+def _label(item: object, place: int) -> int | float:
+    given = label_of(item, ITEM)
     if given is None:
         return -1
+    if _is_zero_or_one(given):
+        return 1.0 if given == 1 else 0.0
     try:
         label = operator.index(cast("SupportsIndex", given))  # a tensor of one integer is one
     except TypeError as error:
         raise ValueError(
-            f"the label of image {place} is {given!r}, no class index; give one integer an "
-            "image, or the images alone"
+            f"the label of image {place} is {described(given)}, no class index; give one integer "
+            "an image, or the images alone"
         ) from error
     if label < 0:
         raise ValueError(f"the label of image {place} is {label}; classes count from 0")
     return label
 
 
-def _name(item: object) -> str:
-    given = item[2] if isinstance(item, (tuple, list)) and len(item) > 2 else None
-    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else ""
+def _is_zero_or_one(label: object) -> bool:
+    """Whether a label is 0 or 1 in floating point, as losses of a single logit take it."""
+    if isinstance(label, (Tensor, np.ndarray)):
+        is_one = tuple(label.shape) in ((), (1,))
+        return is_one and "float" in str(label.dtype) and label.item() in (0, 1)
+    return isinstance(label, float) and label in (0, 1)

@@ -38,7 +38,7 @@ class Tally:
 
     Args:
         bank: The prototypes; ``None`` without a fit.
-        n_classes: Number of logits J.
+        n_classes: Number of classes J.
 
     Attributes:
         won: A depth, integer tensor (K, J): pixels that each prototype wins in images of each
@@ -63,7 +63,7 @@ class Tally:
 
     def add(self, found: BatchEvidence, samples: Samples) -> None:
         """Count a batch."""
-        prediction, labels = found.targets[:, 0], samples.labels
+        prediction, labels = found.prediction, samples.labels
         self.verdicts.name += samples.names
         self.verdicts.label += labels.tolist()
         self.verdicts.prediction += prediction.tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ from matplotlib.colors import to_hex
 from tqdm.auto import tqdm
 
 from captum_kmex.bank import PrototypeBank
+from captum_kmex.classes import class_count
 from captum_kmex.figures.colors import DIVERGING, PALETTE
 from captum_kmex.files import written_whole
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
@@ -50,11 +52,11 @@ def write_report(
 
     Args:
         attribution: Fitted, or not: the report then has no prototypes.
-        images: Data set of float tensors (C, H, W), or tuples (image, label, name); the label
-            may be ``None``, and both may be missing.
+        images: Data set of float tensors (C, H, W), or tuples (image, label, name), or dicts of
+            these; the label may be ``None``, and both may be missing.
         path: The HTML file; it is written whole or not at all.
         train_set: Data set of the fit, in its order, for pictures of the nearest patches.
-        class_names: A name for each logit.
+        class_names: A name for each logit; two for a single one, by its sign.
         picture: Makes a picture (H, W) or (H, W, 3), bytes or floats in [0, 1], of an input;
             ``visualization.picture`` if ``None``.
         title: Title of the page.
@@ -118,7 +120,8 @@ def _explained(
     """Yield each batch with its evidence."""
     device = next(attribution.model.parameters(), torch.empty(0)).device
     for samples in batches:
-        yield samples, explain_batch(attribution, samples.inputs.to(device), samples.labels)
+        found = explain_batch(attribution, samples.inputs.to(device), samples.labels)
+        yield replace(samples, labels=samples.labels.long()), found
         bar.update(len(samples))
 
 
@@ -133,8 +136,9 @@ def _write_images(
     tally: Tally | None = None
     for samples, evidence in found:
         if tally is None:
-            tally = Tally(bank, evidence.logits.shape[1])
-            _check_names(class_names, tally.n_classes)
+            n_logits = evidence.logits.shape[1]
+            tally = Tally(bank, class_count(n_logits))
+            _check_names(class_names, n_logits)
         tally.add(evidence, samples)
         for i in range(len(samples)):
             record = image_record(samples, evidence, i, picture)
@@ -144,11 +148,12 @@ def _write_images(
     return tally
 
 
-def _check_names(class_names: Sequence[str] | None, n_classes: int) -> None:
-    if class_names is not None and len(class_names) != n_classes:
+def _check_names(class_names: Sequence[str] | None, n_logits: int) -> None:
+    if class_names is not None and len(class_names) != class_count(n_logits):
+        form = "one a logit, in the order of the model's outputs"
         raise ValueError(
-            f"class_names has {len(class_names)} names for {n_classes} logits; pass one a logit, "
-            "in the order of the model's outputs"
+            f"class_names has {len(class_names)} names for {n_logits} logits; pass "
+            f"{form if n_logits > 1 else 'two, for a negative and a positive one'}"
         )
 
 
