@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import threading
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
+from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning, warn_user
 from captum_kmex.grids import feature_grid
 
 __all__ = [
@@ -266,14 +265,13 @@ def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
     return max(one, other, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def warn_training(model: nn.Module, stacklevel: int) -> None:
-    """Warn of a model in training mode, at a level counted from this function."""
+def warn_training(model: nn.Module) -> None:
+    """Warn of a model in training mode."""
     if model.training:
-        warnings.warn(
+        warn_user(
             "the model is in training mode; it is explained in evaluation mode "
             "(call model.eval() to silence this)",
             TrainModeWarning,
-            stacklevel=stacklevel,
         )
 
 
@@ -284,7 +282,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
         users, flags = _evaluated.get(model, (0, []))
         if not users:
             flags = [module for module in model.modules() if module.training]
-            warn_training(model, stacklevel=8)
+            warn_training(model)
             for module in flags:
                 module.training = False
         _evaluated[model] = (users + 1, flags)
@@ -322,11 +320,10 @@ def _grid(
 def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
     for name in layers:
         if counts[name] > 1:
-            warnings.warn(
+            warn_user(
                 f"layer {name!r} ran {counts[name]} times in one forward pass; its last call "
                 "is used (give the module before or after it to choose another)",
                 LayerCallWarning,
-                stacklevel=6,
             )
 
 

@@ -13,6 +13,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_kmex.activations import Trace, layer_name, trace, unwrap
+from captum_kmex.arguments import read_option
 from captum_kmex.batches import IndexedBatches
 from captum_kmex.deployment_parts import ModelReader
 from captum_kmex.exceptions import HeadNotFoundError
@@ -86,12 +87,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
     @property
     def model(self) -> nn.Module:
         """The module inside any wrapper."""
-        if not isinstance(self.forward_func, nn.Module):
-            raise TypeError(
-                f"{self.get_name()} needs a torch.nn.Module, whose layers can be read; got "
-                f"{type(self.forward_func).__name__}"
-            )
-        return unwrap(self.forward_func)
+        return unwrap(cast("nn.Module", read_option("model", self.forward_func)))
 
     @property
     def is_prepared(self) -> bool:

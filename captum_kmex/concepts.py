@@ -10,13 +10,16 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
+from captum_kmex.arguments import checked, resolve_depth, resolve_index
 from captum_kmex.bank import PrototypeBank
 
 __all__ = ["crop_box", "image_of", "random_concept", "to_concepts"]
 
+_OF = "items of the data set (pass the data set of the fit, in its order)"
 _SHARE = 0.25  # of the image's sides: the least crop, so that a small cell keeps its context
 
 
+@checked
 def to_concepts(
     bank: PrototypeBank,
     dataset: Sequence[object],
@@ -41,7 +44,7 @@ def to_concepts(
         ValueError: The bank has no representatives, or a prototype or depth is out of range.
         TypeError: The data set yields no image tensors.
     """
-    depth = range(len(bank.codebooks))[depth]
+    depth = resolve_depth(depth, bank.layers, len(bank.codebooks))
     book = bank.codebooks[depth]
     found = book.representatives
     if found is None:
@@ -64,6 +67,7 @@ def to_concepts(
     return concepts
 
 
+@checked
 def random_concept(
     dataset: Sequence[object],
     count: int,
@@ -98,13 +102,14 @@ def _loader(crops: list[Tensor], batch_size: int) -> DataLoader[Tensor]:
     return DataLoader(crops, batch_size=batch_size)  # type: ignore[arg-type]
 
 
+@checked
 def image_of(dataset: Sequence[object], index: int) -> Tensor:
     """Return one image of a data set as a tensor (C, H, W).
 
     Raises:
         TypeError: The data set yields something else.
     """
-    item = dataset[index]
+    item = dataset[resolve_index("index", index, len(dataset), _OF)]
     image = item[0] if isinstance(item, (tuple, list)) else item
     if not isinstance(image, Tensor) or image.ndim != 3:
         raise TypeError(
@@ -114,6 +119,7 @@ def image_of(dataset: Sequence[object], index: int) -> Tensor:
     return image
 
 
+@checked
 def crop_box(
     box: Sequence[int], size: tuple[int, int], context: float = _SHARE
 ) -> tuple[slice, slice]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from captum_kmex.activations import layer_name
 from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
+from captum_kmex.arguments import checked
 from captum_kmex.bank import Codebook, PrototypeBank
 from captum_kmex.base import Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch, Labels, class_pairs
@@ -63,6 +64,7 @@ class KMExAttribution(FittedAttribution):
 
     _label_modes: tuple[Labels, ...] = ("target", "predicted")
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -74,6 +76,7 @@ class KMExAttribution(FittedAttribution):
         super().__init__(model, layer, None, n_prototypes, seed)
 
     @logged
+    @checked
     def attribute(
         self,
         inputs: Inputs,
@@ -122,6 +125,7 @@ class KMExAttribution(FittedAttribution):
             return maps, maps.flatten(1).sum(1) - total
         return maps
 
+    @checked
     def compute_convergence_delta(
         self,
         attributions: Tensor,
@@ -192,6 +196,7 @@ class KMExAttribution(FittedAttribution):
         reader = self._frozen_reader(names, at_input, reads_tap=not names)
         return MarginModel(reader, margin).to(inputs.device)
 
+    @checked
     def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:
         """Return class and out cosines of the prototypes on labelled images (Table 1)."""
         book = self._book

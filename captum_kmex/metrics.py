@@ -9,6 +9,7 @@ import torch
 from captum.metrics import sensitivity_max as captum_sensitivity_max
 from torch import Tensor
 
+from captum_kmex.arguments import checked
 from captum_kmex.base import PrototypeAttribution
 from captum_kmex.checks import Inputs, check_inputs
 from captum_kmex.fitted import FittedAttribution
@@ -35,6 +36,7 @@ class SurrogateScores:
     n_images: int
 
 
+@checked
 def surrogate_scores(
     attribution: FittedAttribution, loader: Iterable[object], **options: object
 ) -> SurrogateScores:
@@ -81,6 +83,7 @@ def _share(hits: Tensor) -> float:
     return float(hits.cpu().double().mean())
 
 
+@checked
 def sensitivity_max(
     attribution: PrototypeAttribution,
     inputs: Inputs,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from captum_kmex.arguments import checked, resolve_depth
 from captum_kmex.batches import class_pairs
-from captum_kmex.layer_kmeans import LayerKMeansAttribution, start_of
+from captum_kmex.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.segments import to_classes
 
 __all__ = ["PrototypeWins", "prototype_wins"]
@@ -54,6 +55,7 @@ class PrototypeWins:
         return (classes[:, None] == owner).double()
 
 
+@checked
 def prototype_wins(
     attribution: LayerKMeansAttribution, loader: Iterable[object], *, depth: int | str = 0
 ) -> PrototypeWins:
@@ -69,7 +71,7 @@ def prototype_wins(
         ValueError: No such depth; or the loader is empty or yields no labels.
     """
     bank = attribution.bank_
-    membership = bank.codebooks[start_of(bank.layers, depth)].membership.cpu()
+    membership = bank.codebooks[resolve_depth(depth, bank.layers)].membership.cpu()
     counts = torch.zeros(bank.n_classes, len(membership), dtype=torch.int64)
     for batch in attribution._batches(loader):
         if batch.targets is None:

@@ -10,6 +10,8 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, to_rgb
 from numpy.typing import NDArray
 
+from captum_kmex.arguments import checked
+
 __all__ = [
     "DIVERGING",
     "NEGATIVE",
@@ -58,6 +60,7 @@ _TO_LAB = ((0.2104542553, 0.7936177850, -0.0040720468),
            (0.0259040371, 0.7827717662, -0.8086757660))  # fmt: skip
 
 
+@checked
 def segment_color(rank: int) -> Color:
     """Return the colour of a segment's rank in the ledger, or of a class; they repeat after 40."""
     return to_rgb(PALETTE[rank % len(PALETTE)])
@@ -77,6 +80,7 @@ def palette_distances() -> NDArray[np.float64]:
     return np.asarray(gaps.min(0))
 
 
+@checked
 def segment_colors(segments: NDArray[np.int64], order: Sequence[int]) -> list[Color]:
     """Return a colour for each segment of an image, so that neighbours differ.
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from captum_kmex.arguments import checked
 from captum_kmex.figures.colors import segment_colors
 from captum_kmex.figures.ledgers import class_name
 from captum_kmex.figures.panels import density, draw_map, draw_scale, draw_segments, panel_scales
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_comparison", "plot_depths"]
 
 
+@checked
 def plot_comparison(
     explanations: Sequence[Explanation],
     names: Sequence[str],
@@ -108,6 +110,7 @@ def _cells(
             ax.axis("off")
 
 
+@checked
 def plot_depths(
     explanations: Sequence[Explanation],
     index: int = 0,

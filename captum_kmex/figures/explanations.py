@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 
+from captum_kmex.arguments import checked
 from captum_kmex.checks import check_choice
 from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.ledgers import class_name, draw_ledger
@@ -36,6 +37,7 @@ __all__ = ["plot_contrast", "plot_explanation"]
 _SCALE = "logit, if every cell were like this"
 
 
+@checked
 def plot_explanation(
     explanation: Explanation,
     index: int = 0,
@@ -126,6 +128,7 @@ def _headline(explanation: Explanation, index: int, class_names: Sequence[str] |
     return f"{name} (p = {share:.2f})"
 
 
+@checked
 def plot_contrast(
     target: Explanation,
     contrast: Explanation,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
+from captum_kmex.arguments import checked
 from captum_kmex.figures.colors import NEGATIVE, POSITIVE, TOTAL, segment_color
 from captum_kmex.ledger import LedgerRow
 
@@ -14,6 +15,7 @@ __all__ = ["class_name", "draw_ledger"]
 _N_ROWS = 8
 
 
+@checked
 def draw_ledger(
     rows: Sequence[LedgerRow],
     bias: float,

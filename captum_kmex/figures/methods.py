@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from captum_kmex.arguments import checked
 from captum_kmex.checks import check_choice
 from captum_kmex.figures.colors import DIVERGING
 from captum_kmex.figures.panels import density, draw_map, draw_scale, panel_scales
@@ -29,6 +30,7 @@ __all__ = ["plot_methods", "visualize_image_attr"]
 _SCALES = ("each", "method", "shared")
 
 
+@checked
 def plot_methods(
     images: Tensor | Sequence[Picture],
     maps: Mapping[str, Tensor],
@@ -92,6 +94,7 @@ def _grid_scales(maps: Mapping[str, Tensor], scale: str, percentile: float) -> l
     return [list(line) for line in zip(*columns, strict=True)]
 
 
+@checked
 def visualize_image_attr(
     maps: Tensor, images: Tensor, index: int = 0, **options: object
 ) -> tuple[Figure, Axes]:

@@ -11,6 +11,7 @@ import torch
 from matplotlib.colors import to_hex
 from tqdm.auto import tqdm
 
+from captum_kmex.arguments import checked
 from captum_kmex.bank import PrototypeBank
 from captum_kmex.figures.colors import DIVERGING, PALETTE
 from captum_kmex.files import written_whole
@@ -32,6 +33,7 @@ _NO_IMAGES = "there are no images to report; pass a data set with at least one"
 _SHADES = 15  # of the map, blue to red
 
 
+@checked
 def write_report(
     attribution: LayerKMeansAttribution,
     images: Sequence[object],

@@ -1,0 +1,17 @@
+"""What a user may pass: one table of options, by which every public callable checks."""
+
+from captum_kmex.arguments.checking import checked
+from captum_kmex.arguments.indices import resolve_depth, resolve_index
+from captum_kmex.arguments.options import Option, default_of, option_of, read_option
+from captum_kmex.arguments.settings import Setting
+
+__all__ = [
+    "Option",
+    "Setting",
+    "checked",
+    "default_of",
+    "option_of",
+    "read_option",
+    "resolve_depth",
+    "resolve_index",
+]

@@ -1,0 +1,43 @@
+"""``checked``: a public callable whose arguments are read by the table of options."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from captum_kmex.arguments.options import option_of
+
+__all__ = ["checked"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Wrap a callable so that it gets its arguments in their plainest form, or not at all.
+
+    An argument is looked up in the table by the callable's name and its own, then by its own
+    alone; one that is not there is passed on as it is. Defaults are not read.
+    """
+    signature = inspect.signature(function)
+    options = {
+        name: (option, parameter.default is inspect.Parameter.empty)
+        for name, parameter in signature.parameters.items()
+        if (option := option_of(name, function.__qualname__)) is not None
+    }
+
+    @functools.wraps(function)
+    def reading(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:  # Python's own words for a missing or unknown argument
+            return function(*args, **kwargs)
+        for name, (option, is_required) in options.items():
+            if name in bound.arguments:
+                given = bound.arguments[name]
+                bound.arguments[name] = option.read(name, given, is_required)
+        return function(*bound.args, **bound.kwargs)
+
+    return reading
