@@ -212,6 +212,7 @@ class ClassifierPrototypes(PrototypeAttribution):
             raise ValueError("the loader yielded no batch; pass one with at least one image")
         return sums.result()
 
+    @checked
     def as_module(self, inputs: Tensor, target: int | None = None) -> ExplainedModel:
         """Return a plain module that gives logits and map, for deployment.
 

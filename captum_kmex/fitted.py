@@ -185,6 +185,7 @@ class FittedAttribution(PrototypeAttribution):
         self._bank = self._fitted_bank(fit, at_input)
         return self
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank to a safetensors file; see ``PrototypeBank.save``."""
         self.bank_.save(path)
@@ -234,6 +235,7 @@ class FittedAttribution(PrototypeAttribution):
         """Return the surrogate's scores and prediction beside the model's logits."""
         raise NotImplementedError
 
+    @checked
     def predict(self, inputs: Inputs, additional_forward_args: object = None) -> Tensor:
         """Return the class (N,) that the prototypes predict.
 

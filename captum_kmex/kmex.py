@@ -149,6 +149,7 @@ class KMExAttribution(FittedAttribution):
         )
         return delta + attributions.flatten(1).sum(1) - maps.flatten(1).sum(1)
 
+    @checked
     def similarity(self, inputs: Inputs, additional_forward_args: object = None) -> Tensor:
         """Return ``exp(-|h - p_k|)`` for every prototype (N, C*K), in (0, 1].
 
@@ -159,6 +160,7 @@ class KMExAttribution(FittedAttribution):
         with plain_arithmetic(images[0]):
             return (-self._distances(features.mean((2, 3))).sqrt()).exp()
 
+    @checked
     def classify(self, inputs: Inputs, additional_forward_args: object = None) -> Classification:
         """Return the class of the nearest prototype beside the model's logits.
 
@@ -171,6 +173,7 @@ class KMExAttribution(FittedAttribution):
         nearest, _ = self._class_nearest(distances)
         return Classification(-nearest.sqrt(), nearest.argmin(1), logits)
 
+    @checked
     def as_module(self, inputs: Tensor, target: int | None = None) -> MarginModel:
         """Return a plain module that gives logits, map and prediction, for deployment.
 

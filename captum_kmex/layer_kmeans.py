@@ -305,6 +305,7 @@ class LayerKMeansAttribution(FittedAttribution):
             self._check_restriction(options, explained)
             return self._segment(self._stack(passed), start, explained, options).labels
 
+    @checked
     def classify(
         self,
         inputs: Inputs,
@@ -327,6 +328,7 @@ class LayerKMeansAttribution(FittedAttribution):
         with plain_arithmetic(images[0]):
             return self._vote(self._stack(passed), start, passed.logits)
 
+    @checked
     def predict(
         self,
         inputs: Inputs,
@@ -341,6 +343,7 @@ class LayerKMeansAttribution(FittedAttribution):
         """
         return self.classify(inputs, additional_forward_args, depth=depth).prediction
 
+    @checked
     def as_module(
         self, inputs: Tensor, target: int | None = None, *, depth: int | str = 0
     ) -> SegmentedModel:

@@ -47,19 +47,19 @@ def solve(found: Collection, options: FitOptions, show_progress: bool) -> list[C
 
 def warn_empty(books: Sequence[Codebook]) -> None:
     """Warn of prototypes that stand for no row; once, of the depth that has most of them."""
-    empty = max((book.membership[book.counts == 0] for book in books), key=len)
+    book = max(books, key=lambda book: int((book.counts == 0).sum()))
+    empty = book.membership[book.counts == 0]
     if not len(empty):
         return
-    total = sum(len(book.counts) for book in books)
-    count = sum(int((book.counts == 0).sum()) for book in books)
     where = ""
     if empty.ndim == 1:
         classes, counts = empty.unique(return_counts=True)
-        most = int(counts.argmax())
-        where = f" (class {int(classes[most])}: {int(counts[most])} at one depth)"
+        c, most = int(classes[counts.argmax()]), int(counts.max())
+        where = f" (class {c}: {most} of {int((book.membership == c).sum())})"
     warn_user(
-        f"{count} of {total} prototypes stand for no feature vector{where}: there are fewer "
-        "distinct ones than prototypes. Use more varied images, or fewer prototypes",
+        f"{len(empty)} of {len(book.counts)} prototypes stand for no feature vector{where}; where "
+        "fewer vectors than prototypes are distinct, others are repeated. Use more varied images, "
+        "or fewer prototypes",
         EmptyPrototypesWarning,
     )
 

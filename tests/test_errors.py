@@ -336,7 +336,9 @@ def test_unknown_layer_name_lists_the_top_level_without_a_near_one(kind, net, im
 
 
 def test_layer_that_is_no_name_or_module_is_refused(kind, net, images, labels):
-    with pytest.raises(TypeError, match=r"layers?(\[1\])? should be a layer's name or the module itself; got int 4"):
+    with pytest.raises(
+        TypeError, match=r"layers?(\[1\])? should be a layer's name or the module itself; got int 4"
+    ):
         run(with_layer(kind, net, 4), images, labels)
 
 
@@ -685,7 +687,10 @@ def test_fit_raises_when_a_wanted_class_has_no_samples(fit_kind, net, images):
 
 @pytest.mark.parametrize(
     ("c", "message"),
-    [(3, "classes holds 3, out of range for 3 logits"), (-1, r"classes\[1\]=-1 should be between 0")],
+    [
+        (3, "classes holds 3, out of range for 3 logits"),
+        (-1, r"classes\[1\]=-1 should be between 0"),
+    ],
     ids=str,
 )
 def test_fit_raises_when_classes_are_out_of_range(fit_kind, net, loader, c, message):

@@ -2,15 +2,14 @@
 
 from captum_kmex.arguments.checking import checked
 from captum_kmex.arguments.indices import resolve_depth, resolve_index
-from captum_kmex.arguments.options import Option, default_of, option_of, read_option
+from captum_kmex.arguments.options import OPTIONS, Option, read_option
 from captum_kmex.arguments.settings import Setting
 
 __all__ = [
+    "OPTIONS",
     "Option",
     "Setting",
     "checked",
-    "default_of",
-    "option_of",
     "read_option",
     "resolve_depth",
     "resolve_index",

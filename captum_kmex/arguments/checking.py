@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from captum_kmex.arguments.options import option_of
+from captum_kmex.arguments.settings import check_settings
 
 __all__ = ["checked"]
 
@@ -19,9 +20,11 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Wrap a callable so that it gets its arguments in their plainest form, or not at all.
 
     An argument is looked up in the table by the callable's name and its own, then by its own
-    alone; one that is not there is passed on as it is. Defaults are not read.
+    alone; one that is not there is passed on as it is. Defaults are not read. The settings of a
+    method's object are read too, since they may have been changed.
     """
     signature = inspect.signature(function)
+    is_method = next(iter(signature.parameters), "") == "self" and function.__name__ != "__init__"
     options = {
         name: (option, parameter.default is inspect.Parameter.empty)
         for name, parameter in signature.parameters.items()
@@ -38,6 +41,8 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
             if name in bound.arguments:
                 given = bound.arguments[name]
                 bound.arguments[name] = option.read(name, given, is_required)
+        if is_method:
+            check_settings(args[0])
         return function(*bound.args, **bound.kwargs)
 
     return reading

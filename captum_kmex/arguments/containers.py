@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
 from itertools import islice
 
@@ -89,18 +89,16 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Names:
-    """Names in an order: any sized collection but a string."""
+    """Names in an order: any collection that has one, or a mapping; no single text."""
 
     said: str = "a list of names"
 
     def read(self, value: object) -> object:
         """Return the value in its plainest form; see ``Kind``."""
-        is_text = isinstance(value, (str, bytes, bytearray, type))
-        if is_text or not isinstance(value, Sized) or not hasattr(value, "__getitem__"):
+        is_other = isinstance(value, (str, bytes, bytearray, type, Set, Tensor))
+        if is_other or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
             raise Misfit(value, self.said)
-        if isinstance(value, Tensor) or getattr(value, "ndim", 1) != 1:
-            raise Misfit(value, self.said)
-        return value
+        return value if hasattr(value, "__getitem__") else tuple(islice(value, _MOST))
 
 
 @dataclass(frozen=True)

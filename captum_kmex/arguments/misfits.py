@@ -41,8 +41,8 @@ class Misfit(Exception):  # noqa: N818  # never leaves the package: an option tu
 
 def described(value: object) -> str:
     """Return type and value, briefly, whatever the value."""
-    if value is None or isinstance(value, (bool, type)):
-        return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+    if value is None or isinstance(value, type):
+        return "None" if value is None else f"the class {value.__name__}"
     kind = type(value).__name__
     if isinstance(value, (Tensor, np.ndarray)):
         return f"{kind} of {value.dtype} and shape {tuple(value.shape)}"

@@ -26,7 +26,7 @@ from captum_kmex.arguments.objects import (
     Values,
 )
 
-__all__ = ["OPTIONS", "REQUIRED", "Option", "default_of", "option_of", "read_option"]
+__all__ = ["OPTIONS", "REQUIRED", "Option", "option_of", "read_option"]
 
 REQUIRED = object()  # has no default
 
@@ -259,8 +259,3 @@ def option_of(name: str, owner: str = "") -> Option | None:
     """Return a callable's option of this name, or the one of all callables."""
     own = f"{owner.removesuffix('.__init__')}.{name}"
     return OPTIONS.get(own, OPTIONS.get(name))
-
-
-def default_of(name: str, owner: str = "") -> object:
-    """Return what an option is where it is left out."""
-    return cast("Option", option_of(name, owner)).default

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar, cast
 
 from captum_kmex.arguments.options import read_option
 
-__all__ = ["Setting"]
+__all__ = ["Setting", "check_settings"]
 
 _T = TypeVar("_T")
 
@@ -31,3 +31,16 @@ class Setting(Generic[_T]):
 
     def __set__(self, instance: object, value: object) -> None:
         vars(instance)[self._name] = value
+
+
+def check_settings(instance: object) -> None:
+    """Read all settings of an object, whether what follows needs them or not.
+
+    Raises:
+        TypeError: A value of another type.
+        ValueError: One that is out of range, malformed or none of the choices.
+    """
+    for kind in type(instance).__mro__:
+        for name, found in vars(kind).items():
+            if isinstance(found, Setting):
+                getattr(instance, name)

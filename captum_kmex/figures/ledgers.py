@@ -90,4 +90,11 @@ def _label(rank: int, row: LedgerRow, class_names: Sequence[str] | None) -> str:
 
 def class_name(c: int, names: Sequence[str] | None, prefix: str = "class ") -> str:
     """Return a class's name, or its number after a prefix."""
-    return f"{prefix}{c}" if names is None else names[c]
+    if names is None:
+        return f"{prefix}{c}"
+    if c >= len(names):
+        raise ValueError(
+            f"class_names has {len(names)} names, none for class {c}; pass one a logit, in the "
+            "order of the model's outputs"
+        )
+    return names[c]
