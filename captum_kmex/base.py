@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from captum_kmex.activations import Trace, layer_name, trace, unwrap
 from captum_kmex.arguments import read_option
 from captum_kmex.batches import IndexedBatches
+from captum_kmex.checks import check_forward_args
 from captum_kmex.deployment_parts import ModelReader
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.grids import feature_grid
@@ -136,6 +137,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         model = self.model
         args = additional_forward_args
         args = args if isinstance(args, tuple) else () if args is None else (args,)
+        check_forward_args(model, inputs, args)
         leaving, entering = ((), layers) if at_input else (layers, ())
         if self._preparation is not None:
             model = self._preparation.compared(model, inputs, leaving, entering, args)

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
-from captum_kmex.arguments import checked, resolve_depth, resolve_index
+from captum_kmex.arguments import checked, resolve_depth
+from captum_kmex.arguments.misfits import shortened
 from captum_kmex.bank import PrototypeBank
 
 __all__ = ["crop_box", "image_of", "random_concept", "to_concepts"]
 
-_OF = "items of the data set (pass the data set of the fit, in its order)"
 _SHARE = 0.25  # of the image's sides: the least crop, so that a small cell keeps its context
 
 
@@ -109,7 +109,12 @@ def image_of(dataset: Sequence[object], index: int) -> Tensor:
     Raises:
         TypeError: The data set yields something else.
     """
-    item = dataset[resolve_index("index", index, len(dataset), _OF)]
+    if not 0 <= index < len(dataset):
+        raise ValueError(
+            f"the data set has {len(dataset)} items, none at index {shortened(index)}; pass the data set of "
+            "the fit, in its order"
+        )
+    item = dataset[index]
     image = item[0] if isinstance(item, (tuple, list)) else item
     if not isinstance(image, Tensor) or image.ndim != 3:
         raise TypeError(

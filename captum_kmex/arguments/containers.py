@@ -91,11 +91,13 @@ class Mapped:
 class Names:
     """Names in an order: any collection that has one, or a mapping; no single text."""
 
+    takes_mappings: bool = True
     said: str = "a list of names"
 
     def read(self, value: object) -> object:
         """Return the value in its plainest form; see ``Kind``."""
         is_other = isinstance(value, (str, bytes, bytearray, type, Set, Tensor))
+        is_other = is_other or (isinstance(value, Mapping) and not self.takes_mappings)
         if is_other or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
             raise Misfit(value, self.said)
         return value if hasattr(value, "__getitem__") else tuple(islice(value, _MOST))

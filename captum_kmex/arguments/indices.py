@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 from captum_kmex.arguments.kinds import whole_number
-from captum_kmex.arguments.misfits import described
+from captum_kmex.arguments.misfits import described, shortened
 
-__all__ = ["resolve_depth", "resolve_index"]
+__all__ = ["check_count", "resolve_depth", "resolve_index"]
 
 
 def resolve_depth(depth: object, names: Sequence[str], count: int | None = None) -> int:
@@ -27,9 +27,9 @@ def resolve_depth(depth: object, names: Sequence[str], count: int | None = None)
     position = whole_number(depth)
     if position is not None and -count <= position < count:
         return position % count
-    shown = described(depth) if position is None and not isinstance(depth, (str, float)) else depth
     raise ValueError(
-        f"depth={shown!r} is not one of the {count} layers {list(names)}; pass a name or a position"
+        f"depth={shortened(depth)} is not one of the {count} layers {list(names)}; pass a name "
+        "or a position"
     )
 
 
@@ -45,7 +45,13 @@ def resolve_index(name: str, index: object, count: int, what: str = "images") ->
         raise TypeError(f"{name} should be a whole number; got {described(index)}")
     if not -count <= position < count:
         raise ValueError(
-            f"{name}={position} is out of range for {count} {what}; choose 0 to {count - 1}, or a "
-            "negative number that counts from the end"
+            f"{name}={shortened(position)} is out of range for {count} {what}; choose 0 to "
+            f"{count - 1}, or a negative number that counts from the end"
         )
     return position % count
+
+
+def check_count(name: str, values: Sized, count: int, what: str) -> None:
+    """Raise ``ValueError`` unless there are as many values as things they are for."""
+    if len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries for {count} {what}; pass one of each")

@@ -7,7 +7,7 @@ import reprlib
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Misfit", "described"]
+__all__ = ["Misfit", "described", "shortened"]
 
 _LONG = 10**18  # whole numbers from here on are told by their length
 
@@ -35,7 +35,7 @@ class Misfit(Exception):  # noqa: N818  # never leaves the package: an option tu
         end = f"; {remedy}" if remedy else ""
         where = f"{name}{self.place}"
         if self.reason:
-            return ValueError(f"{where}={_short(self.value)} {self.reason}{end}")
+            return ValueError(f"{where}={shortened(self.value)} {self.reason}{end}")
         return TypeError(f"{where} should be {self.allowed}; got {described(self.value)}{end}")
 
 
@@ -47,11 +47,12 @@ def described(value: object) -> str:
     if isinstance(value, (Tensor, np.ndarray)):
         return f"{kind} of {value.dtype} and shape {tuple(value.shape)}"
     if isinstance(value, (int, float, complex, str, bytes, list, tuple, dict, set, np.generic)):
-        return f"{kind} {_short(value)}"
+        return f"{kind} {shortened(value)}"
     return kind
 
 
-def _short(value: object) -> str:
+def shortened(value: object) -> str:
+    """Return a value as Python writes it, cut where it is long."""
     if isinstance(value, int) and abs(value) >= _LONG:
         return f"(a whole number of {value.bit_length()} bits)"
     if isinstance(value, (Tensor, np.ndarray)) and value.ndim:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 
-from captum_kmex.arguments import checked
+from captum_kmex.arguments import checked, resolve_index
 from captum_kmex.checks import check_choice
 from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.ledgers import class_name, draw_ledger
@@ -55,6 +55,7 @@ def plot_explanation(
     Returns:
         The figure and its axes: four, then one for each patch.
     """
+    index = resolve_index("index", index, len(explanation))
     rows = explanation.ledger[index]
     shown = picture(explanation.inputs[index] if image is None else image)
     patches = [row for row in rows[:4] if row.representatives] if dataset is not None else []
@@ -172,6 +173,7 @@ def plot_contrast(
         'ledger: bias + segments = difference'
     """
     check_choice("scale", scale, ("each", "shared"))
+    index = resolve_index("index", index, len(target))
     both = contrasted(target, contrast, index)
     shown = picture(target.inputs[index] if image is None else image)
     side = 2.7 * max(0.6, relative_height(shown))

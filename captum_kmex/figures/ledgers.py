@@ -97,4 +97,4 @@ def class_name(c: int, names: Sequence[str] | None, prefix: str = "class ") -> s
             f"class_names has {len(names)} names, none for class {c}; pass one a logit, in the "
             "order of the model's outputs"
         )
-    return names[c]
+    return str(names[c])
