@@ -37,6 +37,7 @@ class ModelFingerprint:
     weights: str
 
     @classmethod
+    @checked
     def of(cls, model: nn.Module) -> ModelFingerprint:
         """Hash a model's parameters and buffers."""
         architecture, weights = hashlib.sha256(), hashlib.sha256()

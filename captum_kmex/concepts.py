@@ -87,6 +87,8 @@ def random_concept(
         seed: Seed of the choice.
         batch_size: Patches a batch.
     """
+    if not len(dataset):
+        raise ValueError("the data set is empty; pass one with at least one image")
     generator = torch.Generator().manual_seed(seed)
     crops = []
     for index in torch.randint(len(dataset), (count,), generator=generator).tolist():
@@ -111,12 +113,12 @@ def image_of(dataset: Sequence[object], index: int) -> Tensor:
     """
     if not 0 <= index < len(dataset):
         raise ValueError(
-            f"the data set has {len(dataset)} items, none at index {shortened(index)}; pass the data set of "
-            "the fit, in its order"
+            f"the data set has {len(dataset)} items, none at index {shortened(index)}; pass the "
+            "data set of the fit, in its order"
         )
     item = dataset[index]
     image = item[0] if isinstance(item, (tuple, list)) else item
-    if not isinstance(image, Tensor) or image.ndim != 3:
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.is_meta:
         raise TypeError(
             "the data set must yield image tensors (C, H, W), alone or first in a tuple; got "
             f"{type(image).__name__}. Pass the data set that the fit saw"

@@ -2,7 +2,7 @@
 
 from captum_kmex.arguments.checking import checked
 from captum_kmex.arguments.indices import check_count, resolve_depth, resolve_index
-from captum_kmex.arguments.options import OPTIONS, Option, read_option
+from captum_kmex.arguments.options import OPTIONS, Option, option_of, read_option
 from captum_kmex.arguments.settings import Setting
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Setting",
     "check_count",
     "checked",
+    "option_of",
     "read_option",
     "resolve_depth",
     "resolve_index",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,15 +182,25 @@ class Color:
 
 @dataclass(frozen=True)
 class Callback:
-    """A function."""
+    """A function of one argument."""
 
-    said: str = "a function"
+    said: str = "a function of one argument"
 
     def read(self, value: object) -> object:
         """Return the value in its plainest form; see ``Kind``."""
-        if not callable(value) or isinstance(value, type):
+        if not callable(value) or isinstance(value, type) or not _takes_one(value):
             raise Misfit(value, self.said)
         return value
+
+
+def _takes_one(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # it does not tell
+        return True
+    return True
 
 
 def _is_picture(shape: tuple[int, ...], is_array: bool) -> bool:

@@ -92,6 +92,7 @@ def segment_colors(segments: NDArray[np.int64], order: Sequence[int]) -> list[Co
         segments: Segment of each cell (h, w).
         order: The segments, most important first.
     """
+    check_segments(segments, order)
     ranks = {segment: rank for rank, segment in enumerate(order)}
     places = np.vectorize(ranks.__getitem__, otypes=[np.int64])(segments)
     touching = _neighbours(places, len(order))
@@ -103,6 +104,16 @@ def segment_colors(segments: NDArray[np.int64], order: Sequence[int]) -> list[Co
         nearest = gaps[free][:, beside].min(1, initial=np.inf)
         chosen.append(free[int(nearest.argmax())])
     return [segment_color(i) for i in chosen]
+
+
+def check_segments(segments: NDArray[np.int64], order: Sequence[int]) -> None:
+    """Raise ``ValueError`` where a segment of a map is not listed."""
+    missing = np.setdiff1d(segments, np.asarray(order))
+    if missing.size:
+        raise ValueError(
+            f"segments holds {int(missing[0])}, which is not among the {len(order)} listed; pass "
+            "segments and ledger of one image"
+        )
 
 
 def _neighbours(places: NDArray[np.int64], count: int) -> list[set[int]]:

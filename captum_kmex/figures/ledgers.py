@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
@@ -92,7 +92,7 @@ def class_name(c: int, names: Sequence[str] | None, prefix: str = "class ") -> s
     """Return a class's name, or its number after a prefix."""
     if names is None:
         return f"{prefix}{c}"
-    if c >= len(names):
+    if c not in (names if isinstance(names, Mapping) else range(len(names))):
         raise ValueError(
             f"class_names has {len(names)} names, none for class {c}; pass one a logit, in the "
             "order of the model's outputs"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from captum_kmex.arguments import checked
 from captum_kmex.checks import check_choice
-from captum_kmex.figures.colors import DIVERGING, segment_colors
+from captum_kmex.figures.colors import DIVERGING, check_segments, segment_colors
 from captum_kmex.figures.pictures import Picture, bare
 from captum_kmex.ledger import LedgerRow
 
@@ -89,6 +89,7 @@ def draw_segments(
         n_numbers: How many of the leading segments get their number.
     """
     order = [row.segment for row in rows]
+    check_segments(segments, order)
     table = np.zeros((max(order) + 1, 3))
     table[order] = segment_colors(segments, order)
     ax.imshow(table[segments], extent=_extent(image), interpolation="nearest")
@@ -98,7 +99,7 @@ def draw_segments(
     lines = _borders(segments) * (width, height) - 0.5
     ax.add_collection(LineCollection(list(lines), colors="black", linewidths=thin), autolim=False)
     points = [_inner_point(segments == segment) for segment in order[:n_numbers]]
-    places = (np.array(points) + 0.5) * (width, height) - 0.5
+    places = (np.array(points).reshape(-1, 2) + 0.5) * (width, height) - 0.5
     _draw_numbers(places, _ROOM * max(image.shape[:2]), ax)
     bare(ax)
 
