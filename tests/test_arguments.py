@@ -470,4 +470,4 @@ def test_number_of_forward_arguments_is_checked(net, extra, images):
 def test_hook_may_supply_the_arguments_of_forward(images):
     net = Scaled().eval()
     net.register_forward_pre_hook(lambda _, given: (*given, 2.0))
-    assert LayerKMeansAttribution(net, "stage3").segment(images).shape == (12, 4, 4)
+    assert LayerKMeansAttribution(net, "stage1").segment(images).shape == (12, 16, 16)
