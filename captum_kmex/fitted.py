@@ -185,7 +185,6 @@ class FittedAttribution(PrototypeAttribution):
         self._bank = self._fitted_bank(fit, at_input)
         return self
 
-    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the bank to a safetensors file; see ``PrototypeBank.save``."""
         self.bank_.save(path)

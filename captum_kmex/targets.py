@@ -60,7 +60,8 @@ def _as_tensor(target: object, name: str) -> Tensor:
         target = target.tolist() if target.ndim else int(target)  # each is checked for its size
     if not isinstance(target, (Tensor, np.ndarray)):
         values = target if isinstance(target, list) else [target]
-        found = _integers([_without_tuple(value, name) for value in values])
+        _check_tuples(values, target, name)
+        found = _integers([v[0] if isinstance(v, tuple) else v for v in values])
         target = target if found is None else found
     if not isinstance(target, Tensor) or target.dtype not in _INTEGERS or target.is_meta:
         raise TargetError(
@@ -70,16 +71,15 @@ def _as_tensor(target: object, name: str) -> Tensor:
     return target
 
 
-def _without_tuple(value: object, name: str) -> object:
-    """Return what a tuple of one holds; Captum's tuples have an index for each dimension."""
-    if not isinstance(value, tuple):
-        return value
-    if len(value) != 1:
+def _check_tuples(values: Sequence[object], target: object, name: str) -> None:
+    """Refuse tuples but of one: Captum's have an index for each dimension of the outputs."""
+    lengths = [len(value) for value in values if isinstance(value, tuple) and len(value) != 1]
+    if lengths:
         raise TargetError(
-            f"{name} {described(value)} has {len(value)} indices, but the logits (N, J) have one "
-            "dimension of classes; give one integer, or a list with one for each image"
+            f"{name} has {lengths[0]} indices in a tuple, but the logits (N, J) have one dimension "
+            "of classes; give one integer, or a list with one for each image; got "
+            f"{described(target)}"
         )
-    return value[0]
 
 
 def _integers(values: Sequence[object]) -> Tensor | None:

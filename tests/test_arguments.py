@@ -412,9 +412,8 @@ def test_work_has_a_documented_end(world, name, most):
 
 def test_defaults_of_the_signatures_are_those_of_the_table(cases):
     for name, case in cases.items():
-        function = inspect.unwrap(case.call)
         for argument, parameter in inspect.signature(case.call).parameters.items():
-            option = option_of(argument, function.__qualname__)
+            option = option_of(argument, case.call.__qualname__)
             if option is not None and parameter.default is not parameter.empty:
                 assert parameter.default == option.default, f"{name}({argument})"
 
@@ -422,7 +421,7 @@ def test_defaults_of_the_signatures_are_those_of_the_table(cases):
 def test_every_entry_of_the_table_belongs_to_a_callable(cases):
     words = set(COMMANDS)
     for case in cases.values():
-        owner = inspect.unwrap(case.call).__qualname__.removesuffix(".__init__")
+        owner = case.call.__qualname__.removesuffix(".__init__")
         for argument in inspect.signature(case.call).parameters:
             own = f"{owner}.{argument}"
             words.add(own if own in OPTIONS else argument)

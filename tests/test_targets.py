@@ -77,11 +77,11 @@ def test_target_resolves_to_one_class_an_image(target, expected):
         (torch.zeros(2, 1, dtype=torch.int64), r"one for each of 2 images; got shape \(2, 1\)"),
         (
             [(0, 1), (1, 2)],
-            r"\(0, 1\) has 2 indices, but the logits \(N, J\) have one dimension of",
+            r"has 2 indices in a tuple, but the logits \(N, J\) have one dimension of",
         ),
         (
             (2, 0),
-            r"\(2, 0\) has 2 indices, .*one dimension of classes; give one integer, or a list",
+            "has 2 indices .*one dimension of classes; give one integer, or a list.* got tuple",
         ),
         ((), "has 0 indices"),
         ([(1,), ()], "has 0 indices"),

@@ -12,6 +12,7 @@ from captum_kmex.arguments.settings import check_settings
 
 __all__ = ["checked"]
 
+_PARTS = ("layer", "layers", "head")  # of the model, at which a constructor never looks
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -24,14 +25,15 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
     method's object are read too, since they may have been changed.
     """
     signature = inspect.signature(function)
-    is_method = next(iter(signature.parameters), "") == "self" and function.__name__ != "__init__"
+    is_constructor = function.__name__ == "__init__"
+    is_method = next(iter(signature.parameters), "") == "self" and not is_constructor
     options = {
         name: (option, parameter.default is inspect.Parameter.empty)
         for name, parameter in signature.parameters.items()
         if (option := option_of(name, function.__qualname__)) is not None
+        and not (is_constructor and name in _PARTS)
     }
 
-    @functools.wraps(function)
     def reading(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
             bound = signature.bind(*args, **kwargs)
@@ -45,4 +47,8 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
             check_settings(args[0])
         return function(*bound.args, **bound.kwargs)
 
+    for name in functools.WRAPPER_ASSIGNMENTS:
+        setattr(reading, name, getattr(function, name))
+    # not by `__wrapped__`, under which Captum takes what is inside its log
+    reading.__signature__ = signature  # type: ignore[attr-defined]
     return reading

@@ -88,7 +88,7 @@ _MODELS = {
     "layer": Option(Layer(), None),
     "layers": Option(
         OneOf((Layer(), Listed(Layer(), 1, is_distinct=True))),
-        remedy="give distinct layers, at least one, such as ['layer3', 'layer4']",
+        remedy="layers must be distinct and at least one, such as ['layer3', 'layer4']",
     ),
     "head": Option(Layer(), None),
     "count": Option(Whole(1, 1000), 3),

@@ -88,8 +88,6 @@ def write_report(
     """
     if len(images) == 0:
         raise ValueError(_NO_IMAGES)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     bank = attribution.bank_ if attribution.is_fitted else None
     if bank is not None and train_set is not None:
         check_train_set(bank, train_set)
