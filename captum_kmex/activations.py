@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import threading
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from captum_kmex.descriptions import described
-from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning
+from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning, warn_user
 from captum_kmex.model.calls import Call, CallLog
 from captum_kmex.model.layout import (
     ChannelAxis,
@@ -405,14 +404,13 @@ def coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
     return max(one, other, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def warn_training(model: nn.Module, stacklevel: int) -> None:
-    """Warn of a model in training mode, at a level counted from this function."""
+def warn_training(model: nn.Module) -> None:
+    """Warn of a model in training mode."""
     if model.training:
-        warnings.warn(
+        warn_user(
             "the model is in training mode; it is explained in evaluation mode "
             "(call model.eval() to silence this)",
             TrainModeWarning,
-            stacklevel=stacklevel,
         )
 
 
@@ -422,7 +420,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
     with _lock:
         users, modes = _evaluated.get(model, (0, None))
         if not users and any(module.training for module in model.modules()):
-            warn_training(model, stacklevel=8)
+            warn_training(model)
             modes = Modes(model)
             modes.evaluate()
         _evaluated[model] = (users + 1, modes)
@@ -440,11 +438,10 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
     for name in layers:
         if counts[name] > 1:
-            warnings.warn(
+            warn_user(
                 f"layer {name!r} ran {counts[name]} times in one forward pass; its first call "
                 "is used (give the module before or after it to choose another)",
                 LayerCallWarning,
-                stacklevel=6,
             )
 
 

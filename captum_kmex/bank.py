@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from captum_kmex.arguments import checked
 from captum_kmex.files import read_tensors, write_tensors
 from captum_kmex.representatives import Representatives
 from captum_kmex.surrogate import Surrogate
@@ -36,6 +37,7 @@ class ModelFingerprint:
     weights: str
 
     @classmethod
+    @checked
     def of(cls, model: nn.Module) -> ModelFingerprint:
         """Hash a model's parameters and buffers."""
         architecture, weights = hashlib.sha256(), hashlib.sha256()
@@ -80,6 +82,7 @@ class Codebook:
         centroids, membership, counts, spread = (state[name].to(device) for name in names)
         return cls(centroids, membership, counts, spread)
 
+    @checked
     def of_class(self, c: int) -> Tensor:
         """Return the indices of a class's prototypes; of all, in a class-agnostic codebook."""
         if self.membership.ndim == 2:
@@ -118,6 +121,7 @@ class PrototypeBank:
     surrogate: Surrogate | None = None
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file with a JSON header; an existing file survives a failure.
 
@@ -130,6 +134,7 @@ class PrototypeBank:
         write_tensors(Path(path), _tensors(self), _HEADER, _header(self))
 
     @classmethod
+    @checked
     def load(cls, path: str | os.PathLike[str]) -> PrototypeBank:
         """Read a bank; nothing is unpickled.
 
@@ -143,6 +148,7 @@ class PrototypeBank:
         tensors, header = read_tensors(path, _HEADER, "prototype bank", "save the bank again")
         return _bank(header, tensors, path)
 
+    @checked
     def check_model(self, model: nn.Module) -> None:
         """Compare the model with the one of the fit.
 

@@ -14,8 +14,9 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_kmex.activations import Trace, layer_name, trace
+from captum_kmex.arguments import Setting
 from captum_kmex.batches import IndexedBatches
-from captum_kmex.checks import check_choice
+from captum_kmex.checks import check_forward_args
 from captum_kmex.deployment_parts import ModelReader
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.head import (
@@ -78,6 +79,8 @@ class Forward:
 
 class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is untyped here
     """Base of the attributions: one forward pass of a plain module, without gradients."""
+
+    layout = Setting["str | None"]()
 
     def __init__(
         self, model: nn.Module, layer: object, head: Layer | None, layout: str | None
@@ -201,6 +204,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         model = self.model
         args = additional_forward_args
         args = args if isinstance(args, tuple) else () if args is None else (args,)
+        check_forward_args(model, inputs, args)
         leaving, entering = ((), layers) if at_input else (layers, ())
         if self._preparation is not None:
             model = self._preparation.compared(model, inputs, leaving, entering, args)
@@ -222,7 +226,6 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         """Return the dimension of the channels of layers where the user said it."""
         if self.layout is None:
             return {}
-        check_choice("layout", self.layout, tuple(_LAYOUTS))
         return dict.fromkeys(layers, _LAYOUTS[self.layout])
 
     def _running(self, layers: Sequence[str] = ()) -> nn.Module:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Inputs", "check_choice", "check_inputs"]
+from captum_kmex.arguments import Option
+from captum_kmex.arguments.kinds import Choice
+
+__all__ = ["Inputs", "check_choice", "check_forward_args", "check_inputs"]
 
 Inputs = Tensor | tuple[Tensor, ...]
 
@@ -26,6 +30,10 @@ def check_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
     if images.ndim != 4 or not images.numel():
         hint = "; add the batch dimension: x.unsqueeze(0)" if images.ndim == 3 else ""
         raise ValueError(f"inputs must be images (N, C, H, W); got {tuple(images.shape)}{hint}")
+    if images.is_meta:
+        raise ValueError(
+            "inputs are on the meta device, which holds no values; move them to another"
+        )
     if not images.is_floating_point():
         raise ValueError(
             f"inputs must be floating point, preprocessed as the model expects; got {images.dtype}"
@@ -35,5 +43,31 @@ def check_inputs(inputs: Inputs) -> tuple[Tensor, ...]:
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise ``ValueError`` unless an option has one of its values."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {list(choices)}")
+    Option(Choice(tuple(choices))).read(name, value)
+
+
+def check_forward_args(
+    model: nn.Module, inputs: tuple[Tensor, ...], extra: Sequence[object]
+) -> None:
+    """Raise ``TypeError`` unless a model's forward takes so many arguments.
+
+    Args:
+        model: The unwrapped model.
+        inputs: The images, and further tensors of ``inputs``.
+        extra: What stands in ``additional_forward_args``.
+    """
+    if model._forward_pre_hooks:  # they may add or drop arguments
+        return
+    try:
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # not every callable has one
+        return
+    try:
+        signature.bind(*inputs, *extra)
+    except TypeError as error:
+        name = "additional_forward_args" if extra or len(inputs) == 1 else "inputs"
+        raise TypeError(
+            f"{name} should fit {type(model).__name__}.forward{signature}; with {len(inputs)} "
+            f"inputs and {len(extra)} additional_forward_args: {error}. Pass the others of its "
+            "arguments, in a tuple"
+        ) from None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from captum_kmex.activations import layer_name
 from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
+from captum_kmex.arguments import checked
 from captum_kmex.base import Forward, Layer, PrototypeAttribution, logged, plain_arithmetic
 from captum_kmex.batches import class_pairs
 from captum_kmex.checks import Inputs, check_choice, check_inputs
@@ -69,6 +70,7 @@ class ClassifierPrototypes(PrototypeAttribution):
         Boubekki & Clemmensen, "Post-hoc Self-explanation of CNNs" (2026), eqs. 4, 5 and 11.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -80,6 +82,7 @@ class ClassifierPrototypes(PrototypeAttribution):
         super().__init__(model, layer, head, layout)
 
     @logged
+    @checked
     def attribute(
         self,
         inputs: Inputs,
@@ -140,6 +143,7 @@ class ClassifierPrototypes(PrototypeAttribution):
         return maps, maps.flatten(1).sum(1) + bias - output
 
     @torch.no_grad()
+    @checked
     def compute_convergence_delta(
         self,
         attributions: Tensor,
@@ -188,6 +192,7 @@ class ClassifierPrototypes(PrototypeAttribution):
         depth, height, width = self._site.shape
         return weight.reshape(-1, depth, height, width) * (height * width)
 
+    @checked
     def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:
         """Return class and out cosines of the head's columns on labelled images (Table 1).
 
@@ -218,6 +223,7 @@ class ClassifierPrototypes(PrototypeAttribution):
             raise ValueError("the loader yielded no batch; pass one with at least one image")
         return sums.result()
 
+    @checked
     def as_module(self, inputs: Tensor, target: int | None = None) -> ExplainedModel:
         """Return a plain module that gives logits and map, for deployment.
 

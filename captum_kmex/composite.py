@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from captum_kmex.arguments import checked
 from captum_kmex.assignment import nearest_at_once, nearest_by_tiles
 from captum_kmex.interpolation import (
     interpolated_norm,
@@ -35,6 +36,7 @@ _STRIP_SCORES = 2**18  # scores of one tile: 1 MiB, a core's cache
 _SCORES_BYTES = 64 * 2**20  # scores of one chunk of prototypes
 
 
+@checked
 def block_weights(weighting: str | Sequence[float], widths: Sequence[int]) -> tuple[float, ...]:
     """Return the weight of each block in the composite (eq. 8).
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
+from captum_kmex.arguments import checked, resolve_depth
+from captum_kmex.arguments.misfits import shortened
 from captum_kmex.bank import PrototypeBank
 from captum_kmex.descriptions import described
 from captum_kmex.items import ITEM, inputs_of
@@ -19,6 +21,7 @@ __all__ = ["crop_box", "image_of", "random_concept", "to_concepts"]
 _SHARE = 0.25  # of the image's sides: the least crop, so that a small cell keeps its context
 
 
+@checked
 def to_concepts(
     bank: PrototypeBank,
     dataset: Sequence[object],
@@ -44,7 +47,7 @@ def to_concepts(
         ValueError: The bank has no representatives, or a prototype or depth is out of range.
         TypeError: The data set yields no image tensors.
     """
-    depth = range(len(bank.codebooks))[depth]
+    depth = resolve_depth(depth, bank.layers, len(bank.codebooks))
     book = bank.codebooks[depth]
     found = book.representatives
     if found is None:
@@ -67,6 +70,7 @@ def to_concepts(
     return concepts
 
 
+@checked
 def random_concept(
     dataset: Sequence[object],
     count: int,
@@ -86,6 +90,8 @@ def random_concept(
         seed: Seed of the choice.
         batch_size: Patches a batch.
     """
+    if not len(dataset):
+        raise ValueError("the data set is empty; pass one with at least one image")
     generator = torch.Generator().manual_seed(seed)
     crops = []
     for index in torch.randint(len(dataset), (count,), generator=generator).tolist():
@@ -101,6 +107,7 @@ def _loader(crops: list[Tensor], batch_size: int) -> DataLoader[Tensor]:
     return DataLoader(crops, batch_size=batch_size)  # type: ignore[arg-type]
 
 
+@checked
 def image_of(dataset: Sequence[object], index: int) -> Tensor:
     """Return one image of a data set as a tensor (C, H, W).
 
@@ -108,9 +115,14 @@ def image_of(dataset: Sequence[object], index: int) -> Tensor:
         TypeError: The data set yields something else.
         ValueError: Several images with names, none of which says which is the input.
     """
+    if not 0 <= index < len(dataset):
+        raise ValueError(
+            f"the data set has {len(dataset)} items, none at index {shortened(index)}; pass the "
+            "data set of the fit, in its order"
+        )
     item = dataset[index]
     image = inputs_of(item, ITEM)[0]
-    if image.ndim != ITEM:
+    if image.ndim != ITEM or image.is_meta:
         raise TypeError(
             "the data set must yield image tensors (C, H, W), alone or first in a tuple; got "
             f"{described(item)}. Pass the data set that the fit saw"
@@ -118,6 +130,7 @@ def image_of(dataset: Sequence[object], index: int) -> Tensor:
     return image
 
 
+@checked
 def crop_box(
     box: Sequence[int], size: tuple[int, int], context: float = _SHARE
 ) -> tuple[slice, slice]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from captum_kmex.arguments import checked
 from captum_kmex.batches import class_pairs
 from captum_kmex.classifier_prototypes import ClassifierPrototypes
 from captum_kmex.kmex import KMExAttribution
@@ -14,6 +15,7 @@ from captum_kmex.kmex import KMExAttribution
 __all__ = ["pooled_embeddings"]
 
 
+@checked
 def pooled_embeddings(
     attribution: KMExAttribution | ClassifierPrototypes, loader: Iterable[object]
 ) -> tuple[Tensor, Tensor]:

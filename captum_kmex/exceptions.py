@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+from types import FrameType
+
 from sklearn.exceptions import NotFittedError
 
 __all__ = [
+    "EmptyPrototypesWarning",
+    "FewPixelsWarning",
     "FewRowsWarning",
     "HeadNotFoundError",
     "LayerCallWarning",
@@ -15,7 +21,11 @@ __all__ = [
     "TargetError",
     "TrainModeWarning",
     "UsageError",
+    "warn_user",
 ]
+
+# whose frames stand between the user's line and a warning: ours, Captum's, torch's wrappers
+_NOT_THE_USER = {"captum_kmex", "captum", "torch", "contextlib", "functools", "tqdm"}
 
 
 class TargetError(AssertionError, ValueError):
@@ -42,6 +52,14 @@ class FewRowsWarning(UserWarning):
     """A class kept few feature vectors for its prototypes."""
 
 
+class FewPixelsWarning(UserWarning):
+    """An image has fewer pixels at a depth than clusters were asked for."""
+
+
+class EmptyPrototypesWarning(UserWarning):
+    """Prototypes stand for no feature vector: there were fewer distinct ones."""
+
+
 class RepresentativesWarning(UserWarning):
     """Nearest training patches could not be collected."""
 
@@ -56,3 +74,30 @@ class MissingExtraError(ImportError):
 
 class UsageError(ValueError):
     """Options of the command line that do not go together."""
+
+
+def warn_user(message: str, category: type[Warning]) -> None:
+    """Warn at the user's line: the innermost one outside the package, Captum and torch.
+
+    Args:
+        message: What was found and what to do.
+        category: One of the warnings above.
+    """
+    frame = _user_frame(sys._getframe(1))
+    warnings.warn_explicit(
+        message,
+        category,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        frame.f_globals.get("__name__", "<unknown>"),
+        frame.f_globals.setdefault("__warningregistry__", {}),
+    )
+
+
+def _user_frame(frame: FrameType) -> FrameType:
+    """Return the first frame, outwards, of a module of the user's; else the outermost."""
+    while frame.f_back is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USER:
+            return frame
+        frame = frame.f_back
+    return frame

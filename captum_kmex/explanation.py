@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from captum_kmex.arguments import checked
 from captum_kmex.ledger import LedgerRow
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Explanation:
         """Sum of the map plus bias minus output (N,): 0 where the map is complete."""
         return self.attribution.flatten(1).sum(1) + self.bias - self.output
 
+    @checked
     def plot(
         self,
         index: int = 0,
@@ -101,6 +103,7 @@ class Explanation:
             self, index, dataset, class_names, image, scale=scale, figure=figure
         )
 
+    @checked
     def save(
         self,
         folder: str | os.PathLike[str],

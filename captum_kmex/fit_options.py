@@ -16,7 +16,7 @@ __all__ = ["FitOptions", "Observation", "Observer"]
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Options of a fit; documented on ``FittedAttribution.fit``."""
+    """Options of a fit, documented and checked by ``FittedAttribution.fit``."""
 
     n_prototypes: int | Mapping[int, int]
     labels: Labels = "target"
@@ -27,15 +27,6 @@ class FitOptions:
     seed: int = 0
     memory_budget: int = 2 * 2**30
     n_representatives: int = 5
-
-    def __post_init__(self) -> None:
-        if self.n_init < 1 or self.max_iter < 1 or self.refine < 0:
-            raise ValueError(
-                f"n_init and max_iter must be at least 1 and refine at least 0; got "
-                f"{self.n_init}, {self.max_iter} and {self.refine}"
-            )
-        if self.classes is not None and len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes must be distinct; got {list(self.classes)}")
 
     def count(self, c: int) -> int:
         """Return the number of prototypes of a class."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from captum_kmex._version import __version__
 from captum_kmex.activations import layer_name
+from captum_kmex.arguments import Setting, checked, resolve_depth
 from captum_kmex.bank import ModelFingerprint, PrototypeBank
 from captum_kmex.base import Layer, PrototypeAttribution
 from captum_kmex.batches import Batch, IndexedBatches, Labels
@@ -48,23 +48,6 @@ def restored(settings: Mapping[str, object], head: Layer | None) -> dict[str, An
     return {**settings, "n_prototypes": counts, "head": restored_head}
 
 
-def _counts(n_prototypes: int | Mapping[int, int]) -> int | dict[int, int]:
-    """Return the numbers of prototypes as Python's own integers.
-
-    Raises:
-        ValueError: Fewer than one.
-        TypeError: Not integers.
-    """
-    if isinstance(n_prototypes, Mapping):
-        counts = {operator.index(c): operator.index(k) for c, k in n_prototypes.items()}
-        smallest = min(counts.values(), default=0)
-    else:
-        smallest = operator.index(n_prototypes)
-    if smallest < 1:
-        raise ValueError(f"n_prototypes must be at least 1 a class; got {n_prototypes}")
-    return counts if isinstance(n_prototypes, Mapping) else smallest
-
-
 @dataclass(frozen=True)
 class Classification:
     """The surrogate's verdict beside the model's.
@@ -83,6 +66,8 @@ class Classification:
 class FittedAttribution(PrototypeAttribution):
     """An attribution with a ``PrototypeBank``, which ``fit`` or ``load`` gives it."""
 
+    n_prototypes = Setting[int | Mapping[int, int]]()
+    seed = Setting[int]()
     _label_modes: tuple[Labels, ...] = ("target", "predicted", None)
 
     def __init__(
@@ -118,6 +103,7 @@ class FittedAttribution(PrototypeAttribution):
             )
         return self._bank
 
+    @checked
     def fit(
         self: _Fitted,
         loader: Iterable[object],
@@ -182,13 +168,13 @@ class FittedAttribution(PrototypeAttribution):
         """
         check_choice("labels", labels, self._label_modes)
         options = FitOptions(
-            n_prototypes=_counts(self.n_prototypes),
+            n_prototypes=self.n_prototypes,
             labels=labels,
-            classes=None if classes is None else tuple(int(c) for c in classes),
+            classes=None if classes is None else tuple(classes),
             n_init=n_init,
             max_iter=max_iter,
             refine=refine,
-            seed=int(self.seed),
+            seed=self.seed,
             memory_budget=memory_budget,
             n_representatives=n_representatives,
         )
@@ -207,6 +193,7 @@ class FittedAttribution(PrototypeAttribution):
         self.bank_.save(path)
 
     @classmethod
+    @checked
     def load(
         cls: type[_Fitted],
         path: str | os.PathLike[str],
@@ -250,6 +237,7 @@ class FittedAttribution(PrototypeAttribution):
         """Return the surrogate's scores and prediction beside the model's logits."""
         raise NotImplementedError
 
+    @checked
     def predict(self, inputs: Inputs, additional_forward_args: object = None) -> Tensor:
         """Return the class (N,) that the prototypes predict.
 
@@ -258,6 +246,7 @@ class FittedAttribution(PrototypeAttribution):
         """
         return self.classify(inputs, additional_forward_args).prediction
 
+    @checked
     def to_concepts(
         self,
         dataset: Sequence[object],
@@ -280,11 +269,12 @@ class FittedAttribution(PrototypeAttribution):
             NotFittedError: ``fit`` has not been called.
             ValueError: The bank has no representatives, or a prototype is out of range.
         """
-        position = self.bank_.layers.index(depth) if isinstance(depth, str) else depth
+        bank = self.bank_
+        position = resolve_depth(depth, bank.layers, len(bank.codebooks))
         if prototypes is None:
-            prototypes = range(len(self.bank_.codebooks[position].centroids))
+            prototypes = range(len(bank.codebooks[position].centroids))
         return to_concepts(
-            self.bank_, dataset, prototypes, depth=position, context=context, batch_size=batch_size
+            bank, dataset, prototypes, depth=position, context=context, batch_size=batch_size
         )
 
     def _layer_names(self) -> tuple[str, ...]:
@@ -293,11 +283,11 @@ class FittedAttribution(PrototypeAttribution):
 
     def _settings(self) -> dict[str, object]:
         """Return the constructor's options, fit for JSON; ``_for_bank`` reads them."""
-        k = _counts(self.n_prototypes)
+        k = self.n_prototypes
         head = None if self.head is None or self._has_own_head() else self.head
         return {
             "n_prototypes": k if isinstance(k, int) else sorted(k.items()),
-            "seed": int(self.seed),
+            "seed": self.seed,
             "layout": self.layout,
             "head": _OWN_HEAD if self._has_own_head() else head and layer_name(self.model, head),
         }

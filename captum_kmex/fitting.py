@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -19,12 +18,12 @@ from captum_kmex.bank import Codebook
 from captum_kmex.batches import Batch, IndexedBatches
 from captum_kmex.checkpoint import Checkpoint, part
 from captum_kmex.collection import Collection, Summary
-from captum_kmex.exceptions import RepresentativesWarning
+from captum_kmex.exceptions import RepresentativesWarning, warn_user
 from captum_kmex.fit_options import FitOptions, Observation, Observer
 from captum_kmex.ranks import add_up, gather, together
 from captum_kmex.refinement import LloydSums
 from captum_kmex.representatives import NearestPatches, Representatives
-from captum_kmex.solving import solve
+from captum_kmex.solving import solve, warn_empty
 from captum_kmex.surrogate import RidgeSums
 
 __all__ = ["Fit", "describe"]
@@ -109,6 +108,7 @@ class Fit:
             found = self._sampled()
         for stage in range(max(1, self.checkpoint.stage), self.options.refine + 1):
             found = replace(found, codebooks=self._refined(found, stage))
+        warn_empty(found.codebooks)
         found = replace(found, codebooks=self._with_patches(found, self.options.refine + 1))
         self.checkpoint.remove()
         return found
@@ -195,7 +195,7 @@ def _check_ridge(collection: Collection) -> None:
 
 
 def _warn_patches(message: str) -> None:
-    warnings.warn(message, RepresentativesWarning, stacklevel=6)
+    warn_user(message, RepresentativesWarning)
 
 
 class _LloydPass:

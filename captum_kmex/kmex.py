@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from captum_kmex.activations import layer_name
 from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
+from captum_kmex.arguments import checked
 from captum_kmex.bank import Codebook, PrototypeBank
 from captum_kmex.base import Forward, Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch, Labels, class_pairs
@@ -66,6 +67,7 @@ class KMExAttribution(FittedAttribution):
 
     _label_modes: tuple[Labels, ...] = ("target", "predicted")
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -78,6 +80,7 @@ class KMExAttribution(FittedAttribution):
         super().__init__(model, layer, None, n_prototypes, seed, layout)
 
     @logged
+    @checked
     def attribute(
         self,
         inputs: Inputs,
@@ -126,6 +129,7 @@ class KMExAttribution(FittedAttribution):
             return maps, maps.flatten(1).sum(1) - total
         return maps
 
+    @checked
     def compute_convergence_delta(
         self,
         attributions: Tensor,
@@ -149,6 +153,7 @@ class KMExAttribution(FittedAttribution):
         )
         return delta + attributions.flatten(1).sum(1) - maps.flatten(1).sum(1)
 
+    @checked
     def similarity(self, inputs: Inputs, additional_forward_args: object = None) -> Tensor:
         """Return ``exp(-|h - p_k|)`` for every prototype (N, C*K), in (0, 1].
 
@@ -159,6 +164,7 @@ class KMExAttribution(FittedAttribution):
         with plain_arithmetic(images[0]):
             return (-self._distances(features.mean((2, 3))).sqrt()).exp()
 
+    @checked
     def classify(self, inputs: Inputs, additional_forward_args: object = None) -> Classification:
         """Return the class of the nearest prototype beside the model's logits.
 
@@ -171,6 +177,7 @@ class KMExAttribution(FittedAttribution):
         nearest, _ = self._class_nearest(distances)
         return Classification(-nearest.sqrt(), nearest.argmin(1), passed.logits)
 
+    @checked
     def as_module(self, inputs: Tensor, target: int | None = None) -> MarginModel:
         """Return a plain module that gives logits, map and prediction, for deployment.
 
@@ -196,6 +203,7 @@ class KMExAttribution(FittedAttribution):
         reader = self._frozen_reader(passed, at_input, reads_tap=not passed.layers)
         return MarginModel(reader, margin).to(inputs.device)
 
+    @checked
     def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:
         """Return class and out cosines of the prototypes on labelled images (Table 1)."""
         book = self._book

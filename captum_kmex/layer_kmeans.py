@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import Tensor, nn
 
 from captum_kmex.activations import layer_name
+from captum_kmex.arguments import Setting, checked, read_option, resolve_depth
 from captum_kmex.bank import PrototypeBank
 from captum_kmex.base import Forward, Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch
@@ -38,9 +40,9 @@ from captum_kmex.segmentation import (
 )
 from captum_kmex.segments import class_scores, predicted_class
 from captum_kmex.targets import Target
-from captum_kmex.voting import VOTES, distance_scores
+from captum_kmex.voting import distance_scores
 
-__all__ = ["LayerKMeansAttribution", "start_of"]
+__all__ = ["LayerKMeansAttribution"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,12 @@ class LayerKMeansAttribution(FittedAttribution):
         Boubekki et al., NAVE (2024), for unfitted use.
     """
 
+    n_clusters = Setting[int]()
+    weighting = Setting["str | Sequence[float] | None"]()
+    average_top = Setting[bool]()
+    vote = Setting[str]()
+
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -132,13 +140,23 @@ class LayerKMeansAttribution(FittedAttribution):
         layout: str | None = None,
     ) -> None:
         super().__init__(model, layers, head, n_prototypes, seed, layout)
-        self.layers = layers
         self.n_clusters = n_clusters
         self.weighting = weighting
         self.average_top = average_top
         self.vote = vote
 
+    @property
+    def layers(self) -> Layer | Sequence[Layer]:
+        """The layers: the same as ``layer``, the name under which Captum's tools set them."""
+        layers: Layer | Sequence[Layer] = self.layer
+        return layers
+
+    @layers.setter
+    def layers(self, layers: Layer | Sequence[Layer]) -> None:
+        self.layer = layers
+
     @logged
+    @checked
     def attribute(
         self,
         inputs: Inputs,
@@ -192,6 +210,7 @@ class LayerKMeansAttribution(FittedAttribution):
             raise ValueError("return_convergence_delta needs units='logit'")
         return maps, maps.flatten(1).sum(1) + evidence.bias - evidence.output
 
+    @checked
     def compute_convergence_delta(
         self,
         attributions: Tensor,
@@ -213,6 +232,7 @@ class LayerKMeansAttribution(FittedAttribution):
         return attributions.flatten(1).sum(1) + bias - output
 
     @logged
+    @checked
     def explain(
         self,
         inputs: Inputs,
@@ -235,7 +255,7 @@ class LayerKMeansAttribution(FittedAttribution):
         images = check_inputs(inputs)
         passed = self._pass(images, additional_forward_args, attribute_to_layer_input)
         options = SegmentOptions(depth, restrict, connected)
-        start = start_of(passed.layers, depth)
+        start = resolve_depth(depth, passed.layers)
         with plain_arithmetic(images[0]):
             evidence = self._explain(passed, target, contrast, "logit", options)
             maps = finish_map(evidence.density, images[0], None, sums=True)
@@ -263,6 +283,7 @@ class LayerKMeansAttribution(FittedAttribution):
             surrogate_r2=self._surrogate_r2(),
         )
 
+    @checked
     def segment(
         self,
         inputs: Inputs,
@@ -284,11 +305,12 @@ class LayerKMeansAttribution(FittedAttribution):
         explained, _ = contrast_targets(target, None, passed.logits, "logit")
         options = SegmentOptions(depth, restrict, connected)
         with plain_arithmetic(images[0]):
-            start = start_of(passed.layers, depth)
+            start = resolve_depth(depth, passed.layers)
             owner = class_of(explained, passed.logits)
             self._check_restriction(options, owner)
             return self._segment(self._stack(passed), start, owner, options).labels
 
+    @checked
     def classify(
         self,
         inputs: Inputs,
@@ -307,10 +329,11 @@ class LayerKMeansAttribution(FittedAttribution):
         """
         images = check_inputs(inputs)
         passed = self._pass(images, additional_forward_args, self.bank_.at_input, False)
-        start = start_of(passed.layers, depth)
+        start = resolve_depth(depth, passed.layers)
         with plain_arithmetic(images[0]):
             return self._vote(self._stack(passed), start, passed.logits)
 
+    @checked
     def predict(
         self,
         inputs: Inputs,
@@ -325,6 +348,7 @@ class LayerKMeansAttribution(FittedAttribution):
         """
         return self.classify(inputs, additional_forward_args, depth=depth).prediction
 
+    @checked
     def as_module(
         self, inputs: Tensor, target: int | None = None, *, depth: int | str = 0
     ) -> SegmentedModel:
@@ -352,8 +376,7 @@ class LayerKMeansAttribution(FittedAttribution):
             )
         bank = self.bank_
         passed = self._pass(check_inputs(inputs), None, bank.at_input)
-        check_choice("vote", self.vote, VOTES)
-        start = start_of(passed.layers, depth)
+        start = resolve_depth(depth, passed.layers)
         stack, books = self._stack(passed).suffix(start), bank.codebooks[start:]
         vote = Vote(books[0], bank.n_classes, stack.weights, by_distance=self.vote == "distance")
         assignments = [
@@ -374,18 +397,15 @@ class LayerKMeansAttribution(FittedAttribution):
         return cls(model, list(bank.layers), **restored(bank.settings, head))
 
     def _settings(self) -> dict[str, object]:
-        weights = self.weighting
         return super()._settings() | {
-            "n_clusters": int(self.n_clusters),
-            "weighting": weights
-            if weights is None or isinstance(weights, str)
-            else [float(w) for w in weights],
+            "n_clusters": self.n_clusters,
+            "weighting": self.weighting,
             "average_top": self.average_top,
             "vote": self.vote,
         }
 
     def _layer_names(self) -> tuple[str, ...]:
-        layers = self.layers
+        layers = cast("Layer | Sequence[Layer]", read_option("layers", self.layers))
         if isinstance(layers, (str, nn.Module)):
             layers = [layers]
         names = tuple(layer_name(self.model, layer) for layer in layers)
@@ -492,7 +512,7 @@ class LayerKMeansAttribution(FittedAttribution):
         explained, against = contrast_targets(target, contrast, passed.logits, units)
         owner = class_of(explained, passed.logits)
         self._check_restriction(options, owner)
-        stack, start = self._stack(passed), start_of(passed.layers, options.depth)
+        stack, start = self._stack(passed), resolve_depth(options.depth, passed.layers)
         density = head_evidence(head, tap, explained, against, units)
 
         def segment(depth: int) -> Segmentation:
@@ -534,7 +554,6 @@ class LayerKMeansAttribution(FittedAttribution):
         segments: Segmentation | None = None,
     ) -> Classification:
         """Return class scores and prediction of one depth; ``segments`` of all, where known."""
-        check_choice("vote", self.vote, VOTES)
         book, n_classes = self.bank_.codebooks[start], self.bank_.n_classes
         membership = book.membership.to(logits.device)
         if self.vote == "distance" and membership.ndim == 1:
@@ -546,15 +565,3 @@ class LayerKMeansAttribution(FittedAttribution):
         scores = class_scores(segments.nearest, membership, n_classes)
         found = predicted_class(segments.nearest, segments.distances, membership, n_classes)
         return Classification(scores, found, logits)
-
-
-def start_of(names: Sequence[str], depth: int | str) -> int:
-    """Return the position of the shallowest layer of a depth among the layers' names."""
-    if isinstance(depth, str) and depth in names:
-        return names.index(depth)
-    if isinstance(depth, int) and -len(names) <= depth < len(names):
-        return depth % len(names)
-    raise ValueError(
-        f"depth={depth!r} is not one of the {len(names)} layers {list(names)}; pass a name "
-        "or a position"
-    )

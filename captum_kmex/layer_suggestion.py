@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from captum_kmex.activations import trace
+from captum_kmex.arguments import checked
 from captum_kmex.model.calls import Call, Record
 from captum_kmex.opaque import plain_model
 
@@ -40,6 +41,7 @@ class LayerCandidate:
     is_suggested: bool = False
 
 
+@checked
 def suggest_layers(model: nn.Module, example: Tensor, count: int = 3) -> list[str]:
     """Return names of layers to explain: the last one on each of the last grids.
 
@@ -64,6 +66,7 @@ def suggest_layers(model: nn.Module, example: Tensor, count: int = 3) -> list[st
     return [c.name for c in candidate_layers(model, example, count) if c.is_suggested]
 
 
+@checked
 def candidate_layers(
     model: nn.Module, example: Tensor, count: int = 3
 ) -> tuple[LayerCandidate, ...]:

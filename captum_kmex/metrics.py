@@ -9,6 +9,7 @@ import torch
 from captum.metrics import sensitivity_max as captum_sensitivity_max
 from torch import Tensor
 
+from captum_kmex.arguments import checked
 from captum_kmex.base import PrototypeAttribution
 from captum_kmex.batches import class_pairs
 from captum_kmex.checks import Inputs, check_inputs
@@ -38,6 +39,7 @@ class SurrogateScores:
     n_images: int
 
 
+@checked
 def surrogate_scores(
     attribution: FittedAttribution, loader: Iterable[object], **options: object
 ) -> SurrogateScores:
@@ -90,6 +92,7 @@ def _share(hits: Tensor) -> float:
     return float(hits.cpu().double().mean())
 
 
+@checked
 def sensitivity_max(
     attribution: PrototypeAttribution,
     inputs: Inputs,

@@ -124,7 +124,7 @@ class Preparation:
         with _lock:
             twin = self.current(model, [*layers, *entering])
             if asked in self._compared:
-                warn_training(model, stacklevel=6)
+                warn_training(model)
                 return twin
             options = {"entering": entering, "additional_forward_args": args}
             expected = trace(model, inputs, layers, **options)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from captum_kmex.bank import Codebook
 from captum_kmex.checks import check_choice
 from captum_kmex.composite import StackedBlocks
+from captum_kmex.exceptions import FewPixelsWarning, warn_user
 from captum_kmex.image_clusters import cluster_image_rows
 from captum_kmex.packed import packed_prototypes
 from captum_kmex.segments import connected_segments
@@ -60,8 +61,15 @@ class Segmentation:
 def segment_by_image(
     stack: StackedBlocks, n_clusters: int, options: SegmentOptions, seed: int
 ) -> Segmentation:
-    """Cluster each image's own pixels and assign them; no more clusters than pixels."""
-    count = min(n_clusters, stack.grid[0] * stack.grid[1])
+    """Cluster each image's own pixels and assign them; warn where there are fewer pixels."""
+    height, width = stack.grid
+    count = min(n_clusters, height * width)
+    if count < n_clusters:
+        warn_user(
+            f"n_clusters={n_clusters} is more than the {count} pixels of the {height}x{width} grid "
+            f"of this depth; {count} are used. Ask for fewer, or choose a shallower layer",
+            FewPixelsWarning,
+        )
     found = stack.best(cluster_image_rows(stack, count, seed=seed))
     return _segmentation(stack, found, count, options.connected)
 

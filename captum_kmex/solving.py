@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,13 +11,13 @@ from tqdm.auto import tqdm
 from captum_kmex.bank import Codebook
 from captum_kmex.clustering import KMeansResult, kmeans_by_class
 from captum_kmex.collection import Collection, kept_rows
-from captum_kmex.exceptions import FewRowsWarning
+from captum_kmex.exceptions import EmptyPrototypesWarning, FewRowsWarning, warn_user
 from captum_kmex.fit_options import FitOptions
 from captum_kmex.gram import TINY
 from captum_kmex.ranks import gather, rank, together, world_size
 from captum_kmex.sampling import ClassSample, SampledRows
 
-__all__ = ["solve"]
+__all__ = ["solve", "warn_empty"]
 
 _FEW_ROWS = 10  # a prototype
 _ROWS_AT_ONCE = 2**15
@@ -46,6 +45,25 @@ def solve(found: Collection, options: FitOptions, show_progress: bool) -> list[C
     return books
 
 
+def warn_empty(books: Sequence[Codebook]) -> None:
+    """Warn of prototypes that stand for no row; once, of the depth that has most of them."""
+    book = max(books, key=lambda book: int((book.counts == 0).sum()))
+    empty = book.membership[book.counts == 0]
+    if not len(empty):
+        return
+    where = ""
+    if empty.ndim == 1:
+        classes, counts = empty.unique(return_counts=True)
+        c, most = int(classes[counts.argmax()]), int(counts.max())
+        where = f" (class {c}: {most} of {int((book.membership == c).sum())})"
+    warn_user(
+        f"{len(empty)} of {len(book.counts)} prototypes stand for no feature vector{where}; where "
+        "fewer vectors than prototypes are distinct, others are repeated. Use more varied images, "
+        "or fewer prototypes",
+        EmptyPrototypesWarning,
+    )
+
+
 def _joined(books: Sequence[Codebook], device: torch.device) -> Codebook:
     states = [book.state() for book in books]
     return Codebook.of({name: torch.cat([s[name] for s in states]) for name in states[0]}, device)
@@ -57,11 +75,10 @@ def _fitted_classes(seen: Sequence[int], options: FitOptions) -> list[int]:
     present = [c for c in wanted if seen[c]]
     missing = [c for c in wanted if not seen[c]]
     if missing and options.labels == "predicted" and options.classes is None and present:
-        warnings.warn(
+        warn_user(
             f"the model predicts {len(missing)} of {len(wanted)} classes for no image (the first: "
             f"{missing[:5]}); they get no prototypes",
             FewRowsWarning,
-            stacklevel=7,
         )
     elif missing:
         raise ValueError(
@@ -82,12 +99,11 @@ def _check_rows(kept: Sequence[int], classes: list[int], options: FitOptions) ->
     few = [c for c in classes if kept[c] < _FEW_ROWS * options.count(c)]
     if few:
         least = min(few, key=lambda c: kept[c])
-        warnings.warn(
+        warn_user(
             f"{len(few)} of {len(classes)} classes kept fewer than {_FEW_ROWS} feature vectors "
             f"a prototype (class {least}: {kept[least]} for {options.count(least)}); "
             "use more images, a larger memory_budget, or fewer prototypes",
             FewRowsWarning,
-            stacklevel=7,
         )
 
 

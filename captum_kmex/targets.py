@@ -9,27 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_kmex.arguments.misfits import described
 from captum_kmex.exceptions import TargetError
 
 __all__ = ["Target", "resolve_target"]
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
-Target = int | Tensor | list[int] | tuple[int, ...] | None
+Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
 
 
 def resolve_target(target: Target, logits: Tensor, name: str = "target") -> Tensor:
     """Return the class index of each image (N,), on the logits' device.
 
     Args:
-        target: An integer (negative counts from the end), a 0-d or 1-D integer tensor, a list
-            of integers, NumPy integers; ``None`` is the model's argmax.
+        target: One class: an integer (negative counts from the end), a tuple of one, a tensor of
+            one. Or one an image: a list of integers or of tuples of one, an integer tensor (N,).
+            NumPy's are taken too. ``None`` is the model's argmax.
         logits: Float tensor (N, J).
         name: Name of the argument, for the message.
 
     Raises:
-        TargetError: Not integers, not one for each image, or out of range. It is both an
-            ``AssertionError`` and a ``ValueError``.
+        TargetError: Not integers, not one for each image, or out of range; or tuples of
+            several, which index outputs of more dimensions. It is both an ``AssertionError``
+            and a ``ValueError``.
     """
     count, n_classes = logits.shape
     if target is None:
@@ -59,16 +62,29 @@ def resolve_target(target: Target, logits: Tensor, name: str = "target") -> Tens
 
 def _as_tensor(target: object, name: str) -> Tensor:
     if isinstance(target, np.ndarray) and target.dtype.kind in "iu":
-        target = torch.from_numpy(target.astype(np.int64))
-    elif not isinstance(target, (Tensor, np.ndarray)):
-        found = _integers(target if isinstance(target, (list, tuple)) else [target])
+        target = target.tolist() if target.ndim else int(target)  # each is checked for its size
+    if not isinstance(target, (Tensor, np.ndarray)):
+        values = target if isinstance(target, list) else [target]
+        _check_tuples(values, target, name)
+        found = _integers([v[0] if isinstance(v, tuple) else v for v in values])
         target = target if found is None else found
-    if not isinstance(target, Tensor) or target.dtype not in _INTEGERS:
+    if not isinstance(target, Tensor) or target.dtype not in _INTEGERS or target.is_meta:
         raise TargetError(
             f"{name} must be an integer, a list of integers or an integer tensor; got "
-            f"{_described(target)}"
+            f"{described(target)}"
         )
     return target
+
+
+def _check_tuples(values: Sequence[object], target: object, name: str) -> None:
+    """Refuse tuples but of one: Captum's have an index for each dimension of the outputs."""
+    lengths = [len(value) for value in values if isinstance(value, tuple) and len(value) != 1]
+    if lengths:
+        raise TargetError(
+            f"{name} has {lengths[0]} indices in a tuple, but the logits (N, J) have one dimension "
+            "of classes; give one integer, or a list with one for each image; got "
+            f"{described(target)}"
+        )
 
 
 def _integers(values: Sequence[object]) -> Tensor | None:
@@ -81,11 +97,5 @@ def _integers(values: Sequence[object]) -> Tensor | None:
 
 def _is_integer(value: object) -> bool:
     if isinstance(value, Tensor):
-        return value.ndim == 0 and value.dtype in _INTEGERS
+        return value.ndim == 0 and value.dtype in _INTEGERS and not value.is_meta
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _described(target: object) -> str:
-    if isinstance(target, (Tensor, np.ndarray)):
-        return f"{type(target).__name__} of {target.dtype}"
-    return f"{type(target).__name__} {target!r}"

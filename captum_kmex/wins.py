@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from captum_kmex.arguments import checked, resolve_depth
 from captum_kmex.base import plain_arithmetic
 from captum_kmex.batches import class_pairs
 from captum_kmex.checks import check_inputs
 from captum_kmex.classes import predicted_classes
-from captum_kmex.layer_kmeans import LayerKMeansAttribution, start_of
+from captum_kmex.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.segmentation import SegmentOptions
 from captum_kmex.segments import to_classes
 
@@ -58,6 +59,7 @@ class PrototypeWins:
         return (classes[:, None] == owner).double()
 
 
+@checked
 def prototype_wins(
     attribution: LayerKMeansAttribution, loader: Iterable[object], *, depth: int | str = 0
 ) -> PrototypeWins:
@@ -73,7 +75,7 @@ def prototype_wins(
         ValueError: No such depth; or the loader is empty or yields no labels.
     """
     bank = attribution.bank_
-    start = start_of(bank.layers, depth)
+    start = resolve_depth(depth, bank.layers)
     membership = bank.codebooks[start].membership.cpu()
     counts = torch.zeros(bank.n_classes, len(membership), dtype=torch.int64)
     for batch in attribution._batches(loader):

@@ -238,7 +238,7 @@ def test_attribute_raises_for_bad_inputs(attr, inputs, error, message):
 
 
 def test_attribute_needs_a_module(images):
-    with pytest.raises(TypeError, match=r"needs a torch.nn.Module.*got function"):
+    with pytest.raises(TypeError, match=r"should be a torch.nn.Module.*got function"):
         ClassifierPrototypes(lambda x: x).attribute(images)
 
 

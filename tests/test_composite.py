@@ -249,7 +249,7 @@ def test_block_weights_follow_their_formula(weighting, expected):
 @pytest.mark.parametrize(
     ("weighting", "message"),
     [
-        ("loud", "'loud' is unknown; choose 'balanced'"),
+        ("loud", "'loud' is unknown; choose one of .*'balanced'"),
         ([1.0], "1 entries .* for 2 layers"),
         ([1.0, 0.0], "one positive number a layer"),
         ([1.0, -1.0], "one positive number a layer"),

@@ -112,7 +112,7 @@ def test_gallery_finds_a_depth_by_name(images, labels, figure):
         ({"class_index": 9}, r"class 9 has no prototypes; the bank has classes \[0, 1, 2\]"),
         ({"prototypes": [1, 99]}, r"prototypes \[99\] are out of range for 9"),
         ({"prototypes": []}, "prototypes is empty"),
-        ({"class_index": 0, "depth": "stage9"}, "depth='stage9' is not one of the bank's 3"),
+        ({"class_index": 0, "depth": "stage9"}, "depth='stage9' is not one of the 3 layers"),
     ],
 )
 def test_gallery_refuses_what_is_not_there(images, labels, options, message):

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from captum_kmex.commands.answer import Answer
-from captum_kmex.commands.options import Commands, add_command, positive
+from captum_kmex.commands.options import Commands, add_command, add_option
 from captum_kmex.loading.extras import require
 
 __all__ = ["register", "run"]
@@ -26,7 +26,7 @@ def register(commands: Commands) -> None:
         "of the paper. Nothing is downloaded.",
     )
     parser.add_argument("--output", type=Path, default=Path("kmex-demo"), help="folder to write")
-    parser.add_argument("--epochs", type=positive, default=5, help="epochs of the digit ResNet")
+    add_option(parser, "epochs", "N", "epochs of the digit ResNet (default %(default)s)")
 
 
 def run(options: argparse.Namespace) -> Answer:

@@ -14,8 +14,8 @@ from captum_kmex.commands.options import (
     add_image_options,
     add_layers,
     add_model,
+    add_option,
     add_runtime,
-    positive,
 )
 from captum_kmex.commands.record import record_of, training_set
 from captum_kmex.commands.subject import Subject, attribution_of, open_subject
@@ -56,13 +56,7 @@ def add_words(parser: ArgumentParser) -> None:
         "--train", type=Path, metavar="DATA", help="the DATA of that fit, to show nearest patches"
     )
     add_layers(parser)
-    parser.add_argument(
-        "--n-clusters",
-        type=positive,
-        default=20,
-        metavar="N",
-        help="segments a picture, without a bank (default 20)",
-    )
+    add_option(parser, "n_clusters", "N", "segments, without a bank (default %(default)s)")
     add_image_options(parser)
     add_runtime(parser)
 

@@ -19,10 +19,9 @@ from captum_kmex.commands.options import (
     add_image_options,
     add_layers,
     add_model,
+    add_option,
     add_runtime,
     byte_count,
-    natural,
-    positive,
 )
 from captum_kmex.commands.record import noted
 from captum_kmex.commands.subject import Subject, attribution_of, open_subject
@@ -50,9 +49,7 @@ def register(commands: Commands) -> None:
         "--output", type=Path, default=Path("bank.safetensors"), help="(default bank.safetensors)"
     )
     add_layers(parser)
-    parser.add_argument(
-        "--n-prototypes", type=positive, default=5, metavar="K", help="a class (default 5)"
-    )
+    add_option(parser, "n_prototypes", "K", "a class (default %(default)s)")
     parser.add_argument(
         "--labels",
         choices=list(_LABELS),
@@ -67,30 +64,14 @@ def register(commands: Commands) -> None:
 
 def _add_scale(parser: argparse.ArgumentParser) -> None:
     """Add what large data sets need."""
-    parser.add_argument(
-        "--limit", type=positive, metavar="N", help="pictures a class, drawn at random"
-    )
-    parser.add_argument(
-        "--refine",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="exact passes over all rows (default 0)",
-    )
-    parser.add_argument(
-        "--memory-budget", type=byte_count, default=2**31, metavar="BYTES", help="(default 2GiB)"
-    )
+    add_option(parser, "limit", "N", "pictures a class, drawn at random")
+    add_option(parser, "refine", "N", "exact passes over all rows (default %(default)s)")
+    add_option(parser, "memory_budget", "BYTES", "(default 2GiB)", byte_count)
     parser.add_argument(
         "--checkpoint", type=Path, help="file for the progress; the same command goes on from it"
     )
     add_batch_size(parser)
-    parser.add_argument(
-        "--workers",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="processes that load pictures (default 0)",
-    )
+    add_option(parser, "workers", "N", "processes that load pictures (default %(default)s)")
 
 
 def run(options: argparse.Namespace) -> Answer:

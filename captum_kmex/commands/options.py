@@ -7,6 +7,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from typing import TypeAlias
 
+from captum_kmex.arguments import OPTIONS
 from captum_kmex.commands.answer import Answer
 
 __all__ = [
@@ -17,9 +18,9 @@ __all__ = [
     "add_image_options",
     "add_layers",
     "add_model",
+    "add_option",
     "add_runtime",
     "byte_count",
-    "natural",
     "numbers",
     "positive",
     "sides",
@@ -57,9 +58,7 @@ def add_model(parser: ArgumentParser) -> None:
         help="safetensors, or a torch.save file of tensors (nothing is unpickled); DEFAULT "
         "downloads the published ones",
     )
-    parser.add_argument(
-        "--num-classes", type=positive, metavar="N", help="default: what the weights' head has"
-    )
+    add_option(parser, "num_classes", "N", "default: what the weights' head has")
     parser.add_argument(
         "--class-names", metavar="FILE", help="text file, a name a line, in the order of the logits"
     )
@@ -90,10 +89,38 @@ def add_layers(parser: ArgumentParser) -> None:
     )
 
 
+def add_option(
+    parser: argparse._ActionsContainer,
+    name: str,
+    metavar: str,
+    text: str,
+    read: Callable[[str], object] | None = None,
+) -> None:
+    """Add a number of the package's table of options, with its range and default.
+
+    Args:
+        parser: Where to add it.
+        name: The option, ``n_clusters`` for ``--n-clusters``.
+        metavar: What stands for the number.
+        text: What it is.
+        read: Makes the number of the word; by default a whole one.
+    """
+
+    def number(word: str) -> object:
+        try:
+            return option.read(name, (read or _whole)(word))
+        except (TypeError, ValueError) as error:
+            raise ArgumentTypeError(str(error)) from None
+
+    option = OPTIONS[name]
+    flag = f"--{name.replace('_', '-')}"
+    parser.add_argument(flag, type=number, default=option.default, metavar=metavar, help=text)
+
+
 def add_runtime(parser: ArgumentParser) -> None:
     """Add how the work is done."""
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
-    parser.add_argument("--seed", type=natural, default=0, help="of everything random (default 0)")
+    add_option(parser, "seed", "N", "of everything random (default %(default)s)")
     parser.add_argument(
         "--strict", action="store_true", help="fail for a damaged picture instead of leaving it out"
     )
@@ -101,7 +128,7 @@ def add_runtime(parser: ArgumentParser) -> None:
 
 def add_batch_size(parser: ArgumentParser) -> None:
     """Add how many pictures one forward pass takes."""
-    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="(default 16)")
+    add_option(parser, "batch_size", "N", "(default %(default)s)")
 
 
 def positive(text: str) -> int:
@@ -109,14 +136,6 @@ def positive(text: str) -> int:
     number = _whole(text)
     if number < 1:
         raise ArgumentTypeError(f"{number} is not at least 1")
-    return number
-
-
-def natural(text: str) -> int:
-    """Read a whole number from 0."""
-    number = _whole(text)
-    if number < 0:
-        raise ArgumentTypeError(f"{number} is not at least 0")
     return number
 
 
@@ -143,7 +162,7 @@ def byte_count(text: str) -> int:
     number, unit = plain.rstrip("KMGT"), plain[len(plain.rstrip("KMGT")) :]
     try:
         return int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise ArgumentTypeError(f"{text!r} is no number of bytes, such as 2GiB") from None
 
 

@@ -10,6 +10,8 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, to_rgb
 from numpy.typing import NDArray
 
+from captum_kmex.arguments import checked
+
 __all__ = [
     "DIVERGING",
     "NEGATIVE",
@@ -58,6 +60,7 @@ _TO_LAB = ((0.2104542553, 0.7936177850, -0.0040720468),
            (0.0259040371, 0.7827717662, -0.8086757660))  # fmt: skip
 
 
+@checked
 def segment_color(rank: int) -> Color:
     """Return the colour of a segment's rank in the ledger, or of a class; they repeat after 40."""
     return to_rgb(PALETTE[rank % len(PALETTE)])
@@ -77,6 +80,7 @@ def palette_distances() -> NDArray[np.float64]:
     return np.asarray(gaps.min(0))
 
 
+@checked
 def segment_colors(segments: NDArray[np.int64], order: Sequence[int]) -> list[Color]:
     """Return a colour for each segment of an image, so that neighbours differ.
 
@@ -88,6 +92,7 @@ def segment_colors(segments: NDArray[np.int64], order: Sequence[int]) -> list[Co
         segments: Segment of each cell (h, w).
         order: The segments, most important first.
     """
+    check_segments(segments, order)
     ranks = {segment: rank for rank, segment in enumerate(order)}
     places = np.vectorize(ranks.__getitem__, otypes=[np.int64])(segments)
     touching = _neighbours(places, len(order))
@@ -99,6 +104,16 @@ def segment_colors(segments: NDArray[np.int64], order: Sequence[int]) -> list[Co
         nearest = gaps[free][:, beside].min(1, initial=np.inf)
         chosen.append(free[int(nearest.argmax())])
     return [segment_color(i) for i in chosen]
+
+
+def check_segments(segments: NDArray[np.int64], order: Sequence[int]) -> None:
+    """Raise ``ValueError`` where a segment of a map is not listed."""
+    missing = np.setdiff1d(segments, np.asarray(order))
+    if missing.size:
+        raise ValueError(
+            f"segments holds {int(missing[0])}, which is not among the {len(order)} listed; pass "
+            "segments and ledger of one image"
+        )
 
 
 def _neighbours(places: NDArray[np.int64], count: int) -> list[set[int]]:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from captum_kmex.arguments import check_count, checked, resolve_index
 from captum_kmex.classes import class_of
 from captum_kmex.figures.colors import segment_colors
 from captum_kmex.figures.ledgers import class_name
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_comparison", "plot_depths"]
 
 
+@checked
 def plot_comparison(
     explanations: Sequence[Explanation],
     names: Sequence[str],
@@ -61,6 +63,8 @@ def plot_comparison(
     Reference:
         Boubekki & Clemmensen (2026), Figure 1.
     """
+    check_count("names", names, len(explanations), "explanations")
+    indices = [resolve_index("indices", i, len(explanations[0])) for i in indices]
     patches = n_patches if dataset is not None else 0
     block = 2 + patches
     columns = 1 + len(explanations) * block
@@ -110,6 +114,7 @@ def _cells(
             ax.axis("off")
 
 
+@checked
 def plot_depths(
     explanations: Sequence[Explanation],
     index: int = 0,
@@ -135,6 +140,9 @@ def plot_depths(
     Returns:
         The figure and its axes (2, 1 + depths); the place below the picture is empty.
     """
+    index = resolve_index("index", index, len(explanations[0]))
+    if names is not None:
+        check_count("names", names, len(explanations), "explanations")
     shown = picture(explanations[0].inputs[index] if image is None else image)
     side = 2.1 * relative_height(shown)
     figure = canvas(figure, 2.2 * (1 + len(explanations)), 2 * side + 1.3)

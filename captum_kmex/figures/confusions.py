@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from captum_kmex.arguments import checked
 from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.ledgers import class_name
 from captum_kmex.figures.pictures import Canvas, canvas
@@ -19,6 +20,7 @@ __all__ = ["plot_confusions"]
 _WRITTEN = 12  # classes up to which the numbers fit into the cells
 
 
+@checked
 def plot_confusions(
     wins: PrototypeWins,
     *,

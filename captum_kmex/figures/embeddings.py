@@ -14,6 +14,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
+from captum_kmex.arguments import checked
 from captum_kmex.checks import check_choice
 from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.ledgers import class_name
@@ -38,6 +39,7 @@ class Plane:
     axes: tuple[str, str] = ("", "")
 
 
+@checked
 def plot_embeddings(
     rows: Tensor,
     labels: Tensor,
@@ -95,6 +97,7 @@ def plot_embeddings(
     return ax.figure.figure, ax
 
 
+@checked
 def prototype_handles(names: Sequence[str] | Mapping[str, object]) -> list[Line2D]:
     """Return a legend's entries for the kinds of prototypes, in the order they are drawn."""
     return [

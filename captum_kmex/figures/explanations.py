@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 
+from captum_kmex.arguments import checked, resolve_index
 from captum_kmex.checks import check_choice
 from captum_kmex.classes import class_logits, class_of
 from captum_kmex.figures.colors import segment_color
@@ -37,6 +38,7 @@ __all__ = ["plot_contrast", "plot_explanation"]
 _SCALE = "logit, if every cell were like this"
 
 
+@checked
 def plot_explanation(
     explanation: Explanation,
     index: int = 0,
@@ -54,6 +56,7 @@ def plot_explanation(
     Returns:
         The figure and its axes: four, then one for each patch.
     """
+    index = resolve_index("index", index, len(explanation))
     rows = explanation.ledger[index]
     shown = picture(explanation.inputs[index] if image is None else image)
     patches = [row for row in rows[:4] if row.representatives] if dataset is not None else []
@@ -134,6 +137,7 @@ def _evidence_title(explanation: Explanation, class_names: Sequence[str] | None)
     )
 
 
+@checked
 def plot_contrast(
     target: Explanation,
     contrast: Explanation,
@@ -177,6 +181,7 @@ def plot_contrast(
         'ledger: bias + segments = difference'
     """
     check_choice("scale", scale, ("each", "shared"))
+    index = resolve_index("index", index, len(target))
     both = contrasted(target, contrast, index)
     shown = picture(target.inputs[index] if image is None else image)
     side = 2.7 * max(0.6, relative_height(shown))

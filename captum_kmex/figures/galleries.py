@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from captum_kmex.arguments import checked, resolve_depth
 from captum_kmex.bank import Codebook, PrototypeBank
 from captum_kmex.concepts import image_of
 from captum_kmex.figures.colors import Color, segment_color
@@ -22,6 +23,7 @@ __all__ = ["plot_prototypes"]
 _N_BARS = 4  # commonest classes shown of a class-agnostic prototype
 
 
+@checked
 def plot_prototypes(
     source: FittedAttribution | PrototypeBank,
     dataset: Sequence[object],
@@ -61,7 +63,7 @@ def plot_prototypes(
             prototypes were given.
     """
     bank = source if isinstance(source, PrototypeBank) else source.bank_
-    book = _codebook(bank, depth)
+    book = bank.codebooks[resolve_depth(depth, bank.layers, len(bank.codebooks))]
     chosen = _chosen(book, class_index, prototypes)
     patches = [_patches(book, k, n_patches) for k in chosen]
     is_agnostic = book.membership.ndim == 2
@@ -75,18 +77,6 @@ def plot_prototypes(
             _draw_classes(book, k, line[1], class_names)
         _draw_patches(found, dataset, segment_color(rank), line[1 + is_agnostic :], has_crops)
     return figure.figure, axes
-
-
-def _codebook(bank: PrototypeBank, depth: int | str) -> Codebook:
-    if isinstance(depth, str) and depth in bank.layers:
-        depth = bank.layers.index(depth)
-    count = len(bank.codebooks)
-    if isinstance(depth, str) or not -count <= depth < count:
-        raise ValueError(
-            f"depth={depth!r} is not one of the bank's {count} depths {list(bank.layers)}; pass a "
-            "name or a position"
-        )
-    return bank.codebooks[depth]
 
 
 def _patches(book: Codebook, k: int, count: int) -> list[Patch]:

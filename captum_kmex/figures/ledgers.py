@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
+from captum_kmex.arguments import checked
 from captum_kmex.figures.colors import NEGATIVE, POSITIVE, TOTAL, segment_color
 from captum_kmex.ledger import LedgerRow
 
@@ -14,6 +15,7 @@ __all__ = ["class_name", "draw_ledger"]
 _N_ROWS = 8
 
 
+@checked
 def draw_ledger(
     rows: Sequence[LedgerRow],
     bias: float,
@@ -88,4 +90,11 @@ def _label(rank: int, row: LedgerRow, class_names: Sequence[str] | None) -> str:
 
 def class_name(c: int, names: Sequence[str] | None, prefix: str = "class ") -> str:
     """Return a class's name, or its number after a prefix."""
-    return f"{prefix}{c}" if names is None else names[c]
+    if names is None:
+        return f"{prefix}{c}"
+    if c not in (names if isinstance(names, Mapping) else range(len(names))):
+        raise ValueError(
+            f"class_names has {len(names)} names, none for class {c}; pass one a logit, in the "
+            "order of the model's outputs"
+        )
+    return str(names[c])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from captum_kmex.arguments import check_count, checked, resolve_index
 from captum_kmex.checks import check_choice
 from captum_kmex.figures.colors import DIVERGING
 from captum_kmex.figures.panels import density, draw_map, draw_scale, panel_scales
@@ -29,6 +30,7 @@ __all__ = ["plot_methods", "visualize_image_attr"]
 _SCALES = ("each", "method", "shared")
 
 
+@checked
 def plot_methods(
     images: Tensor | Sequence[Picture],
     maps: Mapping[str, Tensor],
@@ -57,6 +59,8 @@ def plot_methods(
         ValueError: Another number of maps than of images, an unknown scale, NaN or Inf.
     """
     check_choice("scale", scale, _SCALES)
+    if names is not None:
+        check_count("names", names, len(images), "images")
     for method, found in maps.items():
         if found.ndim != 4 or len(found) != len(images):
             raise ValueError(
@@ -92,6 +96,7 @@ def _grid_scales(maps: Mapping[str, Tensor], scale: str, percentile: float) -> l
     return [list(line) for line in zip(*columns, strict=True)]
 
 
+@checked
 def visualize_image_attr(
     maps: Tensor, images: Tensor, index: int = 0, **options: object
 ) -> tuple[Figure, Axes]:
@@ -112,6 +117,7 @@ def visualize_image_attr(
     Returns:
         Captum's figure and axes.
     """
+    index = resolve_index("index", index, len(maps))
     values = maps[index].detach().sum(0, keepdim=True).unsqueeze(0).float()
     size = (images.shape[2], images.shape[3])
     resized = interpolate(values, size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from captum_kmex.arguments import checked
 from captum_kmex.checks import check_choice
-from captum_kmex.figures.colors import DIVERGING, segment_colors
+from captum_kmex.figures.colors import DIVERGING, check_segments, segment_colors
 from captum_kmex.figures.pictures import Picture, bare
 from captum_kmex.ledger import LedgerRow
 
@@ -24,6 +25,7 @@ _N_NUMBERS = 12  # numbers in one picture that can still be read
 _ROOM = 0.075  # of the longer side, that a number takes
 
 
+@checked
 def density(maps: Tensor) -> NDArray[np.float64]:
     """Return a map (C, h, w) as (h, w) values whose mean is the map's sum.
 
@@ -34,6 +36,7 @@ def density(maps: Tensor) -> NDArray[np.float64]:
     return np.asarray(values.numpy() * values.numel())
 
 
+@checked
 def evidence_scale(maps: Iterable[Tensor], percentile: float = 100.0) -> float:
     """Return the value of full colour for several maps: their largest absolute density.
 
@@ -68,6 +71,7 @@ def panel_scales(
     return [evidence_scale([image], percentile) for image in maps]
 
 
+@checked
 def draw_segments(
     segments: NDArray[np.int64],
     rows: Sequence[LedgerRow],
@@ -85,6 +89,7 @@ def draw_segments(
         n_numbers: How many of the leading segments get their number.
     """
     order = [row.segment for row in rows]
+    check_segments(segments, order)
     table = np.zeros((max(order) + 1, 3))
     table[order] = segment_colors(segments, order)
     ax.imshow(table[segments], extent=_extent(image), interpolation="nearest")
@@ -94,7 +99,7 @@ def draw_segments(
     lines = _borders(segments) * (width, height) - 0.5
     ax.add_collection(LineCollection(list(lines), colors="black", linewidths=thin), autolim=False)
     points = [_inner_point(segments == segment) for segment in order[:n_numbers]]
-    places = (np.array(points) + 0.5) * (width, height) - 0.5
+    places = (np.array(points).reshape(-1, 2) + 0.5) * (width, height) - 0.5
     _draw_numbers(places, _ROOM * max(image.shape[:2]), ax)
     bare(ax)
 
@@ -111,6 +116,7 @@ def _draw_numbers(places: NDArray[np.float64], room: float, ax: Axes) -> None:
         ax.text(x, y, str(rank + 1), fontsize=7, ha="center", va="center", bbox=box)
 
 
+@checked
 def draw_map(values: NDArray[np.floating], image: Picture, ax: Axes, scale: float) -> AxesImage:
     """Draw a signed map over the image: red for the class, blue against it, white at zero.
 
@@ -132,6 +138,7 @@ def draw_map(values: NDArray[np.floating], image: Picture, ax: Axes, scale: floa
     return drawn
 
 
+@checked
 def draw_scale(drawn: AxesImage, label: str = "", height: float = 0.035) -> Axes:
     """Draw the colours of a map below it, with zero and both ends.
 

@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
+from captum_kmex.arguments import checked
 from captum_kmex.concepts import crop_box, image_of
 from captum_kmex.figures.colors import Color
 from captum_kmex.ledger import Patch
@@ -23,6 +24,7 @@ Picture = NDArray[np.float64]
 Canvas = Figure | SubFigure
 
 
+@checked
 def picture(image: Tensor | NDArray[np.number]) -> Picture:
     """Return an image as (H, W) or (H, W, 3) in [0, 1], whatever its normalisation.
 
@@ -58,12 +60,14 @@ def bare(ax: Axes) -> None:
         spine.set_visible(False)
 
 
+@checked
 def draw_picture(image: Picture, ax: Axes) -> None:
     """Draw a picture in its own pixels."""
     ax.imshow(image, cmap="gray", vmin=0, vmax=1)
     bare(ax)
 
 
+@checked
 def draw_patch(patch: Patch, dataset: Sequence[object], color: Color, ax: Axes) -> None:
     """Draw a training image with a prototype's patch boxed, framed in the segment's colour.
 
@@ -78,6 +82,7 @@ def draw_patch(patch: Patch, dataset: Sequence[object], color: Color, ax: Axes) 
     _frame(ax, color)
 
 
+@checked
 def draw_crop(
     patch: Patch, dataset: Sequence[object], color: Color, ax: Axes, context: float = 0.25
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from captum_kmex.exceptions import SkippedImageWarning
+from captum_kmex.exceptions import SkippedImageWarning, warn_user
 from captum_kmex.loading.preprocessing import Preprocessing
 
 __all__ = [
@@ -225,7 +224,7 @@ def readable(pictures: PictureSet, *, strict: bool, show_progress: bool) -> Pict
         more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
         raise ValueError(f"{damaged[0]}{more}; repair or remove it, or leave out --strict")
     for fault in damaged:
-        warnings.warn(f"{fault}; it is left out", SkippedImageWarning, stacklevel=2)
+        warn_user(f"{fault}; it is left out", SkippedImageWarning)
     kept = pictures.subset([i for i, fault in enumerate(faults) if not fault])
     if not len(kept):
         raise ValueError("no picture is left that can be read")

@@ -29,7 +29,7 @@ def encode_picture(picture: NDArray[np.generic], side: int) -> str:
     Raises:
         ValueError: No such picture.
     """
-    array = np.asarray(picture)
+    array = np.asarray(picture.detach().cpu() if isinstance(picture, Tensor) else picture)
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
         raise ValueError(f"picture must give an array (H, W) or (H, W, 3); got shape {array.shape}")

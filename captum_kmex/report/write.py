@@ -12,6 +12,7 @@ import torch
 from matplotlib.colors import to_hex
 from tqdm.auto import tqdm
 
+from captum_kmex.arguments import checked
 from captum_kmex.bank import PrototypeBank
 from captum_kmex.classes import class_count
 from captum_kmex.figures.colors import DIVERGING, PALETTE
@@ -34,6 +35,7 @@ _NO_IMAGES = "there are no images to report; pass a data set with at least one"
 _SHADES = 15  # of the map, blue to red
 
 
+@checked
 def write_report(
     attribution: LayerKMeansAttribution,
     images: Sequence[object],
@@ -88,8 +90,6 @@ def write_report(
     """
     if len(images) == 0:
         raise ValueError(_NO_IMAGES)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     bank = attribution.bank_ if attribution.is_fitted else None
     if bank is not None and train_set is not None:
         check_train_set(bank, train_set)

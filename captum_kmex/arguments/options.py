@@ -1,0 +1,264 @@
+"""The table of public options: what each may be, and what it is where it is left out.
+
+A name stands for the same thing in every callable. Where one differs, its entry begins with the
+callable: ``"plot_depths.scale"``. Constructors, methods, functions and the command line read
+their arguments by this table, so that range, default and message are the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import cast
+
+from captum_kmex.arguments.containers import DataSet, Listed, Loader, Mapped, Names
+from captum_kmex.arguments.kinds import Choice, Kind, Number, OneOf, Switch, Text, Whole
+from captum_kmex.arguments.misfits import Misfit
+from captum_kmex.arguments.objects import (
+    Callback,
+    Color,
+    Instance,
+    Layer,
+    Model,
+    Path,
+    Picture,
+    Values,
+)
+
+__all__ = ["OPTIONS", "REQUIRED", "Option", "option_of", "read_option"]
+
+REQUIRED = object()  # has no default
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        kind: What it may be.
+        default: What it is where it is left out. Where that is ``None``, ``None`` may be given;
+            ``REQUIRED`` where there is none, or each callable has its own.
+        remedy: What to do about a value that does not fit, if its kind does not say so.
+    """
+
+    kind: Kind
+    default: object = REQUIRED
+    remedy: str = ""
+
+    def read(self, name: str, value: object, is_required: bool = False) -> object:
+        """Return the value in its plainest form.
+
+        Args:
+            name: The argument.
+            value: What was given.
+            is_required: The callable has no default for it.
+
+        Raises:
+            TypeError: A value of another type; the message names what is allowed.
+            ValueError: One that is out of range, malformed or none of the choices.
+        """
+        if value is None and self.default is None and not is_required:
+            return None
+        try:
+            return self.kind.read(value)
+        except Misfit as misfit:
+            raise misfit.error(name, self.remedy) from None
+
+
+_ATTRIBUTION = "captum_kmex.base:PrototypeAttribution"
+_FITTED = "captum_kmex.fitted:FittedAttribution"
+_KMEX = "captum_kmex.kmex:KMExAttribution"
+_LAYERS = "captum_kmex.layer_kmeans:LayerKMeansAttribution"
+_COLUMNS = "captum_kmex.classifier_prototypes:ClassifierPrototypes"
+_BANK = "captum_kmex.bank:PrototypeBank"
+
+_INDEX = Whole(0, 2**31 - 1)
+_PROTOTYPES = Whole(1, 10**6)
+_POSITIVE = Number(0, is_open=True)
+_MAP_SCALE = OneOf((Choice(("each", "shared")), _POSITIVE))
+_MAPS = Values((4,), "(N, C, h, w)")
+_RESULT = Instance(("captum_kmex.explanation:Explanation",), "an Explanation, as explain() returns")
+_ROWS = Instance(("captum_kmex.ledger:LedgerRow",), "a LedgerRow of an explanation's ledger")
+_MARKS = Listed(Values((1, 2), "(K, D) of vectors, or (K,) of their classes"), 2)
+_GRID = Values((2,), "(h, w)", "whole", is_array=True)
+
+_MODELS = {
+    "model": Option(Model()),
+    "layer": Option(Layer(), None),
+    "layers": Option(
+        OneOf((Layer(), Listed(Layer(), 1, is_distinct=True))),
+        remedy="layers must be distinct and at least one, such as ['layer3', 'layer4']",
+    ),
+    "head": Option(Layer(), None),
+    "layout": Option(Choice(("channels_first", "channels_last")), None),
+    "count": Option(Whole(1, 1000), 3),
+    "example": Option(Values((3, 4, 5), "(N, C, H, W)", "floating-point")),
+    "widths": Option(Listed(Whole(1, 2**31 - 1), 1)),
+}
+
+_FIT = {
+    "n_prototypes": Option(OneOf((_PROTOTYPES, Mapped(_INDEX, _PROTOTYPES))), 5),
+    "n_clusters": Option(Whole(1, 2**16), 20),
+    "weighting": Option(
+        OneOf((Choice(("balanced", "nave", "dimension")), Listed(_POSITIVE, 1))),
+        None,
+        "pass one positive number a layer, or a name: 'balanced', 'nave' or 'dimension'",
+    ),
+    "average_top": Option(Switch(), False),
+    "vote": Option(Choice(("distance", "share")), "distance"),
+    "seed": Option(Whole(0, 2**63 - 1), 0),
+    "loader": Option(Loader()),
+    "labels": Option(Choice(("target", "predicted", None)), "target"),
+    "classes": Option(Listed(_INDEX, 1, is_distinct=True), None, "pass distinct class indices"),
+    "n_init": Option(Whole(1, 1000), 10),
+    "max_iter": Option(Whole(1, 100_000), 100),
+    "refine": Option(Whole(0, 1000), 0),
+    "memory_budget": Option(Whole(1, 2**60), 2 * 2**30),
+    "n_representatives": Option(Whole(0, 1000), 5),
+    "checkpoint": Option(Path(), None),
+    "checkpoint_interval": Option(Number(0), 60.0),
+    "show_progress": Option(Switch(), False),
+    "path": Option(Path()),
+    "strict": Option(Switch(), True),
+}
+
+_MAPS_OF_LOGITS = Option(Choice(("logit", "alignment")), "logit")
+_MARGINS = Option(Choice(("margin", "distance")), "margin")
+_EXPLAIN = {
+    "attribute_to_layer_input": Option(Switch(), False),
+    "ClassifierPrototypes.attribute.units": _MAPS_OF_LOGITS,
+    "LayerKMeansAttribution.attribute.units": _MAPS_OF_LOGITS,
+    "KMExAttribution.attribute.units": _MARGINS,
+    "KMExAttribution.compute_convergence_delta.units": _MARGINS,
+    "upsample": Option(Choice((None, "input")), None),
+    "restrict": Option(Choice((None, "predicted")), None),
+    "connected": Option(Switch(), False),
+    "per_channel": Option(Switch(), False),
+    "return_convergence_delta": Option(Switch(), False),
+    "attributions": Option(_MAPS),
+}
+
+_DATA = {
+    "dataset": Option(DataSet(), None, "pass the data set itself, not its loader"),
+    "train_set": Option(DataSet(), None, "pass the data set itself, not its loader"),
+    "write_report.images": Option(DataSet(), remedy="pass the data set, not its loader"),
+    "prototypes": Option(Listed(_INDEX), None),
+    "context": Option(Number(0, 1), 0.25),
+    "batch_size": Option(Whole(1, 10**6), 16),
+    "bank": Option(Instance((_BANK,), "a PrototypeBank, such as attribution.bank_")),
+    "random_concept.count": Option(Whole(1, 10**6)),
+    "concept_id": Option(Whole(-(2**31), 2**31 - 1), -1),
+    "image_of.index": Option(Whole(-(2**63), 2**63 - 1)),
+    "crop_box.box": Option(Listed(Whole(0, 2**31 - 1), 4)),
+    "crop_box.size": Option(Listed(Whole(1, 2**31 - 1), 2)),
+    "c": Option(_INDEX),
+}
+
+_MEASURES = {
+    "surrogate_scores.attribution": Option(Instance((_FITTED,), "a fitted attribution")),
+    "sensitivity_max.attribution": Option(Instance((_ATTRIBUTION,), "one of the attributions")),
+    "prototype_wins.attribution": Option(Instance((_LAYERS,), "a LayerKMeansAttribution")),
+    "write_report.attribution": Option(Instance((_LAYERS,), "a LayerKMeansAttribution")),
+    "pooled_embeddings.attribution": Option(
+        Instance((_KMEX, _COLUMNS), "a KMExAttribution or ClassifierPrototypes")
+    ),
+}
+
+_FIGURES = {
+    "figure": Option(Instance(("matplotlib.figure:FigureBase",), "a matplotlib Figure"), None),
+    "ax": Option(Instance(("matplotlib.axes:Axes",), "matplotlib Axes"), None),
+    "drawn": Option(Instance(("matplotlib.image:AxesImage",), "what draw_map returned")),
+    "color": Option(Color()),
+    "class_names": Option(Names(), None),
+    "names": Option(Names(takes_mappings=False), None),
+    "prototype_handles.names": Option(Names()),
+    "title": Option(Text(), None),
+    "label": Option(Text(), ""),
+    "total": Option(Text(), "logit"),
+    "height": Option(Number(0, 10, is_open=True), 0.035),
+    "legend": Option(Switch(), True),
+    "n_numbers": Option(Whole(0, 10**6), 12),
+    "percentile": Option(Number(0, 100), 100.0),
+    "plot_methods.percentile": Option(Number(0, 100), 99.5),
+    "plot_prototypes.n_patches": Option(Whole(0, 1000), 4),
+    "plot_comparison.n_patches": Option(Whole(0, 1000), 5),
+    "plot_confusions.n_prototypes": Option(Whole(1, 1000), 12),
+    "class_index": Option(_INDEX, None),
+    "projection": Option(Choice(("pca", "tsne")), "pca"),
+    "plot_embeddings.seed": Option(Whole(0, 2**32 - 1), 0),
+    "write_report.show_progress": Option(Switch(), True),
+    "scale": Option(_POSITIVE, None),
+    "draw_map.scale": Option(_POSITIVE),
+    "plot_contrast.scale": Option(Choice(("each", "shared")), "each"),
+    "plot_comparison.scale": Option(_MAP_SCALE, "each"),
+    "plot_depths.scale": Option(_MAP_SCALE, "shared"),
+    "plot_methods.scale": Option(Choice(("each", "method", "shared")), "each"),
+}
+
+_DRAWN = {
+    "explanation": Option(_RESULT),
+    "explanations": Option(Listed(_RESULT, 1)),
+    "plot_contrast.target": Option(_RESULT),
+    "plot_contrast.contrast": Option(_RESULT),
+    "Explanation.save.folder": Option(Path(is_folder=True)),
+    "Explanation.save.images": Option(Listed(Picture()), None),
+    "image": Option(Picture(), None),
+    "draw_picture.image": Option(Picture(takes_tensors=False)),
+    "draw_map.image": Option(Picture(takes_tensors=False)),
+    "draw_segments.image": Option(Picture(takes_tensors=False)),
+    "picture": Option(Callback(), None),
+    "indices": Option(Listed(Whole(-(2**31), 2**31 - 1), 1)),
+    "wins": Option(Instance(("captum_kmex.wins:PrototypeWins",), "what prototype_wins counted")),
+    "source": Option(Instance((_FITTED, _BANK), "a fitted attribution or its bank")),
+    "patch": Option(Instance(("captum_kmex.ledger:Patch",), "a Patch of a ledger's row")),
+    "draw_segments.rows": Option(Listed(_ROWS, 1)),
+    "draw_ledger.rows": Option(Listed(_ROWS)),
+    "bias": Option(Number()),
+    "output": Option(Number()),
+    "values": Option(Values((2,), "(h, w)", is_array=True)),
+    "segments": Option(_GRID),
+    "order": Option(Listed(_INDEX, 1, is_distinct=True)),
+    "rank": Option(_INDEX),
+    "density.maps": Option(Values((3,), "(C, h, w)")),
+    "evidence_scale.maps": Option(Listed(Values((3,), "(C, h, w)"), takes_iterators=True)),
+    "visualize_image_attr.maps": Option(_MAPS),
+    "visualize_image_attr.images": Option(Values((4,), "(N, C, H, W)")),
+    "plot_methods.maps": Option(Mapped(Text(), _MAPS)),
+    "plot_methods.images": Option(OneOf((Values((4,), "(N, C, H, W)"), Listed(Picture(), 1)))),
+    "plot_embeddings.rows": Option(Values((2,), "(M, D)")),
+    "plot_embeddings.labels": Option(Values((1,), "(M,)", "whole")),
+    "plot_embeddings.prototypes": Option(Mapped(Text(), _MARKS, 0), None),
+}
+
+_COMMANDS = {
+    "limit": Option(Whole(1, 2**31 - 1), None),
+    "num_classes": Option(Whole(1, 10**6), None),
+    "workers": Option(Whole(0, 1024), 0),
+    "epochs": Option(Whole(1, 10_000), 5),
+}
+
+OPTIONS: Mapping[str, Option] = MappingProxyType(
+    _MODELS | _FIT | _EXPLAIN | _DATA | _MEASURES | _FIGURES | _DRAWN | _COMMANDS
+)
+
+
+def read_option(name: str, value: object, owner: str = "") -> object:
+    """Return a value of an option in its plainest form.
+
+    Args:
+        name: The option.
+        value: What the user gave.
+        owner: The callable's qualified name, for entries of its own.
+
+    Raises:
+        TypeError: A value of another type.
+        ValueError: One that is out of range, malformed or none of the choices.
+    """
+    return cast("Option", option_of(name, owner)).read(name, value)
+
+
+def option_of(name: str, owner: str = "") -> Option | None:
+    """Return a callable's option of this name, or the one of all callables."""
+    own = f"{owner.removesuffix('.__init__')}.{name}"
+    return OPTIONS.get(own, OPTIONS.get(name))
