@@ -39,7 +39,7 @@ class KMExAttribution(FittedAttribution):
         model: A classifier that returns logits (N, J).
         layer: The map to pool, by name or module; if ``None``, the one the linear head reads.
         n_prototypes: Prototypes K a class, one number or one a class.
-        seed: Seed of the sample and of k-means.
+        seed: Seed of the sample and of k-means, 0 to 2**63 - 1.
 
     Attributes:
         bank_: The fitted ``PrototypeBank``.
