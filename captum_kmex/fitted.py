@@ -141,13 +141,13 @@ class FittedAttribution(PrototypeAttribution):
                 one class-agnostic codebook whose clusters vote by the predictions in them
                 (not for ``KMExAttribution``, which is class-wise).
             classes: Fit only these classes; by default every class must have images.
-            n_init: Starts of k-means.
-            max_iter: Most Lloyd steps on the sampled rows.
-            refine: Further passes, each one Lloyd step over all rows; none is kept.
+            n_init: Starts of k-means, up to 1,000.
+            max_iter: Most Lloyd steps on the sampled rows, up to 100,000.
+            refine: Further passes, up to 1,000, each one Lloyd step over all rows; none is kept.
             memory_budget: Bytes for the sampled rows of all classes and depths together, of
                 each process.
-            n_representatives: Nearest training patches kept of each prototype; 0 skips the
-                last pass.
+            n_representatives: Nearest training patches kept of each prototype, up to 1,000; 0
+                skips the last pass.
             checkpoint: File for the progress. A fit that was interrupted goes on from there
                 and ends as it would have; the file is deleted at the end. A loader whose
                 images are random draws them anew.
@@ -163,7 +163,7 @@ class FittedAttribution(PrototypeAttribution):
         Raises:
             ValueError: No or bad labels, a class without samples, fewer rows than prototypes,
                 an empty loader, or bad layers; a checkpoint of another fit.
-            TypeError: ``loader`` yields no batches.
+            TypeError: ``loader`` yields no batches, or an option is of another type.
             RuntimeError: The fit failed on another process of the group.
         """
         check_choice("labels", labels, self._label_modes)

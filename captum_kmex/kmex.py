@@ -40,7 +40,7 @@ class KMExAttribution(FittedAttribution):
         model: A classifier that returns logits (N, J).
         layer: The map to pool, by name or module; if ``None``, the one the linear head reads.
         n_prototypes: Prototypes K a class, one number or one a class.
-        seed: Seed of the sample and of k-means.
+        seed: Seed of the sample and of k-means, 0 to 2**63 - 1.
         layout: ``"channels_first"`` or ``"channels_last"``, the layout of ``layer`` where it
             cannot be told from the modules that made it; ``None`` tells by these.
 

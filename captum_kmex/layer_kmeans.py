@@ -78,8 +78,8 @@ class LayerKMeansAttribution(FittedAttribution):
         layers: Names or modules, shallow to deep, such as ``["layer2", "layer3", "layer4"]``.
         n_prototypes: Prototypes K a class for ``fit``, one number or one a class; the size
             of the single codebook if ``fit(labels=None)``.
-        n_clusters: Clusters an image, for unfitted use. Few make segments the size of objects,
-            but maps less precise.
+        n_clusters: Clusters an image, for unfitted use, at most its pixels (a warning says when
+            they are fewer). Few make segments the size of objects, but maps less precise.
         weighting: Weight of each block in the composite: ``"balanced"``, ``"nave"``,
             ``"dimension"``, or one number a layer (see ``block_weights``). ``None`` is
             ``"balanced"`` for fitted prototypes, which then classify best, and
@@ -91,7 +91,7 @@ class LayerKMeansAttribution(FittedAttribution):
             the class whose prototypes win most pixels (eq. 10), which is also how class-agnostic
             prototypes vote. It may be changed after ``fit``.
         head: The linear layer, where it cannot be found, or one of your own on the last layer.
-        seed: Seed of the sample and of k-means.
+        seed: Seed of the sample and of k-means, 0 to 2**63 - 1.
         layout: ``"channels_first"`` or ``"channels_last"``, the layout of the layers where it
             cannot be told from the modules that made them; ``None`` tells by these.
 

@@ -387,6 +387,42 @@ def test_setting_is_checked_at_use_whenever_it_was_set(world, name, value, use):
 
 
 @pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (LayerKMeansAttribution, {"n_clusters": "x"}),
+        (LayerKMeansAttribution, {"weighting": [1, -1]}),
+        (LayerKMeansAttribution, {"average_top": 1}),
+        (LayerKMeansAttribution, {"vote": "loudest"}),
+        (KMExAttribution, {"n_prototypes": {0: True}}),
+        (KMExAttribution, {"n_prototypes": {0.5: 1}}),
+        (KMExAttribution, {"seed": 1.5}),
+        (KMExAttribution, {"seed": None}),
+        (ClassifierPrototypes, {"model": SmallNet}),
+        (ClassifierPrototypes, {"model": SmallNet().state_dict()}),
+        (ClassifierPrototypes, {"model": "resnet18"}),
+        (ClassifierPrototypes, {"model": None}),
+    ],
+    ids=str,
+)
+def test_constructor_refuses_a_wrong_value_at_once(kind, options):
+    given = {"model": make_net(), "layers": "stage3"} | options
+    if kind is not LayerKMeansAttribution:
+        del given["layers"]
+    with pytest.raises((TypeError, ValueError), match=rf"^{next(iter(options))}\b"):
+        kind(**given)
+
+
+@pytest.mark.parametrize("name", ["layer", "head"])
+@pytest.mark.parametrize(
+    "value", [3, ["stage3"], b"stage3", object()], ids=lambda v: type(v).__name__
+)
+def test_part_of_the_model_is_checked_at_use(images, name, value):
+    attribution = ClassifierPrototypes(make_net(), **{name: value})
+    with pytest.raises(TypeError, match="layer"):
+        attribution.attribute(images)
+
+
+@pytest.mark.parametrize(
     ("value", "plain"),
     [(np.int64(3), 3), (torch.tensor(3), 3), (np.array(3, dtype=np.uint8), 3)],
     ids=["numpy", "tensor", "array"],
