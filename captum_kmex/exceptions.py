@@ -14,6 +14,7 @@ __all__ = [
     "SkippedImageWarning",
     "TargetError",
     "TrainModeWarning",
+    "UncheckedFileWarning",
     "UsageError",
 ]
 
@@ -48,6 +49,10 @@ class RepresentativesWarning(UserWarning):
 
 class SkippedImageWarning(UserWarning):
     """An image file could not be read and is left out."""
+
+
+class UncheckedFileWarning(UserWarning):
+    """A file of an earlier release has no checksum, so damage may go unseen."""
 
 
 class MissingExtraError(ImportError):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from captum_kmex._version import __version__
 from captum_kmex.activations import layer_name
-from captum_kmex.bank import ModelFingerprint, PrototypeBank
+from captum_kmex.bank import ModelFingerprint, PrototypeBank, load_bank
 from captum_kmex.base import Layer, PrototypeAttribution
 from captum_kmex.batches import Batch, IndexedBatches, Labels
 from captum_kmex.checkpoint import Checkpoint
@@ -223,10 +223,10 @@ class FittedAttribution(PrototypeAttribution):
         Raises:
             ValueError: The file is damaged, foreign, or fitted on another model or layer.
         """
-        bank = PrototypeBank.load(path)
-        if bank.method != cls.get_name():
+        bank = load_bank(path)
+        if bank.method != cls._method():
             raise ValueError(
-                f"the bank was fitted by {bank.method}, not by {cls.get_name()}; use "
+                f"the bank was fitted by {bank.method}, not by {cls._method()}; use "
                 f"{bank.method}.load"
             )
         attribution = cls._for_bank(model, bank, head)
@@ -235,6 +235,12 @@ class FittedAttribution(PrototypeAttribution):
             bank.check_model(attribution.model)
         attribution._bank = bank
         return attribution
+
+    @classmethod
+    def _method(cls) -> str:
+        """Return the name of the package's class, for subclasses too."""
+        own = (base for base in cls.__mro__ if base.__module__.startswith(f"{__package__}."))
+        return next(own).__name__
 
     @classmethod
     def _for_bank(
@@ -307,7 +313,7 @@ class FittedAttribution(PrototypeAttribution):
     ) -> dict[str, object]:
         """Return what must be equal for an interrupted fit to go on, fit for JSON."""
         identity = {
-            "method": self.get_name(),
+            "method": self._method(),
             "model": ModelFingerprint.of(self.model).weights,
             "layers": self._layer_names(),
             "at_input": at_input,
@@ -327,7 +333,7 @@ class FittedAttribution(PrototypeAttribution):
             found = fit.run()
         names = self._layer_names()
         return PrototypeBank(
-            method=self.get_name(),
+            method=self._method(),
             layers=names,
             at_input=at_input,
             weights=found.summary.weights,

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution, PrototypeBank
 from captum_kmex.bank import ModelFingerprint
+from captum_kmex.files import write_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 
@@ -34,15 +35,16 @@ def read_parts(path) -> tuple[dict, dict]:
     """Return the tensors and the header of a file."""
     content = path.read_bytes()
     size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])["__metadata__"]["captum_kmex"]
-    return load_file(path), json.loads(header)
+    header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["captum_kmex"])
+    header.pop("sha256")
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}, header
 
 
 def rewrite(path, edit) -> None:
-    """Let ``edit(tensors, header)`` change a file in place."""
+    """Let ``edit(tensors, header)`` change a file in place, with a checksum of what it becomes."""
     tensors, header = read_parts(path)
     edit(tensors, header)
-    save_file(tensors, path, {"captum_kmex": json.dumps(header)})
+    write_tensors(path, tensors, "captum_kmex", header)
 
 
 def assert_equal(a, b) -> None:
@@ -132,7 +134,7 @@ def test_file_is_safetensors_without_pickle(path):
 
 def test_header_tells_where_prototypes_come_from(path):
     _, header = read_parts(path)
-    assert header["schema_version"] == 1
+    assert header["schema_version"] == 2
     assert header["layers"] == LAYERS
     assert header["provenance"]["n_images"] == 12
     assert header["provenance"]["options"]["seed"] == 0
@@ -191,18 +193,24 @@ def cut(name, rows):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (set_header(schema_version=2), "schema version 2, this release reads 1"),
+        (set_header(schema_version=3), "schema version 3, this release reads 1 and 2; upgrade"),
         (drop_header("schema_version"), "schema version None"),
-        (drop("1.centroids"), "lacks 'centroids'"),
-        (drop("2.spread"), "lacks 'spread'"),
-        (drop("0.representatives.boxes"), "lacks 'representatives.boxes'"),
+        (drop("1.centroids"), "lacks '1.centroids'"),
+        (drop("2.spread"), "lacks '2.spread'"),
+        (drop("0.representatives.boxes"), "lacks '0.representatives.boxes'"),
         (drop_header("fingerprint"), "lacks 'fingerprint'"),
         (drop_header("n_classes"), "lacks 'n_classes'"),
         (set_header(fingerprint={"weights": "0"}), "lacks .*architecture"),
-        (set_header(n_depths=4), "lacks 'centroids'"),
-        (cut("1.membership", 3), "depth 1: centroids .*the file is damaged"),
-        (cut("0.centroids", 3), "depth 0: centroids .*the file is damaged"),
-        (cut("0.representatives.indices", 2), "depth 0: centroids .*the file is damaged"),
+        (set_header(n_depths=4), "4 codebooks and 3 weights for 3 layers"),
+        (
+            cut("1.membership", 3),
+            r"1.membership is torch.int64 of shape \(3,\), .* of shape \(6\); the file is damaged",
+        ),
+        (cut("0.centroids", 3), r"0.membership .* of shape \(6,\), .*\(3\); the file is damaged"),
+        (
+            cut("0.representatives.indices", 2),
+            r"0.representatives.indices .*\(6, patches\); the file is damaged",
+        ),
         (set_header(n_depths=1), "damaged"),
         (set_header(weights=[1.0]), "damaged"),
         (set_header(n_classes=2), "damaged"),

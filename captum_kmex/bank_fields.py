@@ -1,0 +1,190 @@
+"""What stands in a bank's file: its settings, its provenance and its tensors, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from captum_kmex.fields import Fields, is_integer
+from captum_kmex.tensor_kinds import FLOAT, INTEGER, TensorKind, check_tensors
+from captum_kmex.voting import VOTES
+
+__all__ = [
+    "METHODS",
+    "check_bank_tensors",
+    "check_codebook",
+    "check_provenance",
+    "check_settings",
+    "codebook_kinds",
+    "patch_kinds",
+]
+
+METHODS = ("LayerKMeansAttribution", "KMExAttribution")
+_WEIGHTINGS = ("balanced", "nave", "dimension")
+_SEED = 2**63 - 1
+_MOST = 2**31 - 1  # clusters, prototypes
+_TOLERANCE = 1e-3  # shares of classes are float32
+
+
+def check_settings(settings: Fields, method: str, n_layers: int) -> None:
+    """Compare the constructor's options with their types and ranges; any may be missing.
+
+    Raises:
+        ValueError: One is unknown, of another type or out of range.
+    """
+    common, own = (
+        ("n_prototypes", "seed", "head"),
+        ("n_clusters", "weighting", "average_top", "vote"),
+    )
+    settings.only(*common, *(own if method == METHODS[0] else ()))
+    if "n_prototypes" in settings:
+        _check_counts(settings)
+    if "seed" in settings:
+        settings.integer("seed", -_SEED - 1, _SEED)
+    if "head" in settings and settings.get("head") is not None:
+        settings.text("head")
+    if "n_clusters" in settings:
+        settings.integer("n_clusters", 1, _MOST)
+    if "average_top" in settings:
+        settings.flag("average_top")
+    if "vote" in settings:
+        settings.text("vote", VOTES)
+    if "weighting" in settings:
+        _check_weighting(settings, n_layers)
+
+
+def _check_counts(settings: Fields) -> None:
+    counts = settings.get("n_prototypes")
+    if not isinstance(counts, list):
+        settings.integer("n_prototypes", 1, _MOST)
+        return
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in counts):
+        raise ValueError("settings.n_prototypes holds what is no pair of a class and a number")
+    if not all(is_integer(c) and is_integer(k, 1, _MOST) for c, k in counts):
+        raise ValueError("settings.n_prototypes holds what is no class or no number of prototypes")
+    if len({c for c, _ in counts}) < len(counts):
+        raise ValueError("settings.n_prototypes names a class twice")
+
+
+def _check_weighting(settings: Fields, n_layers: int) -> None:
+    weighting = settings.get("weighting")
+    if isinstance(weighting, str):
+        settings.text("weighting", _WEIGHTINGS)
+    elif weighting is not None and len(settings.numbers("weighting", above=0)) != n_layers:
+        raise ValueError(f"settings.weighting is not one number for each of {n_layers} layers")
+
+
+def check_provenance(about: Fields) -> None:
+    """Compare what a bank tells of its fit with its types; any may be missing.
+
+    Raises:
+        ValueError: One is of another type or out of range.
+    """
+    if "n_images" in about:
+        about.integer("n_images")
+    for name in ("rows_seen", "rows_kept"):
+        if name in about:
+            about.integers(name)
+    if "options" in about:
+        about.part("options")
+    if "versions" in about:
+        versions = about.part("versions")
+        for name in {"captum_kmex", "torch", *about.mapping("versions")}:
+            versions.text(name)
+
+
+def check_bank_tensors(
+    tensors: Mapping[str, Tensor], depths: int, n_classes: int, has_surrogate: bool
+) -> None:
+    """Compare a bank's tensors with what they must be, and with each other.
+
+    Args:
+        tensors: The tensors, by name.
+        depths: Number of codebooks.
+        n_classes: Number of logits.
+        has_surrogate: Whether there is a ridge surrogate of the logits.
+
+    Raises:
+        ValueError: One is missing, unknown, of another type or shape, or out of range.
+    """
+    if depths > len(tensors):
+        raise ValueError(f"n_depths is {depths}, of {len(tensors)} tensors")
+    kinds: dict[str, TensorKind] = {}
+    for depth in range(depths):
+        kinds |= codebook_kinds(depth, n_classes, _is_agnostic(tensors, 0))
+        prefix = f"{depth}.representatives."
+        if any(name.startswith(prefix) for name in tensors):
+            kinds |= patch_kinds(prefix, depth)
+    if has_surrogate:
+        kinds["surrogate.columns"] = TensorKind(FLOAT, (n_classes, f"width {depths - 1}"))
+        kinds["surrogate.bias"] = TensorKind(FLOAT, (n_classes,))
+    sizes: dict[str, int] = {}
+    check_tensors(tensors, kinds, sizes)
+    for depth in range(depths):
+        check_codebook(tensors, depth)
+    widths = [sizes[f"width {depth}"] for depth in range(depths)]
+    if widths != sorted(set(widths), reverse=True):
+        raise ValueError(f"centroids are {widths} wide, which must shrink with depth")
+
+
+def codebook_kinds(depth: int, n_classes: int, is_agnostic: bool) -> dict[str, TensorKind]:
+    """Return what the tensors of a codebook without representatives must be."""
+    count, width = f"prototypes {depth}", f"width {depth}"
+    of_class = TensorKind(INTEGER, (count,), 0, n_classes - 1)
+    return {
+        f"{depth}.centroids": TensorKind(FLOAT, (count, width)),
+        f"{depth}.membership": TensorKind(FLOAT, (count, n_classes), 0, 1 + _TOLERANCE)
+        if is_agnostic
+        else of_class,
+        f"{depth}.counts": TensorKind(INTEGER, (count,), 0),
+        f"{depth}.spread": TensorKind(FLOAT, (count,), 0),
+    }
+
+
+def patch_kinds(prefix: str, depth: int) -> dict[str, TensorKind]:
+    """Return what the tensors of a codebook's representatives must be."""
+    count, patches = f"prototypes {depth}", "patches"
+    return {
+        f"{prefix}indices": TensorKind(INTEGER, (count, patches), -1),
+        f"{prefix}boxes": TensorKind(INTEGER, (count, patches, 4), 0),
+        f"{prefix}distances": TensorKind(FLOAT, (count, patches), 0, takes_infinity=True),
+    }
+
+
+def _is_agnostic(tensors: Mapping[str, Tensor], depth: int) -> bool:
+    membership = tensors.get(f"{depth}.membership")
+    return membership is not None and membership.ndim == 2
+
+
+def check_codebook(
+    tensors: Mapping[str, Tensor], depth: int, patches: str = "representatives."
+) -> None:
+    """Compare the values of a codebook with each other.
+
+    Args:
+        tensors: Tensors of the right kinds, by name.
+        depth: Which codebook.
+        patches: What the names of the representatives' tensors begin with, after the depth.
+
+    Raises:
+        ValueError: No prototypes, shares that do not sum to 1, or patches that are none.
+    """
+    membership = tensors.get(f"{depth}.membership")
+    if membership is not None and not len(membership):
+        raise ValueError(f"depth {depth} has no prototypes")
+    if membership is not None and membership.ndim == 2 and not _sum_to_one(membership):
+        raise ValueError(f"{depth}.membership has shares of the classes that do not sum to 1")
+    names = [f"{depth}.{patches}{name}" for name in ("indices", "boxes", "distances")]
+    if names[0] in tensors:
+        indices, boxes, distances = (tensors[name] for name in names)
+        is_none = indices < 0
+        if not torch.equal(is_none, distances.isinf()):
+            raise ValueError(f"{names[0]} is -1 where {names[2]} is finite, or the other way round")
+        if not bool((boxes[..., :2] <= boxes[..., 2:]).all()):
+            raise ValueError(f"{names[1]} holds boxes that end before they begin")
+
+
+def _sum_to_one(shares: Tensor) -> bool:
+    return bool(((shares.double().sum(1) - 1).abs() < _TOLERANCE).all())
