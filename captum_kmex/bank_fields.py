@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ __all__ = [
     "check_codebook",
     "check_provenance",
     "check_settings",
+    "check_widths",
     "codebook_kinds",
     "patch_kinds",
 ]
@@ -120,13 +121,16 @@ def check_bank_tensors(
     if has_surrogate:
         kinds["surrogate.columns"] = TensorKind(FLOAT, (n_classes, f"width {depths - 1}"))
         kinds["surrogate.bias"] = TensorKind(FLOAT, (n_classes,))
-    sizes: dict[str, int] = {}
-    check_tensors(tensors, kinds, sizes)
+    check_tensors(tensors, kinds, {})
     for depth in range(depths):
         check_codebook(tensors, depth)
-    widths = [sizes[f"width {depth}"] for depth in range(depths)]
-    if widths != sorted(set(widths), reverse=True):
-        raise ValueError(f"centroids are {widths} wide, which must shrink with depth")
+    check_widths([tensors[f"{depth}.centroids"].shape[1] for depth in range(depths)])
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless each depth's rows are narrower than those of the one before."""
+    if list(widths) != sorted(set(widths), reverse=True):
+        raise ValueError(f"rows are {list(widths)} wide, which must shrink with depth")
 
 
 def codebook_kinds(depth: int, n_classes: int, is_agnostic: bool) -> dict[str, TensorKind]:
@@ -134,12 +138,12 @@ def codebook_kinds(depth: int, n_classes: int, is_agnostic: bool) -> dict[str, T
     count, width = f"prototypes {depth}", f"width {depth}"
     of_class = TensorKind(INTEGER, (count,), 0, n_classes - 1)
     return {
-        f"{depth}.centroids": TensorKind(FLOAT, (count, width)),
+        f"{depth}.centroids": TensorKind(FLOAT, (count, width), alike=f"rows {depth}"),
         f"{depth}.membership": TensorKind(FLOAT, (count, n_classes), 0, 1 + _TOLERANCE)
         if is_agnostic
         else of_class,
         f"{depth}.counts": TensorKind(INTEGER, (count,), 0),
-        f"{depth}.spread": TensorKind(FLOAT, (count,), 0),
+        f"{depth}.spread": TensorKind(FLOAT, (count,), 0, alike=f"rows {depth}"),
     }
 
 
@@ -149,7 +153,9 @@ def patch_kinds(prefix: str, depth: int) -> dict[str, TensorKind]:
     return {
         f"{prefix}indices": TensorKind(INTEGER, (count, patches), -1),
         f"{prefix}boxes": TensorKind(INTEGER, (count, patches, 4), 0),
-        f"{prefix}distances": TensorKind(FLOAT, (count, patches), 0, takes_infinity=True),
+        f"{prefix}distances": TensorKind(
+            FLOAT, (count, patches), 0, takes_infinity=True, alike=f"rows {depth}"
+        ),
     }
 
 

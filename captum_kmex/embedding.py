@@ -10,10 +10,12 @@ from torch import Tensor
 from captum_kmex.batches import class_pairs
 from captum_kmex.classifier_prototypes import ClassifierPrototypes
 from captum_kmex.kmex import KMExAttribution
+from captum_kmex.one_bank import one_bank_a_call
 
 __all__ = ["pooled_embeddings"]
 
 
+@one_bank_a_call
 def pooled_embeddings(
     attribution: KMExAttribution | ClassifierPrototypes, loader: Iterable[object]
 ) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 __all__ = ["Fields", "is_integer", "is_number", "parsed_header"]
 
@@ -124,14 +124,14 @@ class Fields:
         value = self.get(name)
         if not is_integer(value, least, most):
             raise self._wrong(name, f"an integer from {least} to {most}")
-        return value  # type: ignore[return-value]  # it is one
+        return value
 
     def number(self, name: str) -> float:
         """Return a finite number."""
         value = self.get(name)
         if not is_number(value):
             raise self._wrong(name, "a finite number")
-        return float(value)  # type: ignore[arg-type]  # it is one
+        return float(value)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Return distinct texts."""
@@ -165,12 +165,12 @@ class Fields:
         return ValueError(f"{self._prefix}{name} is {_shown(self.get(name))}, not {what}")
 
 
-def is_integer(value: object, least: int = 0, most: int = _BIGGEST) -> bool:
+def is_integer(value: object, least: int = 0, most: int = _BIGGEST) -> TypeGuard[int]:
     """Whether a value is an integer in a range, and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a number that a float holds, and no truth value."""
     if isinstance(value, float):
         return math.isfinite(value)

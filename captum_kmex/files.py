@@ -187,7 +187,7 @@ def _is_checked(
             f"{path} has schema version {str(version)[:20]}, this release reads "
             f"{' and '.join(map(str, schemas))}; upgrade captum_kmex, or {remedy}"
         )
-    return schemas[version]  # type: ignore[index]  # an integer
+    return schemas[version]
 
 
 def _content(

@@ -19,6 +19,7 @@ from captum_kmex.evidence import contrast_targets, finish_map
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored
+from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.representatives import Representatives
 from captum_kmex.rows import PooledRows
 from captum_kmex.targets import Target, resolve_target
@@ -62,6 +63,7 @@ class KMExAttribution(FittedAttribution):
     """
 
     _label_modes: tuple[Labels, ...] = ("target", "predicted")
+    _has_masses = True
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class KMExAttribution(FittedAttribution):
         super().__init__(model, layer, None, n_prototypes, seed)
 
     @logged
+    @one_bank_a_call
     def attribute(
         self,
         inputs: Inputs,
@@ -122,6 +125,7 @@ class KMExAttribution(FittedAttribution):
             return maps, maps.flatten(1).sum(1) - total
         return maps
 
+    @one_bank_a_call
     def compute_convergence_delta(
         self,
         attributions: Tensor,
@@ -145,6 +149,7 @@ class KMExAttribution(FittedAttribution):
         )
         return delta + attributions.flatten(1).sum(1) - maps.flatten(1).sum(1)
 
+    @one_bank_a_call
     def similarity(self, inputs: Inputs, additional_forward_args: object = None) -> Tensor:
         """Return ``exp(-|h - p_k|)`` for every prototype (N, C*K), in (0, 1].
 
@@ -155,6 +160,7 @@ class KMExAttribution(FittedAttribution):
         with plain_arithmetic(images[0]):
             return (-self._distances(features.mean((2, 3))).sqrt()).exp()
 
+    @one_bank_a_call
     def classify(self, inputs: Inputs, additional_forward_args: object = None) -> Classification:
         """Return the class of the nearest prototype beside the model's logits.
 
@@ -167,6 +173,7 @@ class KMExAttribution(FittedAttribution):
         nearest, _ = self._class_nearest(distances)
         return Classification(-nearest.sqrt(), nearest.argmin(1), logits)
 
+    @one_bank_a_call
     def as_module(self, inputs: Tensor, target: int | None = None) -> MarginModel:
         """Return a plain module that gives logits, map and prediction, for deployment.
 
@@ -192,6 +199,7 @@ class KMExAttribution(FittedAttribution):
         reader = self._frozen_reader(names, at_input, reads_tap=not names)
         return MarginModel(reader, margin).to(inputs.device)
 
+    @one_bank_a_call
     def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:
         """Return class and out cosines of the prototypes on labelled images (Table 1)."""
         book = self._book

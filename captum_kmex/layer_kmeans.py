@@ -29,6 +29,7 @@ from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored
 from captum_kmex.head import LinearHead
 from captum_kmex.ledger import build_ledger
+from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.segmentation import (
     Segmentation,
     SegmentOptions,
@@ -135,6 +136,7 @@ class LayerKMeansAttribution(FittedAttribution):
         self.vote = vote
 
     @logged
+    @one_bank_a_call
     def attribute(
         self,
         inputs: Inputs,
@@ -188,6 +190,7 @@ class LayerKMeansAttribution(FittedAttribution):
             raise ValueError("return_convergence_delta needs units='logit'")
         return maps, maps.flatten(1).sum(1) + evidence.bias - evidence.output
 
+    @one_bank_a_call
     def compute_convergence_delta(
         self,
         attributions: Tensor,
@@ -209,6 +212,7 @@ class LayerKMeansAttribution(FittedAttribution):
         return attributions.flatten(1).sum(1) + bias - output
 
     @logged
+    @one_bank_a_call
     def explain(
         self,
         inputs: Inputs,
@@ -259,6 +263,7 @@ class LayerKMeansAttribution(FittedAttribution):
             surrogate_r2=self._surrogate_r2(),
         )
 
+    @one_bank_a_call
     def segment(
         self,
         inputs: Inputs,
@@ -284,6 +289,7 @@ class LayerKMeansAttribution(FittedAttribution):
             self._check_restriction(options, explained)
             return self._segment(self._stack(passed), start, explained, options).labels
 
+    @one_bank_a_call
     def classify(
         self,
         inputs: Inputs,
@@ -320,6 +326,7 @@ class LayerKMeansAttribution(FittedAttribution):
         """
         return self.classify(inputs, additional_forward_args, depth=depth).prediction
 
+    @one_bank_a_call
     def as_module(
         self, inputs: Tensor, target: int | None = None, *, depth: int | str = 0
     ) -> SegmentedModel:

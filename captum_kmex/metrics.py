@@ -12,6 +12,7 @@ from torch import Tensor
 from captum_kmex.base import PrototypeAttribution
 from captum_kmex.checks import Inputs, check_inputs
 from captum_kmex.fitted import FittedAttribution
+from captum_kmex.one_bank import one_bank_a_call
 
 __all__ = ["SurrogateScores", "sensitivity_max", "surrogate_scores"]
 
@@ -35,6 +36,7 @@ class SurrogateScores:
     n_images: int
 
 
+@one_bank_a_call
 def surrogate_scores(
     attribution: FittedAttribution, loader: Iterable[object], **options: object
 ) -> SurrogateScores:
@@ -81,6 +83,7 @@ def _share(hits: Tensor) -> float:
     return float(hits.cpu().double().mean())
 
 
+@one_bank_a_call
 def sensitivity_max(
     attribution: PrototypeAttribution,
     inputs: Inputs,

@@ -23,6 +23,7 @@ class TensorKind:
         least: Least value.
         most: Greatest value.
         takes_infinity: Infinity is a value too; NaN never is.
+        alike: Tensors with the same word here have the same dtype.
     """
 
     type: str | torch.dtype
@@ -30,17 +31,18 @@ class TensorKind:
     least: float | None = None
     most: float | None = None
     takes_infinity: bool = False
+    alike: str = ""
 
 
 def check_tensors(
-    tensors: Mapping[str, Tensor], kinds: Mapping[str, TensorKind], sizes: dict[str, int]
+    tensors: Mapping[str, Tensor], kinds: Mapping[str, TensorKind], sizes: dict[str, object]
 ) -> None:
     """Compare tensors with what they must be.
 
     Args:
         tensors: The tensors, by name.
         kinds: What each must be.
-        sizes: The dimensions known by name; those met first are added.
+        sizes: The dimensions and dtypes known by name; those met first are added.
 
     Raises:
         ValueError: One is missing, unknown, or not what it must be.
@@ -48,20 +50,23 @@ def check_tensors(
     for name, kind in kinds.items():
         if name not in tensors:
             raise ValueError(f"lacks {name!r}")
-        found = tensors[name]
-        if not _is_type(found.dtype, kind.type) or not _fits(tuple(found.shape), kind, sizes):
-            shape = tuple(
-                sizes.get(size, size) if isinstance(size, str) else size for size in kind.shape
-            )
-            raise ValueError(
-                f"{name} is {found.dtype} of shape {tuple(found.shape)}, not {kind.type} tensor of "
-                f"shape ({', '.join(map(str, shape))})"
-            )
-        if not _is_in_range(found, kind):
-            raise ValueError(f"{name} holds values out of their range, or NaN")
+        _check(name, tensors[name], kind, sizes)
     unknown = sorted(tensors.keys() - kinds.keys())
     if unknown:
         raise ValueError(f"{unknown[0][:60]!r} is no known tensor")
+
+
+def _check(name: str, found: Tensor, kind: TensorKind, sizes: dict[str, object]) -> None:
+    is_alike = not kind.alike or sizes.setdefault(kind.alike, found.dtype) == found.dtype
+    is_type = is_alike and _is_type(found.dtype, kind.type)
+    if not is_type or not _fits(tuple(found.shape), kind, sizes):
+        wanted = (sizes.get(size, size) if isinstance(size, str) else size for size in kind.shape)
+        raise ValueError(
+            f"{name} is {found.dtype} of shape {tuple(found.shape)}, not "
+            f"{sizes.get(kind.alike, kind.type)} of shape ({', '.join(map(str, wanted))})"
+        )
+    if not _is_in_range(found, kind):
+        raise ValueError(f"{name} holds values out of their range, or NaN")
 
 
 def _is_type(dtype: torch.dtype, wanted: str | torch.dtype) -> bool:
@@ -70,7 +75,7 @@ def _is_type(dtype: torch.dtype, wanted: str | torch.dtype) -> bool:
     return dtype == (torch.int64 if wanted == INTEGER else wanted)
 
 
-def _fits(shape: tuple[int, ...], kind: TensorKind, sizes: dict[str, int]) -> bool:
+def _fits(shape: tuple[int, ...], kind: TensorKind, sizes: dict[str, object]) -> bool:
     if len(shape) != len(kind.shape):
         return False
     return all(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from captum_kmex.batches import class_pairs
 from captum_kmex.layer_kmeans import LayerKMeansAttribution, start_of
+from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.segments import to_classes
 
 __all__ = ["PrototypeWins", "prototype_wins"]
@@ -54,6 +55,7 @@ class PrototypeWins:
         return (classes[:, None] == owner).double()
 
 
+@one_bank_a_call
 def prototype_wins(
     attribution: LayerKMeansAttribution, loader: Iterable[object], *, depth: int | str = 0
 ) -> PrototypeWins:

@@ -163,23 +163,25 @@ def test_fit_killed_again_and_again_ends_with_the_same_bank(tmp_path, kind, load
 @needs_processes
 @pytest.mark.parametrize("stage", range(N_PASSES))
 @pytest.mark.parametrize("nth", [2, 11, N_IMAGES], ids=["first_batch", "middle", "last_image"])
-def test_restart_loads_no_image_that_is_done(tmp_path, stage, nth):
+def test_restart_loads_only_the_ends_of_batches_that_are_done(tmp_path, stage, nth):
     kill_at = stage * N_IMAGES + nth
     assert finish(start(fit_and_save, "layers", "ordered", tmp_path, kill_at)) == KILLED
     readings(tmp_path)
     assert finish(start(fit_and_save, "layers", "ordered", tmp_path, None)) == 0
     done = BATCH * ((nth - 1) // BATCH)
+    ends = [index for first in range(0, done, BATCH) for index in (first, first + BATCH - 1)]
     later = list(range(N_IMAGES)) * (N_PASSES - 1 - stage)
-    assert readings(tmp_path) == [*range(done, N_IMAGES), *later]
+    assert readings(tmp_path) == [*ends, *range(done, N_IMAGES), *later]
     assert (tmp_path / "bank").read_bytes() == expected_bytes("layers", "ordered", tmp_path)
 
 
 @needs_processes
-def test_restart_of_a_sampler_loads_no_image_that_is_done(tmp_path):
+def test_restart_of_a_sampler_loads_only_the_ends_of_batches_that_are_done(tmp_path):
     assert finish(start(fit_and_save, "kmex", "sampler", tmp_path, N_IMAGES + 8)) == KILLED
     readings(tmp_path)
     assert finish(start(fit_and_save, "kmex", "sampler", tmp_path, None)) == 0
-    assert readings(tmp_path) == ORDER[6:] + ORDER * 2
+    ends = [ORDER[i] for i in (0, 2, 3, 5)]
+    assert readings(tmp_path) == ends + ORDER[6:] + ORDER * 2
 
 
 @needs_processes
@@ -539,7 +541,8 @@ def test_collected_of_a_data_set_of_tensors_is_small(tmp_path, every_batch):
             )
         sizes.append((tmp_path / "c").stat().st_size)
         (tmp_path / "c").unlink()
-    assert sizes[0] == sizes[1]
+    n_batches = (1000 - 30) // 10
+    assert sizes[1] - sizes[0] <= 32 * n_batches + 64  # a digest a batch, digits of the header
 
 
 class Failing:
