@@ -130,6 +130,7 @@ class Checkpoint:
             progress = Progress.of(fields.integer("stage"), fields.integer("position"), tensors)
             if self._check is not None:
                 self._check(progress)
+                self._outputs = progress.outputs()
         except _OtherFitError:
             raise
         except ValueError as error:
@@ -137,11 +138,14 @@ class Checkpoint:
         self.stage, self.position = progress.stage, progress.position
         self.common, self.collected = progress.common, progress.collected
         self.marks = BatchMarks(path, progress.marks)
-        self._outputs = progress.outputs()
 
     def _check_identity(self, found: Mapping[str, object]) -> None:
-        names = sorted(self._identity.keys() | found.keys())
-        differing = [name for name in names if self._identity.get(name) != found.get(name)]
+        mine, names = self._identity, sorted(self._identity.keys() | found.keys())
+        differing = [
+            name
+            for name in names
+            if (name in mine) != (name in found) or mine.get(name) != found.get(name)
+        ]
         if differing:
             name = differing[0]
             raise _OtherFitError(

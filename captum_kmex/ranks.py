@@ -14,7 +14,7 @@ __all__ = ["add_up", "check_alike", "gather", "gather_to", "rank", "together", "
 
 _T = TypeVar("_T")
 _SHOWN = 4  # values, and ranks of each
-_SHOWN_LETTERS = 60
+_SHOWN_LETTERS = 50
 
 
 def world_size() -> int:
@@ -121,5 +121,6 @@ def _by_rank(name: str, found: list[dict[str, str]]) -> str:
     parts = []
     for text, ranks in list(_ranks_of(name, found).items())[:_SHOWN]:
         word = "rank" if len(ranks) == 1 else "ranks"
-        parts.append(f"{text[:_SHOWN_LETTERS]} on {word} {', '.join(map(str, ranks[:_SHOWN]))}")
+        shown = text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}..."
+        parts.append(f"{shown} on {word} {', '.join(map(str, ranks[:_SHOWN]))}")
     return f"{name} ({', '.join(parts)})"
