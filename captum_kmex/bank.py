@@ -26,7 +26,7 @@ __all__ = ["Codebook", "ModelFingerprint", "PrototypeBank", "load_bank"]
 SCHEMA_VERSION = 2
 _HEADER = "captum_kmex"
 _SCHEMAS = {1: False, 2: True}  # which are read, and whether they have a checksum
-_REMEDY = "fit and save again"
+_REMEDY = "save the bank again, or fit again"
 _MOST_TENSORS = 1000
 _FIELDS = (
     "schema_version",
@@ -205,7 +205,7 @@ def load_bank(path: str | os.PathLike[str], stacklevel: int = 3) -> PrototypeBan
     try:
         bank = _assemble(header, tensors)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; the file is damaged, {_REMEDY}") from error
+        raise ValueError(f"{path}: {error}; the file is damaged, fit and save again") from error
     if not _SCHEMAS[header["schema_version"]]:  # type: ignore[index]  # as it was checked
         warnings.warn(
             f"{path} was written by release 0.1.0, without a checksum, so that damage to its "
