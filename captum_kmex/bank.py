@@ -3,52 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import json
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from captum_kmex.arguments import checked
-from captum_kmex.files import read_tensors, write_tensors
+from captum_kmex.bank_fields import METHODS, check_bank_tensors, check_provenance, check_settings
+from captum_kmex.exceptions import UncheckedFileWarning
+from captum_kmex.fields import Fields
+from captum_kmex.files import discard_unfinished, read_tensors, write_tensors
+from captum_kmex.fingerprint import ModelFingerprint
 from captum_kmex.representatives import Representatives
 from captum_kmex.surrogate import Surrogate
 
-__all__ = ["Codebook", "ModelFingerprint", "PrototypeBank"]
+__all__ = ["Codebook", "ModelFingerprint", "PrototypeBank", "load_bank"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _HEADER = "captum_kmex"
-
-
-@dataclass(frozen=True)
-class ModelFingerprint:
-    """What tells one model from another: hashes of its tensors' names, shapes and values.
-
-    Attributes:
-        architecture: SHA-256 over names and shapes.
-        weights: SHA-256 over the values too.
-    """
-
-    architecture: str
-    weights: str
-
-    @classmethod
-    @checked
-    def of(cls, model: nn.Module) -> ModelFingerprint:
-        """Hash a model's parameters and buffers."""
-        architecture, weights = hashlib.sha256(), hashlib.sha256()
-        for name, tensor in sorted(model.state_dict().items()):
-            if not isinstance(tensor, Tensor):
-                continue
-            architecture.update(f"{name}{tuple(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().flatten()
-            weights.update(flat.view(torch.uint8).numpy().tobytes())
-        weights.update(architecture.digest())
-        return cls(architecture.hexdigest(), weights.hexdigest())
+_SCHEMAS = {1: False, 2: True}  # which are read, and whether they have a checksum
+_REMEDY = "save the bank again, or fit again"
+_MOST_TENSORS = 1000
+_FIELDS = (
+    "schema_version",
+    "method",
+    "layers",
+    "at_input",
+    "weights",
+    "n_depths",
+    "n_classes",
+    "input_range",
+    "fingerprint",
+    "provenance",
+    "surrogate",
+    "settings",
+)
 
 
 @dataclass(frozen=True)
@@ -130,23 +124,28 @@ class PrototypeBank:
 
         Raises:
             OSError: The file cannot be written, for instance for want of space.
+            ValueError: The bank holds what ``load`` would refuse, such as NaN.
         """
-        write_tensors(Path(path), _tensors(self), _HEADER, _header(self))
+        path = Path(path)
+        tensors, header = _tensors(self), _header(self)
+        try:
+            _assemble(json.loads(json.dumps(header, allow_nan=False)), tensors)
+        except ValueError as error:
+            raise ValueError(f"the bank cannot be saved: {error}; fit again") from error
+        write_tensors(path, tensors, _HEADER, header)
+        discard_unfinished(path)
 
     @classmethod
     @checked
     def load(cls, path: str | os.PathLike[str]) -> PrototypeBank:
-        """Read a bank; nothing is unpickled.
+        """Read a bank; nothing is unpickled, and nothing of the file is used afterwards.
 
         Raises:
-            ValueError: The file is truncated, foreign, of another schema, or inconsistent.
+            ValueError: The file is truncated, foreign, of another schema, or its content is
+                not what was written.
             FileNotFoundError: There is no such file.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no bank at {path}; write one with save()")
-        tensors, header = read_tensors(path, _HEADER, "prototype bank", "save the bank again")
-        return _bank(header, tensors, path)
+        return load_bank(path)
 
     @checked
     def check_model(self, model: nn.Module) -> None:
@@ -195,97 +194,95 @@ def _header(bank: PrototypeBank) -> dict[str, object]:
     return header
 
 
-def _bank(header: dict[str, object], tensors: Mapping[str, Tensor], path: Path) -> PrototypeBank:
-    version = header.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} has schema version {version}, this release reads {SCHEMA_VERSION}; "
-            "upgrade captum_kmex or fit again"
-        )
+def load_bank(path: str | os.PathLike[str], stacklevel: int = 3) -> PrototypeBank:
+    """Read a bank, as ``PrototypeBank.load`` does.
+
+    Args:
+        path: The file.
+        stacklevel: Calls from here to the line that a warning names.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no bank at {path}; write one with save()")
+    tensors, header = read_tensors(
+        path, _HEADER, "prototype bank", _REMEDY, schemas=_SCHEMAS, most=_MOST_TENSORS
+    )
     try:
         bank = _assemble(header, tensors)
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {error}; the file is damaged, save it again") from error
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}; the file is damaged, fit and save again") from error
-    fault = _inconsistency(bank)
-    if fault:
-        raise ValueError(f"{path}: {fault}; the file is damaged, fit and save again")
+    if not _SCHEMAS[header["schema_version"]]:  # type: ignore[index]  # as it was checked
+        warnings.warn(
+            f"{path} was written by release 0.1.0, without a checksum, so that damage to its "
+            "numbers cannot be seen; load and save it once to add one",
+            UncheckedFileWarning,
+            stacklevel=stacklevel,
+        )
     return bank
 
 
 def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> PrototypeBank:
-    read: dict[str, object] = dict(header)
-    depths: int = read["n_depths"]  # type: ignore[assignment]
-    hashes: dict[str, str] = read["fingerprint"]  # type: ignore[assignment]
-    surrogate = None
-    if "surrogate" in read:
-        columns, bias = tensors["surrogate.columns"], tensors["surrogate.bias"]
-        about: dict[str, object] = read["surrogate"]  # type: ignore[assignment]
-        surrogate = Surrogate(str(about["layer"]), columns, bias, float(about["r2"]))  # type: ignore[arg-type]
+    """Return the bank of a header and tensors.
+
+    Raises:
+        ValueError: A field or tensor is missing, unknown, of a wrong type or out of range, or
+            two do not fit together.
+    """
+    fields = Fields(dict(header))
+    fields.only(*_FIELDS)
+    layers, n_classes = fields.texts("layers"), fields.integer("n_classes", 1)
+    weights, depths = fields.numbers("weights", above=0), fields.integer("n_depths", 1)
+    if not depths == max(1, len(layers)) == len(weights):
+        raise ValueError(f"{depths} codebooks and {len(weights)} weights for {len(layers)} layers")
+    check_bank_tensors(tensors, depths, n_classes, "surrogate" in fields)
+    input_range = fields.numbers("input_range")
+    if len(input_range) != 2 or input_range[0] > input_range[1]:
+        raise ValueError(f"input_range is {input_range[:2]}, not a least and a greatest value")
+    method = fields.text("method", METHODS)
+    if method != METHODS[0] and (len(layers) > 1 or tensors["0.membership"].ndim == 2):
+        raise ValueError(f"{method} has one layer, and prototypes of classes")
+    check_settings(fields.part("settings"), method, len(layers))
+    check_provenance(fields.part("provenance"))
     return PrototypeBank(
-        method=str(read["method"]),
-        layers=_strings(read["layers"]),
-        at_input=bool(read["at_input"]),
-        weights=_floats(read["weights"]),
+        method=method,
+        layers=layers,
+        at_input=fields.flag("at_input"),
+        weights=weights,
         codebooks=tuple(_codebook(tensors, depth) for depth in range(depths)),
-        n_classes=int(read["n_classes"]),  # type: ignore[call-overload]
-        input_range=_floats(read["input_range"]),  # type: ignore[arg-type]
-        fingerprint=ModelFingerprint(hashes["architecture"], hashes["weights"]),
-        provenance=read["provenance"],  # type: ignore[arg-type]
-        surrogate=surrogate,
-        settings=read["settings"],  # type: ignore[arg-type]
+        n_classes=n_classes,
+        input_range=(input_range[0], input_range[1]),
+        fingerprint=_fingerprint(fields.part("fingerprint")),
+        provenance=fields.mapping("provenance"),
+        surrogate=_surrogate(fields, tensors, layers),
+        settings=fields.mapping("settings"),
     )
 
 
-def _strings(values: object) -> tuple[str, ...]:
-    return tuple(map(str, values)) if isinstance(values, Sequence) else ()
+def _fingerprint(fields: Fields) -> ModelFingerprint:
+    fields.only("architecture", "weights")
+    return ModelFingerprint(fields.digest("architecture"), fields.digest("weights"))
 
 
-def _floats(values: object) -> tuple[float, ...]:
-    return tuple(map(float, values)) if isinstance(values, Sequence) else ()
+def _surrogate(
+    fields: Fields, tensors: Mapping[str, Tensor], layers: tuple[str, ...]
+) -> Surrogate | None:
+    if "surrogate" not in fields:
+        return None
+    about = fields.part("surrogate")
+    about.only("layer", "r2")
+    columns, bias = tensors["surrogate.columns"], tensors["surrogate.bias"]
+    return Surrogate(about.text("layer", layers[-1:]), columns, bias, about.number("r2"))
 
 
 def _codebook(tensors: Mapping[str, Tensor], depth: int) -> Codebook:
-    part = {
+    found = {
         name.removeprefix(f"{depth}."): tensor
         for name, tensor in tensors.items()
         if name.startswith(f"{depth}.")
     }
-    representatives = None
-    if "representatives.indices" in part:
-        representatives = Representatives(
-            part["representatives.indices"],
-            part["representatives.boxes"],
-            part["representatives.distances"],
-        )
-    return Codebook(
-        part["centroids"], part["membership"], part["counts"], part["spread"], representatives
-    )
-
-
-def _inconsistency(bank: PrototypeBank) -> str:
-    """Return what does not fit together, or nothing."""
-    depths, layers = len(bank.codebooks), max(1, len(bank.layers))
-    if not depths == layers == len(bank.weights) or len(bank.input_range) != 2:
-        return (
-            f"{depths} codebooks and {len(bank.weights)} weights for {layers} layers, input "
-            f"range {bank.input_range}"
-        )
-    for depth, book in enumerate(bank.codebooks):
-        count, fields = len(book.centroids), [book.membership, book.counts, book.spread]
-        if book.representatives is not None:
-            found = book.representatives
-            fields += [found.indices, found.boxes, found.distances]
-        lengths = sorted({len(field) for field in fields})
-        if book.centroids.ndim != 2 or lengths != [count]:
-            shape = tuple(book.centroids.shape)
-            return f"depth {depth}: centroids {shape} beside fields of length {lengths}"
-        agnostic = book.membership.ndim == 2
-        classes = book.membership.shape[1] if agnostic else int(book.membership.max()) + 1
-        if classes > bank.n_classes:
-            return f"depth {depth}: prototypes of {classes} classes for {bank.n_classes} logits"
-    widths = [book.centroids.shape[1] for book in bank.codebooks]
-    if any(below <= above for below, above in pairwise(widths)):
-        return f"centroids {widths} wide, which must shrink with depth"
-    return ""
+    book = Codebook.of(found, found["centroids"].device)
+    names = ("indices", "boxes", "distances")
+    if f"representatives.{names[0]}" not in found:
+        return book
+    parts = (found[f"representatives.{name}"] for name in names)
+    return dataclasses.replace(book, representatives=Representatives(*parts))

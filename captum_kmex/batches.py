@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Literal, cast
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from captum_kmex.batch_marks import BatchMarks
 from captum_kmex.classes import class_count, predicted_classes
 from captum_kmex.items import BATCH, inputs_of, label_of, label_tensor
 from captum_kmex.ranks import rank, world_size
@@ -86,20 +87,37 @@ class IndexedBatches:
     def __iter__(self) -> Iterator[Batch]:
         return self.after(0)
 
-    def after(self, count: int) -> Iterator[Batch]:
-        """Iterate from some batch on; where positions are known, none before it is loaded."""
-        loader, start = self._loader, 0
+    def after(self, count: int, marks: BatchMarks | None = None) -> Iterator[Batch]:
+        """Iterate from some batch on; where positions are known, none before it is loaded whole.
+
+        Args:
+            count: Batches to leave out.
+            marks: Of an interrupted fit, to compare all batches with: also those left out, of
+                which only the ends are loaded where positions are known.
+
+        Raises:
+            ValueError: A batch is another than the interrupted fit's.
+        """
+        loader, start, first = self._loader, 0, 0
         if count and self._order is not None:
-            loader, start = _without(cast("DataLoader[object]", loader), count)
-            count = 0
-        for number, batch in enumerate(_drawing_apart(loader)):
+            in_order = cast("DataLoader[object]", loader)
+            if marks is not None:
+                _compare_ends(in_order, min(count, marks.n_known), marks)
+            loader, start = _without(in_order, count)
+            first = count
+        number = first - 1
+        for number, batch in enumerate(_drawing_apart(loader), first):
             inputs, targets = _split(batch)
+            if marks is not None:
+                marks.note(number, inputs, targets)
             stop = start + len(inputs[0])
             if number >= count:
                 moved = tuple(tensor.to(self.device, non_blocking=True) for tensor in inputs)
                 targets = targets if targets is None else targets.to(self.device)
                 yield Batch(moved, targets, self._indices(start, stop).to(self.device))
             start = stop
+        if marks is not None:
+            marks.end(number + 1)
 
     def check_shards(self) -> None:
         """Compare the first image of each machine's own shard; all machines must call this.
@@ -123,6 +141,12 @@ class IndexedBatches:
             "batch_size": max(sizes.tolist(), default=0),
             "order": digest.hexdigest(),
         }
+
+    def kind(self) -> dict[str, object]:
+        """Return what must be equal for machines to read parts of the same data."""
+        shared = cast("DataLoader[object]", self._loader) if self._is_shared else None
+        size = None if shared is None else len(shared.dataset)  # type: ignore[arg-type]
+        return {"is shared": self._is_shared, "size": size, "can be read again": self.is_repeatable}
 
     def _indices(self, start: int, stop: int) -> Tensor:
         local = torch.arange(start, stop)
@@ -174,6 +198,18 @@ def _without(loader: DataLoader[object], count: int) -> tuple[DataLoader[object]
         return rest, min(start, len(loader.sampler))
     drawn = cast("list[list[int]]", loader.batch_sampler)
     return _rebuilt(loader, batch_sampler=drawn[count:]), sum(map(len, drawn[:count]))
+
+
+def _compare_ends(loader: DataLoader[object], count: int, marks: BatchMarks) -> None:
+    """Compare a rebuilt loader's first batches with marks by their first and last items."""
+    batches = cast("BatchSampler", loader.batch_sampler)
+    ends = [[batch[0], batch[-1]][: len(batch)] for batch in islice(batches, count)]
+    for number, batch in enumerate(_drawing_apart(_rebuilt(loader, batch_sampler=ends))):
+        if not marks.is_known(number, *_split(batch)):
+            # items may be collated to the size of the largest in their batch
+            whole = list(islice(batches, number, number + 1))
+            for again in _drawing_apart(_rebuilt(loader, batch_sampler=whole)):
+                marks.note(number, *_split(again))
 
 
 def _has_plain_sampler(loader: Iterable[object]) -> bool:

@@ -11,11 +11,13 @@ from captum_kmex.arguments import checked
 from captum_kmex.batches import class_pairs
 from captum_kmex.classifier_prototypes import ClassifierPrototypes
 from captum_kmex.kmex import KMExAttribution
+from captum_kmex.one_bank import one_bank_a_call
 
 __all__ = ["pooled_embeddings"]
 
 
 @checked
+@one_bank_a_call
 def pooled_embeddings(
     attribution: KMExAttribution | ClassifierPrototypes, loader: Iterable[object]
 ) -> tuple[Tensor, Tensor]:

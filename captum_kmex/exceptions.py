@@ -20,6 +20,7 @@ __all__ = [
     "SkippedImageWarning",
     "TargetError",
     "TrainModeWarning",
+    "UncheckedFileWarning",
     "UsageError",
     "warn_user",
 ]
@@ -66,6 +67,10 @@ class RepresentativesWarning(UserWarning):
 
 class SkippedImageWarning(UserWarning):
     """An image file could not be read and is left out."""
+
+
+class UncheckedFileWarning(UserWarning):
+    """A file of an earlier release has no checksum, so damage may go unseen."""
 
 
 class MissingExtraError(ImportError):

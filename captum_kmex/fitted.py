@@ -16,17 +16,19 @@ from torch import Tensor, nn
 from captum_kmex._version import __version__
 from captum_kmex.activations import layer_name
 from captum_kmex.arguments import Setting, checked, resolve_depth
-from captum_kmex.bank import ModelFingerprint, PrototypeBank
+from captum_kmex.bank import ModelFingerprint, PrototypeBank, load_bank
 from captum_kmex.base import Layer, PrototypeAttribution
 from captum_kmex.batches import Batch, IndexedBatches, Labels
-from captum_kmex.checkpoint import Checkpoint
+from captum_kmex.checkpoint import Checkpoint, held
 from captum_kmex.checks import Inputs, check_choice
 from captum_kmex.classes import class_count
 from captum_kmex.concepts import to_concepts
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.fit_options import FitOptions, Observation
 from captum_kmex.fitting import Fit, describe
-from captum_kmex.ranks import world_size
+from captum_kmex.one_bank import bank_of, one_bank_a_call
+from captum_kmex.progress import ProgressCheck
+from captum_kmex.ranks import check_alike, together, world_size
 
 __all__ = ["Classification", "FittedAttribution"]
 
@@ -69,6 +71,7 @@ class FittedAttribution(PrototypeAttribution):
     n_prototypes = Setting[int | Mapping[int, int]]()
     seed = Setting[int]()
     _label_modes: tuple[Labels, ...] = ("target", "predicted", None)
+    _has_masses = False  # rows are sampled by their norm too
 
     def __init__(
         self,
@@ -87,7 +90,7 @@ class FittedAttribution(PrototypeAttribution):
     @property
     def is_fitted(self) -> bool:
         """Whether there are prototypes."""
-        return self._bank is not None
+        return bank_of(self) is not None
 
     @property
     def bank_(self) -> PrototypeBank:
@@ -96,12 +99,13 @@ class FittedAttribution(PrototypeAttribution):
         Raises:
             NotFittedError: ``fit`` has not been called.
         """
-        if self._bank is None:
+        bank = bank_of(self)
+        if bank is None:
             raise NotFittedError(
                 f"this {self.get_name()} is not fitted, and what was asked for needs its "
                 "prototypes; call fit(loader) first, or load(path, model)"
             )
-        return self._bank
+        return bank
 
     @checked
     def fit(
@@ -149,8 +153,7 @@ class FittedAttribution(PrototypeAttribution):
             n_representatives: Nearest training patches kept of each prototype, up to 1,000; 0
                 skips the last pass.
             checkpoint: File for the progress. A fit that was interrupted goes on from there
-                and ends as it would have; the file is deleted at the end. A loader whose
-                images are random draws them anew.
+                and ends as it would have; the file is deleted at the end.
             checkpoint_interval: Seconds between two saves of the progress, at least; 0 saves
                 after every batch.
             additional_forward_args: Further arguments of the model.
@@ -162,30 +165,38 @@ class FittedAttribution(PrototypeAttribution):
 
         Raises:
             ValueError: No or bad labels, a class without samples, fewer rows than prototypes,
-                an empty loader, or bad layers; a checkpoint of another fit.
+                an empty loader, or bad layers; a checkpoint of another fit or of other data,
+                damaged, or used by another fit that still runs; processes that differ in
+                model, options or data set.
             TypeError: ``loader`` yields no batches, or an option is of another type.
             RuntimeError: The fit failed on another process of the group.
         """
-        check_choice("labels", labels, self._label_modes)
-        options = FitOptions(
-            n_prototypes=self.n_prototypes,
-            labels=labels,
-            classes=None if classes is None else tuple(classes),
-            n_init=n_init,
-            max_iter=max_iter,
-            refine=refine,
-            seed=self.seed,
-            memory_budget=memory_budget,
-            n_representatives=n_representatives,
-        )
         at_input = attribute_to_layer_input
-        observe = partial(self._observe, args=additional_forward_args, at_input=at_input)
-        batches = self._batches(loader)
+        with together():
+            check_choice("labels", labels, self._label_modes)
+            options = FitOptions(
+                n_prototypes=self.n_prototypes,
+                labels=labels,
+                classes=None if classes is None else tuple(classes),
+                n_init=n_init,
+                max_iter=max_iter,
+                refine=refine,
+                seed=self.seed,
+                memory_budget=memory_budget,
+                n_representatives=n_representatives,
+            )
+            batches = self._batches(loader)
+            is_compared = checkpoint is not None or world_size() > 1
+            identity = self._fit_identity(options, at_input) if is_compared else {}
+        check_alike(identity | {"data": batches.kind()})
         batches.check_shards()
-        identity = self._fit_identity(options, batches, at_input) if checkpoint else {}
-        progress = Checkpoint(checkpoint, identity, checkpoint_interval)
-        fit = Fit(batches, observe, options, progress, show_progress)
-        self._bank = self._fitted_bank(fit, at_input)
+        observe = partial(self._observe, args=additional_forward_args, at_input=at_input)
+        with held(checkpoint):
+            identity |= batches.identity() if checkpoint is not None else {}
+            check = self._progress_check(options, batches)
+            progress = Checkpoint(checkpoint, identity, checkpoint_interval, check)
+            fit = Fit(batches, observe, options, progress, show_progress)
+            self._bank = self._fitted_bank(fit, at_input)
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -213,10 +224,10 @@ class FittedAttribution(PrototypeAttribution):
         Raises:
             ValueError: The file is damaged, foreign, or fitted on another model or layer.
         """
-        bank = PrototypeBank.load(path)
-        if bank.method != cls.get_name():
+        bank = load_bank(path)
+        if bank.method != cls._method():
             raise ValueError(
-                f"the bank was fitted by {bank.method}, not by {cls.get_name()}; use "
+                f"the bank was fitted by {bank.method}, not by {cls._method()}; use "
                 f"{bank.method}.load"
             )
         attribution = cls._for_bank(model, bank, head)
@@ -225,6 +236,12 @@ class FittedAttribution(PrototypeAttribution):
             bank.check_model(attribution.model)
         attribution._bank = bank
         return attribution
+
+    @classmethod
+    def _method(cls) -> str:
+        """Return the name of the package's class, for subclasses too."""
+        own = (base for base in cls.__mro__ if base.__module__.startswith(f"{__package__}."))
+        return next(own).__name__
 
     @classmethod
     def _for_bank(
@@ -247,6 +264,7 @@ class FittedAttribution(PrototypeAttribution):
         return self.classify(inputs, additional_forward_args).prediction
 
     @checked
+    @one_bank_a_call
     def to_concepts(
         self,
         dataset: Sequence[object],
@@ -296,12 +314,10 @@ class FittedAttribution(PrototypeAttribution):
         """Run the model on a batch of the fit."""
         raise NotImplementedError
 
-    def _fit_identity(
-        self, options: FitOptions, batches: IndexedBatches, at_input: bool
-    ) -> dict[str, object]:
-        """Return what must be equal for an interrupted fit to go on, fit for JSON."""
+    def _fit_identity(self, options: FitOptions, at_input: bool) -> dict[str, object]:
+        """Return what must be equal on all machines, and for an interrupted fit to go on."""
         identity = {
-            "method": self.get_name(),
+            "method": self._method(),
             "model": ModelFingerprint.of(self.model).weights,
             "layers": self._layer_names(),
             "at_input": at_input,
@@ -309,10 +325,14 @@ class FittedAttribution(PrototypeAttribution):
             "options": options.describe(),
             "machines": world_size(),
             "version": __version__,
-            **batches.identity(),
         }
         as_saved: dict[str, object] = json.loads(json.dumps(identity))
         return as_saved
+
+    def _progress_check(self, options: FitOptions, batches: IndexedBatches) -> ProgressCheck:
+        """Return what a checkpoint of this fit is compared with."""
+        depths = max(1, len(self._layer_names()))
+        return ProgressCheck(options, depths, self._has_masses, len(batches))
 
     def _fitted_bank(self, fit: Fit, at_input: bool) -> PrototypeBank:
         if isinstance(self._site, str):
@@ -321,7 +341,7 @@ class FittedAttribution(PrototypeAttribution):
             found = fit.run()
         names = self._layer_names()
         return PrototypeBank(
-            method=self.get_name(),
+            method=self._method(),
             layers=names,
             at_input=at_input,
             weights=found.summary.weights,

@@ -164,7 +164,7 @@ class Fit:
             collector.restore(self.checkpoint.collected)
             self.checkpoint.collected.clear()  # or the sample would lie in memory twice
         bar: Iterator[Batch] = tqdm(
-            self.batches.after(start),
+            self.batches.after(start, self.checkpoint.marks),
             desc=f"KMEx: {title}",
             total=len(self.batches) or None,
             initial=start,
@@ -174,6 +174,7 @@ class Fit:
             for position, batch in enumerate(bar, start + 1):
                 seen = self.observe(batch)
                 with self._plain_arithmetic():
+                    self.checkpoint.compare(seen.logits.shape[1], seen.sources)
                     collector.add(batch, seen)
                 if self.checkpoint.is_due:
                     self.checkpoint.save(position, collector.state())

@@ -21,6 +21,7 @@ from captum_kmex.evidence import contrast_targets, finish_map
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored
+from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.representatives import Representatives
 from captum_kmex.rows import PooledRows
 from captum_kmex.targets import Target, resolve_target
@@ -40,7 +41,7 @@ class KMExAttribution(FittedAttribution):
         model: A classifier that returns logits (N, J).
         layer: The map to pool, by name or module; if ``None``, the one the linear head reads.
         n_prototypes: Prototypes K a class, one number or one a class.
-        seed: Seed of the sample and of k-means, 0 to 2**63 - 1.
+        seed: Seed of the sample and of k-means, an integer of 64 bits.
         layout: ``"channels_first"`` or ``"channels_last"``, the layout of ``layer`` where it
             cannot be told from the modules that made it; ``None`` tells by these.
 
@@ -66,6 +67,7 @@ class KMExAttribution(FittedAttribution):
     """
 
     _label_modes: tuple[Labels, ...] = ("target", "predicted")
+    _has_masses = True
 
     @checked
     def __init__(
@@ -81,6 +83,7 @@ class KMExAttribution(FittedAttribution):
 
     @logged
     @checked
+    @one_bank_a_call
     def attribute(
         self,
         inputs: Inputs,
@@ -130,6 +133,7 @@ class KMExAttribution(FittedAttribution):
         return maps
 
     @checked
+    @one_bank_a_call
     def compute_convergence_delta(
         self,
         attributions: Tensor,
@@ -154,6 +158,7 @@ class KMExAttribution(FittedAttribution):
         return delta + attributions.flatten(1).sum(1) - maps.flatten(1).sum(1)
 
     @checked
+    @one_bank_a_call
     def similarity(self, inputs: Inputs, additional_forward_args: object = None) -> Tensor:
         """Return ``exp(-|h - p_k|)`` for every prototype (N, C*K), in (0, 1].
 
@@ -165,6 +170,7 @@ class KMExAttribution(FittedAttribution):
             return (-self._distances(features.mean((2, 3))).sqrt()).exp()
 
     @checked
+    @one_bank_a_call
     def classify(self, inputs: Inputs, additional_forward_args: object = None) -> Classification:
         """Return the class of the nearest prototype beside the model's logits.
 
@@ -178,6 +184,7 @@ class KMExAttribution(FittedAttribution):
         return Classification(-nearest.sqrt(), nearest.argmin(1), passed.logits)
 
     @checked
+    @one_bank_a_call
     def as_module(self, inputs: Tensor, target: int | None = None) -> MarginModel:
         """Return a plain module that gives logits, map and prediction, for deployment.
 
@@ -204,6 +211,7 @@ class KMExAttribution(FittedAttribution):
         return MarginModel(reader, margin).to(inputs.device)
 
     @checked
+    @one_bank_a_call
     def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:
         """Return class and out cosines of the prototypes on labelled images (Table 1)."""
         book = self._book

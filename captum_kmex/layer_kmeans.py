@@ -32,6 +32,7 @@ from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored
 from captum_kmex.head import HeadSite, LinearHead
 from captum_kmex.ledger import build_ledger
+from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.segmentation import (
     Segmentation,
     SegmentOptions,
@@ -91,7 +92,7 @@ class LayerKMeansAttribution(FittedAttribution):
             the class whose prototypes win most pixels (eq. 10), which is also how class-agnostic
             prototypes vote. It may be changed after ``fit``.
         head: The linear layer, where it cannot be found, or one of your own on the last layer.
-        seed: Seed of the sample and of k-means, 0 to 2**63 - 1.
+        seed: Seed of the sample and of k-means, an integer of 64 bits.
         layout: ``"channels_first"`` or ``"channels_last"``, the layout of the layers where it
             cannot be told from the modules that made them; ``None`` tells by these.
 
@@ -157,6 +158,7 @@ class LayerKMeansAttribution(FittedAttribution):
 
     @logged
     @checked
+    @one_bank_a_call
     def attribute(
         self,
         inputs: Inputs,
@@ -211,6 +213,7 @@ class LayerKMeansAttribution(FittedAttribution):
         return maps, maps.flatten(1).sum(1) + evidence.bias - evidence.output
 
     @checked
+    @one_bank_a_call
     def compute_convergence_delta(
         self,
         attributions: Tensor,
@@ -233,6 +236,7 @@ class LayerKMeansAttribution(FittedAttribution):
 
     @logged
     @checked
+    @one_bank_a_call
     def explain(
         self,
         inputs: Inputs,
@@ -284,6 +288,7 @@ class LayerKMeansAttribution(FittedAttribution):
         )
 
     @checked
+    @one_bank_a_call
     def segment(
         self,
         inputs: Inputs,
@@ -311,6 +316,7 @@ class LayerKMeansAttribution(FittedAttribution):
             return self._segment(self._stack(passed), start, owner, options).labels
 
     @checked
+    @one_bank_a_call
     def classify(
         self,
         inputs: Inputs,
@@ -349,6 +355,7 @@ class LayerKMeansAttribution(FittedAttribution):
         return self.classify(inputs, additional_forward_args, depth=depth).prediction
 
     @checked
+    @one_bank_a_call
     def as_module(
         self, inputs: Tensor, target: int | None = None, *, depth: int | str = 0
     ) -> SegmentedModel:

@@ -16,6 +16,7 @@ from captum_kmex.checks import Inputs, check_inputs
 from captum_kmex.classes import class_logits, predicted_classes
 from captum_kmex.fitted import FittedAttribution
 from captum_kmex.kmex import KMExAttribution
+from captum_kmex.one_bank import one_bank_a_call
 
 __all__ = ["SurrogateScores", "sensitivity_max", "surrogate_scores"]
 
@@ -40,6 +41,7 @@ class SurrogateScores:
 
 
 @checked
+@one_bank_a_call
 def surrogate_scores(
     attribution: FittedAttribution, loader: Iterable[object], **options: object
 ) -> SurrogateScores:
@@ -93,6 +95,7 @@ def _share(hits: Tensor) -> float:
 
 
 @checked
+@one_bank_a_call
 def sensitivity_max(
     attribution: PrototypeAttribution,
     inputs: Inputs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -10,9 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["add_up", "gather", "gather_to", "rank", "together", "world_size"]
+__all__ = ["add_up", "check_alike", "gather", "gather_to", "rank", "together", "world_size"]
 
 _T = TypeVar("_T")
+_SHOWN = 4  # values, and ranks of each
+_SHOWN_LETTERS = 50
 
 
 def world_size() -> int:
@@ -76,3 +78,49 @@ def together() -> Iterator[None]:
                 f"the fit failed on rank {number} of {len(reports)} ({report}); mend it there "
                 "and call fit on all ranks again"
             )
+
+
+def check_alike(identity: Mapping[str, object]) -> None:
+    """Compare what must be equal on all machines; all of them must call this.
+
+    Args:
+        identity: This machine's, values by name; of an object among them each value counts.
+
+    Raises:
+        ValueError: Two machines differ; raised on all.
+    """
+    found = gather(_flat(identity))
+    names = sorted(set().union(*found))
+    differing = [_by_rank(name, found) for name in names if len(_ranks_of(name, found)) > 1]
+    if differing:
+        raise ValueError(
+            f"the ranks of this fit differ in {'; '.join(differing)}. Give all ranks the same "
+            "model with the same weights, the same options and parts of the same data"
+        )
+
+
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            texts |= _flat(value, f"{prefix}{name}.")
+        else:
+            texts[prefix + name] = repr(value)
+    return texts
+
+
+def _ranks_of(name: str, found: list[dict[str, str]]) -> dict[str, list[int]]:
+    """Return the ranks that have each value."""
+    ranks: dict[str, list[int]] = {}
+    for number, values in enumerate(found):
+        ranks.setdefault(values.get(name, "nothing"), []).append(number)
+    return ranks
+
+
+def _by_rank(name: str, found: list[dict[str, str]]) -> str:
+    parts = []
+    for text, ranks in list(_ranks_of(name, found).items())[:_SHOWN]:
+        word = "rank" if len(ranks) == 1 else "ranks"
+        shown = text if len(text) <= _SHOWN_LETTERS else f"{text[:_SHOWN_LETTERS]}..."
+        parts.append(f"{shown} on {word} {', '.join(map(str, ranks[:_SHOWN]))}")
+    return f"{name} ({', '.join(parts)})"

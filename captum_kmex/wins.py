@@ -14,6 +14,7 @@ from captum_kmex.batches import class_pairs
 from captum_kmex.checks import check_inputs
 from captum_kmex.classes import predicted_classes
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.segmentation import SegmentOptions
 from captum_kmex.segments import to_classes
 
@@ -60,6 +61,7 @@ class PrototypeWins:
 
 
 @checked
+@one_bank_a_call
 def prototype_wins(
     attribution: LayerKMeansAttribution, loader: Iterable[object], *, depth: int | str = 0
 ) -> PrototypeWins:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import warnings
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution, PrototypeBank, checkpoint
-from captum_kmex.ranks import add_up, gather, gather_to, rank, together, world_size
+from captum_kmex._version import __version__
+from captum_kmex.ranks import add_up, check_alike, gather, gather_to, rank, together, world_size
 
 pytestmark = [
     needs_processes,
@@ -426,6 +429,102 @@ def test_error_of_one_rank_stops_the_others(errors, name, failing, message):
     other = (errors / f"{name}.{1 - failing}").read_text()
     assert own.startswith(message)
     assert other.startswith(f"RuntimeError: the fit failed on rank {failing} of 2 ({own[:40]}")
+
+
+# ---------------------------------------------------------------- ranks that differ
+
+
+def shifted(model: nn.Module) -> None:
+    with torch.no_grad():
+        model.head.bias[0] += 1e-3
+
+
+def own(changes: dict[str, object], name: str, usual: object) -> object:
+    return changes.get(name, usual) if dist.get_rank() == 1 else usual
+
+
+DIFFERENCES: dict[str, tuple[dict[str, object], str]] = {
+    "weights": ({"model": shifted}, r"model \('\w+\.\.\. on rank 0, '\w+\.\.\. on rank 1\)"),
+    "layers": ({"layers": ["stage3"]}, r"layers \(\['stage2', 'stage3'\] on rank 0, "),
+    "seed": ({"seed": 3}, r"options.seed \(0 on rank 0, 3 on rank 1\); settings.seed"),
+    "prototypes": ({"n_prototypes": 3}, r"options.n_prototypes \(2 on rank 0, 3 on rank 1\)"),
+    "by_class": ({"n_prototypes": {0: 1, 1: 1, 2: 1}}, r"options.n_prototypes.0 \(nothing on"),
+    "weighting": ({"weighting": "dimension"}, r"settings.weighting \(None on rank 0, 'dimension'"),
+    "vote": ({"vote": "share"}, r"settings.vote \('distance' on rank 0, 'share' on rank 1\)"),
+    "budget": ({"memory_budget": 10**6}, r"options.memory_budget \(20000 on rank 0, 1000000 on"),
+    "refine": ({"refine": 2}, r"options.refine \(1 on rank 0, 2 on rank 1\)"),
+    "patches": ({"n_representatives": 0}, r"options.n_representatives \(3 on rank 0, 0 on rank"),
+    "labels": ({"labels": "predicted"}, r"options.labels \('target' on rank 0, 'predicted' on"),
+    "classes": ({"classes": [0, 1]}, r"options.classes \(None on rank 0, \[0, 1\] on rank 1\)"),
+    "side": ({"attribute_to_layer_input": True}, r"at_input \(False on rank 0, True on rank 1\)"),
+    "release": ({"version": "99"}, r"version \('[\d.]+' on rank 0, '99' on rank 1\)"),
+    "method": ({"method": True}, r"method \('LayerKMeansAttribution' on rank 0, 'KMExAttr"),
+    "size": ({"count": 40}, r"data.size \(41 on rank 0, 40 on rank 1\)"),
+    "loader": ({"loader": list}, r"data.is shared \(True on rank 0, False on rank 1\)"),
+    "once": ({"loader": iter}, r"data.can be read again \(True on rank 0, False on rank 1\)"),
+}
+FIT = {"n_init": 3, "refine": 1, "n_representatives": 3, "memory_budget": 20_000}
+FIT |= {"labels": "target", "classes": None, "attribute_to_layer_input": False}
+
+
+def differing(changes: dict[str, object]) -> None:
+    """Fit, on rank 1 with changes."""
+    model = Colours(True).eval()
+    own(changes, "model", lambda _: None)(model)
+    layers = own(changes, "layers", ["stage2", "stage3"])
+    names = {"n_prototypes": 2, "seed": 0, "weighting": None, "vote": "distance"}
+    options = {name: own(changes, name, usual) for name, usual in names.items()}
+    attr = LayerKMeansAttribution(model, layers, **options)
+    if own(changes, "method", False):
+        attr = KMExAttribution(model, "stage3", n_prototypes=2)
+    loader = own(changes, "loader", lambda found: found)(sampled(Blobs(own(changes, "count", 41))))
+    options = {name: own(changes, name, usual) for name, usual in FIT.items()}
+    with mock.patch("captum_kmex.fitted.__version__", own(changes, "version", __version__)):
+        attr.fit(loader, **options)
+
+
+def note_differences(folder: Path) -> None:
+    for name, (changes, _) in DIFFERENCES.items():
+        message = "none"
+        try:
+            differing(changes)
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+        (folder / f"{name}.{dist.get_rank()}").write_text(message)
+    note_error(folder, "option", lambda: sampled(Blobs()), n_init=own({"n_init": 0}, "n_init", 1))
+    differing({})  # still in step
+
+
+@pytest.fixture(scope="module")
+def differences(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("differences")
+    assert in_group(note_differences, 2, folder) == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_ranks_that_differ_are_refused_on_all_with_what_and_where(differences, name):
+    found = [(differences / f"{name}.{number}").read_text() for number in range(2)]
+    assert found[0] == found[1]
+    assert found[0].startswith("ValueError: the ranks of this fit differ in ")
+    assert re.search(DIFFERENCES[name][1], found[0]), found[0]
+    assert "Give all ranks the same" in found[0]
+
+
+def test_option_that_one_rank_refuses_stops_the_others(differences):
+    ours, theirs = ((differences / f"option.{number}").read_text() for number in (1, 0))
+    assert ours.startswith("ValueError: n_init")
+    assert theirs.startswith("RuntimeError: the fit failed on rank 1 of 2 (ValueError: n_init")
+
+
+def test_ranks_are_grouped_by_value(monkeypatch):
+    everyone = [{"a": "1", "b.c": "2"}, {"a": "1"}, {"a": "3", "b.c": "2"}, {"a": "1", "b.c": "2"}]
+    monkeypatch.setattr("captum_kmex.ranks.gather", lambda own: [own, *everyone[1:]])
+    message = (
+        r"differ in a \(1 on ranks 0, 1, 3, 3 on rank 2\); b.c \(2 on ranks 0, 2, 3, nothing on"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_alike({"a": 1, "b": {"c": 2}})
 
 
 # ---------------------------------------------------------------- checkpoints

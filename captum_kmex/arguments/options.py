@@ -107,7 +107,7 @@ _FIT = {
     ),
     "average_top": Option(Switch(), False),
     "vote": Option(Choice(("distance", "share")), "distance"),
-    "seed": Option(Whole(0, 2**63 - 1), 0),
+    "seed": Option(Whole(-(2**63), 2**63 - 1), 0),
     "loader": Option(Loader()),
     "labels": Option(Choice(("target", "predicted", None)), "target"),
     "classes": Option(Listed(_INDEX, 1, is_distinct=True), None, "pass distinct class indices"),

@@ -23,6 +23,7 @@ from captum_kmex.evidence import (
     head_evidence,
 )
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.segmentation import Segmentation, SegmentOptions
 from captum_kmex.segments import segment_sums
 
@@ -72,6 +73,7 @@ class BatchEvidence:
 
 
 @torch.no_grad()
+@one_bank_a_call
 def explain_batch(
     attribution: LayerKMeansAttribution, inputs: Tensor, labels: Tensor
 ) -> BatchEvidence:

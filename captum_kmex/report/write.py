@@ -18,6 +18,7 @@ from captum_kmex.classes import class_count
 from captum_kmex.figures.colors import DIVERGING, PALETTE
 from captum_kmex.files import written_whole
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.report.evidence import BatchEvidence, explain_batch
 from captum_kmex.report.overview import describe_depths, overview_scores, provenance
 from captum_kmex.report.page import Page
@@ -36,6 +37,7 @@ _SHADES = 15  # of the map, blue to red
 
 
 @checked
+@one_bank_a_call
 def write_report(
     attribution: LayerKMeansAttribution,
     images: Sequence[object],
