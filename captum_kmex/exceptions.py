@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sklearn.exceptions import NotFittedError
+import sys
+from functools import lru_cache
 
 __all__ = [
     "FewRowsWarning",
@@ -16,6 +17,33 @@ __all__ = [
     "TrainModeWarning",
     "UsageError",
 ]
+
+
+class NotFittedError(ValueError, AttributeError):
+    """``fit`` must be called first.
+
+    Where scikit-learn is loaded, whoever catches its error of this name catches this one too.
+    Importing it for that alone would be a third of this package's import.
+    """
+
+    def __new__(cls, *args: object) -> NotFittedError:
+        """Make one that is scikit-learn's too, where that is loaded."""
+        theirs = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", None)
+        if cls is NotFittedError and theirs is not None:
+            cls = _both(theirs)
+        return super().__new__(cls, *args)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle as what is made anew where it is read."""
+        return NotFittedError, self.args
+
+
+@lru_cache(maxsize=1)
+def _both(theirs: type[Exception]) -> type[NotFittedError]:
+    """Return ``NotFittedError`` as a subclass of another one."""
+    names = ("__module__", "__qualname__", "__doc__")
+    space = {name: getattr(NotFittedError, name) for name in names}
+    return type(NotFittedError.__name__, (NotFittedError, theirs), space)
 
 
 class TargetError(AssertionError, ValueError):

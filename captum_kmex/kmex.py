@@ -13,6 +13,7 @@ from captum_kmex.bank import Codebook, PrototypeBank
 from captum_kmex.base import Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch, Labels, class_pairs
 from captum_kmex.checks import Inputs, check_choice, check_inputs
+from captum_kmex.composite_by_class import best_by_class
 from captum_kmex.deployment import MarginModel
 from captum_kmex.deployment_parts import CentroidMargin
 from captum_kmex.evidence import contrast_targets, finish_map
@@ -268,13 +269,8 @@ class KMExAttribution(FittedAttribution):
 
     def _class_nearest(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Return each class's least distance (N, C), inf without prototypes, and its index."""
-        least = distances.new_full((len(distances), self.bank_.n_classes), torch.inf)
-        index = torch.zeros_like(least, dtype=torch.int64)
-        for c in self.prototype_classes.unique().tolist():
-            own = self._book.of_class(c).to(distances.device)
-            least[:, c], position = distances[:, own].min(1)
-            index[:, c] = own[position]
-        return least, index
+        best, index = best_by_class(-distances, self.prototype_classes, self.bank_.n_classes)
+        return -best, index
 
     def _evidence(
         self, features: Tensor, target: Tensor, contrast: Tensor | None, units: str
