@@ -25,7 +25,7 @@ _OFFSET = 10.0  # squared mean over variance above which rows are centred
 _PROBLEM_FLOATS = 2**24  # of the problems solved together, at most
 _PROBLEM_COPIES = 4  # of these floats, that steps in Gram space make
 _GRAM_ROWS = 1280  # rows of which inner products are always few enough: 20 clusters' parts
-_ALL_STARTS = 1000  # clusters of all starts together, where there are many in each
+_ALL_STARTS = 3000  # clusters of all starts together, where there are many in each
 
 
 @dataclass(frozen=True)

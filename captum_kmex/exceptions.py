@@ -26,12 +26,12 @@ class NotFittedError(ValueError, AttributeError):
     Importing it for that alone would be a third of this package's import.
     """
 
-    def __new__(cls, *args: object) -> NotFittedError:
+    def __new__(cls, *args: object, **details: object) -> NotFittedError:
         """Make one that is scikit-learn's too, where that is loaded."""
         theirs = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", None)
         if cls is NotFittedError and theirs is not None:
             cls = _both(theirs)
-        return super().__new__(cls, *args)
+        return super().__new__(cls, *args, **details)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle as what is made anew where it is read."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from captum_kmex.activations import Call, Trace
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.grids import feature_grid
+from captum_kmex.scaling import unit_scale
 
 __all__ = ["HeadSite", "LinearHead", "find_head"]
 
@@ -51,10 +52,13 @@ class LinearHead:
 
     def alignment(self, features: Tensor, target: Tensor) -> Tensor:
         """Return ``<h_p, c_j> / |c_j|^2`` (N, 1, H, W): 1 where the map equals c_j (eq. 11)."""
-        norms = self.columns.square().sum(1)[target]
-        norms = norms[:, None, None, None] if norms.ndim == 1 else norms[:, None]
+        own, scale = self.columns[target], unit_scale(self.columns[target])
+        columns = own * scale  # whose squares neither overflow nor vanish
+        norms = columns.square().sum(1, keepdim=True)
+        norms = norms[..., None, None] if norms.ndim == 2 else norms
         tiny = torch.finfo(norms.dtype).tiny
-        return self._products(features, target) / norms.clamp_min(tiny)
+        products = _column_products(features, columns)
+        return products / norms.clamp_min(tiny) * scale.view(-1, 1, 1, 1)
 
     def left_out_bias(self, target: Tensor) -> Tensor:
         """Return the bias (N,) that the evidence leaves out."""
@@ -70,11 +74,15 @@ class LinearHead:
         return features * columns / scale
 
     def _products(self, features: Tensor, target: Tensor) -> Tensor:
-        columns = self.columns[target]
-        if columns.ndim == 4:
-            return (features * columns).sum(1, keepdim=True)
-        products = torch.matmul(columns.unsqueeze(1), features.flatten(2))
-        return products.view(features.shape[0], 1, *features.shape[2:])
+        return _column_products(features, self.columns[target])
+
+
+def _column_products(features: Tensor, columns: Tensor) -> Tensor:
+    """Return ``<h_p, c>`` (N, 1, H, W) of each image's own column (N, D) or (N, D, H, W)."""
+    if columns.ndim == 4:
+        return (features * columns).sum(1, keepdim=True)
+    products = torch.matmul(columns.unsqueeze(1), features.flatten(2))
+    return products.view(features.shape[0], 1, *features.shape[2:])
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored
 from captum_kmex.representatives import Representatives
-from captum_kmex.rows import PooledRows
+from captum_kmex.rows import PooledRows, check_squares
 from captum_kmex.targets import Target, resolve_target
 
 __all__ = ["KMExAttribution"]
@@ -248,6 +248,7 @@ class KMExAttribution(FittedAttribution):
         if self.layer is not None:
             name = layer_name(self.model, self.layer)
             passed = self._run(images, [name], args, at_input, needs_head=False)
+            check_squares(passed.features[name])
             return passed.logits, passed.features[name]
         if at_input:
             raise ValueError("attribute_to_layer_input=True needs layer=, the layer to read")
@@ -256,6 +257,7 @@ class KMExAttribution(FittedAttribution):
             raise HeadNotFoundError(
                 f"no layer to pool was found ({passed.refusal}); pass layer=, the last feature map"
             )
+        check_squares(passed.tap)
         return passed.logits, passed.tap
 
     def _layer_names(self) -> tuple[str, ...]:

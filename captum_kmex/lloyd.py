@@ -9,7 +9,7 @@ from captum_kmex.gram import MANY, TINY, first_largest
 
 __all__ = ["assign", "cluster_means", "lloyd", "means_of", "memberships"]
 
-_SCORES = 2**22  # at once, one a row and centroid
+_SCORES = 2**20  # at once, one a row and centroid
 _FLOATS = 2**22  # of weighted rows at once
 
 
