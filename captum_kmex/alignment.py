@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from captum_kmex.composite_by_class import best_by_class
+from captum_kmex.scaling import unit_scale
+
 __all__ = ["AlignmentSums", "PrototypeAlignment", "rescaled"]
 
 
@@ -40,7 +43,7 @@ class AlignmentSums:
     """
 
     def __init__(self, prototypes: Tensor, membership: Tensor, n_classes: int) -> None:
-        self._directions = normalize(prototypes, dim=1)
+        self._directions = _directions(prototypes)
         self._membership = membership
         self._present = torch.bincount(membership, minlength=n_classes) > 0
         self._own = self._others = 0.0
@@ -55,9 +58,8 @@ class AlignmentSums:
         """
         present = self._present.to(rows.device)
         membership = self._membership.to(rows.device)
-        cosines = normalize(rows, dim=1) @ self._directions.T.to(rows)
-        best = cosines.new_full((len(rows), len(present)), -torch.inf)
-        best = best.scatter_reduce(1, membership.expand(len(rows), -1), cosines, "amax")
+        cosines = _directions(rows) @ self._directions.T.to(rows)
+        best, _ = best_by_class(cosines, membership, len(present))
         own = best.gather(1, classes.unsqueeze(1)).squeeze(1)
         others = (best.masked_fill(~present, 0).sum(1) - own) / (present.sum() - 1)
         unknown = ~present[classes]
@@ -94,6 +96,12 @@ def rescaled(prototypes: Tensor, membership: Tensor, rows: Tensor, classes: Tens
         rows: Embeddings (M, D).
         classes: Their classes (M,); a class without embeddings makes its prototypes NaN.
     """
-    lengths = rows.norm(dim=1)
+    scale = unit_scale(rows)
+    lengths = (rows * scale).norm(dim=1) / scale.squeeze(1)
     means = torch.stack([lengths[classes == c].mean() for c in membership.tolist()])
-    return normalize(prototypes, dim=1) * means.unsqueeze(1).to(prototypes)
+    return _directions(prototypes) * means.unsqueeze(1).to(prototypes)
+
+
+def _directions(rows: Tensor) -> Tensor:
+    """Return rows (M, D) of unit length, zeros as they are, whatever their size."""
+    return normalize(rows * unit_scale(rows), dim=1)

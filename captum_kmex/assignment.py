@@ -17,6 +17,8 @@ from captum_kmex.packed import PackedPrototypes
 
 if TYPE_CHECKING:
     from captum_kmex.composite import StackedBlocks
+    from captum_kmex.composite_by_class import ClassChunk
+    from captum_kmex.voting import LogNearness
 
 __all__ = ["nearest_at_once", "nearest_by_tiles"]
 
@@ -26,7 +28,9 @@ _PRODUCTS = 2**21  # of several images' deeper cells, made in one go: 8 MiB
 _PROTOTYPES = 2048  # scored together, so that memory does not grow with their number
 
 
-def nearest_at_once(stack: StackedBlocks, prototypes: PackedPrototypes) -> tuple[Tensor, Tensor]:
+def nearest_at_once(
+    stack: StackedBlocks, prototypes: PackedPrototypes, nearness: LogNearness | None = None
+) -> tuple[Tensor, Tensor]:
     """Return best scores and indices (N, H, W) from the scores of all pixels together.
 
     Scores stand (pixel, prototype), so that resizing and argmax run along memory; NumPy's
@@ -35,6 +39,7 @@ def nearest_at_once(stack: StackedBlocks, prototypes: PackedPrototypes) -> tuple
     Args:
         stack: The batch's composite.
         prototypes: Prototypes of all images, or with its own an image.
+        nearness: What collects the scores for a vote.
     """
     images, grid = len(stack.blocks[0]), stack.grid
     parts = prototypes.values.split([block.shape[1] for block in stack.blocks], -1)
@@ -45,13 +50,19 @@ def nearest_at_once(stack: StackedBlocks, prototypes: PackedPrototypes) -> tuple
         maps = products.unflatten(1, block.shape[2:]).permute(0, 3, 1, 2)
         resized = resize(maps, grid).permute(0, 2, 3, 1).flatten(1, 2)
         total = torch.addcmul(total, resized, scale.flatten(1).unsqueeze(2))
+    if nearness is not None:
+        for chunk in prototypes.chunks(prototypes.count):
+            nearness.add(total, chunk, slice(None))
     index = torch.from_numpy(total.numpy().argmax(2)).unsqueeze(2)
     best = total.gather(2, index)
     return best.view(images, *grid), index.view(images, *grid)
 
 
 def nearest_by_tiles(
-    stack: StackedBlocks, prototypes: PackedPrototypes, tile_scores: int
+    stack: StackedBlocks,
+    prototypes: PackedPrototypes,
+    tile_scores: int,
+    nearness: LogNearness | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return best scores and indices (N, H, W), a tile of one image's grid at a time.
 
@@ -63,24 +74,25 @@ def nearest_by_tiles(
         stack: The batch's composite.
         prototypes: Prototypes of all images, or with its own an image.
         tile_scores: Most scores of a tile.
+        nearness: What collects the scores for a vote.
     """
-    images, count, like = len(stack.blocks[0]), prototypes.count, prototypes.values
-    chunk = min(count, _PROTOTYPES)
+    images, like = len(stack.blocks[0]), prototypes.values
+    chunks = prototypes.chunks(_PROTOTYPES)
     tiling = _tiling(
         stack.grid,
         tuple((block.shape[2], block.shape[3]) for block in stack.blocks[1:]),
-        max(1, min(_TILE_PIXELS, tile_scores // chunk)),
+        max(1, min(_TILE_PIXELS, tile_scores // max(chunk.count for chunk in chunks))),
         like.dtype,
     )
     shape = (images, stack.grid[0] * stack.grid[1])
     best, index = like.new_full(shape, -torch.inf), torch.zeros(shape, dtype=torch.int64)
-    for start in range(0, count, chunk):
-        scorer = _TileScorer(stack, tiling, prototypes, slice(start, start + chunk))
+    for chunk in chunks:
+        scorer = _TileScorer(stack, tiling, prototypes, chunk, nearness)
         for n in range(images):
             values, found = scorer.best(n)
             better = values > best[n]
             best[n] = torch.where(better, values, best[n])
-            index[n] = torch.where(better, found + start, index[n])
+            index[n] = torch.where(better, found + chunk.prototypes.start, index[n])
     order = tiling.positions
     return best[:, order].view(images, *stack.grid), index[:, order].view(images, *stack.grid)
 
@@ -94,11 +106,16 @@ class _TileScorer:
     """
 
     def __init__(
-        self, stack: StackedBlocks, tiling: _Tiling, prototypes: PackedPrototypes, chunk: slice
+        self,
+        stack: StackedBlocks,
+        tiling: _Tiling,
+        prototypes: PackedPrototypes,
+        chunk: ClassChunk,
+        nearness: LogNearness | None,
     ) -> None:
-        self.stack, self.tiling = stack, tiling
-        self.finest = prototypes.finest(stack.blocks[0].shape[1])[..., chunk]
-        self.prototypes = prototypes.values[..., chunk, :]
+        self.stack, self.tiling, self.chunk, self.nearness = stack, tiling, chunk, nearness
+        self.finest = prototypes.finest(stack.blocks[0].shape[1])[..., chunk.prototypes]
+        self.prototypes = prototypes.values[..., chunk.prototypes, :]
         top, count = self.finest.shape[-2:]
         rows = top + sum(cells.shape[1] for cells in tiling.cells)
         self.operand = self.finest.new_empty(rows, count)
@@ -135,6 +152,10 @@ class _TileScorer:
             torch.mm(self.factors[:, start:stop].T, self.operand, out=self.scores[:size])
             found = values[:size].argmax(1, out=to_index[start:stop])
             to_best[start:stop] = values[self.rows[:size], found]
+            if self.nearness is not None:
+                pixels = self.tiling.pixels[start:stop]
+                images = slice(image, image + 1)
+                self.nearness.add(self.scores[None, :size], self.chunk, images, pixels)
         return best, index
 
     def _multiply(self, first: int) -> None:

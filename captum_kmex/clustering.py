@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from captum_kmex.gram import TINY, gram_kmeans, start_uniforms
 from captum_kmex.lloyd import assign, cluster_means, lloyd, means_of, memberships
+from captum_kmex.row_starts import best_start
 
 __all__ = ["KMeansResult", "kmeans", "kmeans_by_class"]
 
@@ -21,7 +22,10 @@ _PARTS = 2  # parts of a large class for each start asked for
 _PART_STARTS = 4  # starts on each
 _PART_STEPS = 10  # Lloyd steps there
 _OFFSET = 10.0  # squared mean over variance above which rows are centred
-_PROBLEM_FLOATS = 2**24  # of the problems solved together
+_PROBLEM_FLOATS = 2**24  # of the problems solved together, at most
+_PROBLEM_COPIES = 4  # of these floats, that steps in Gram space make
+_GRAM_ROWS = 1280  # rows of which inner products are always few enough: 20 clusters' parts
+_ALL_STARTS = 3000  # clusters of all starts together, where there are many in each
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def kmeans(
     max_iter: int = 100,
     tol: float = 1e-4,
     generator: torch.Generator | int | None = None,
+    memory_budget: int = 2**28,
 ) -> KMeansResult:
     """Cluster rows by k-means; ``kmeans_by_class`` of one class.
 
@@ -62,6 +67,7 @@ def kmeans(
         tol: Stop when the centroids' squared movement falls below ``tol`` times the mean
             variance of the columns, as scikit-learn does.
         generator: Seed or CPU generator; ``None`` is seed 0.
+        memory_budget: As in ``kmeans_by_class``.
 
     Raises:
         ValueError: Fewer rows than clusters.
@@ -74,6 +80,7 @@ def kmeans(
         max_iter=max_iter,
         tol=tol,
         generator=generator,
+        memory_budget=memory_budget,
     )
     return next(solved)
 
@@ -87,6 +94,7 @@ def kmeans_by_class(
     max_iter: int = 100,
     tol: float = 1e-4,
     generator: torch.Generator | int | None = None,
+    memory_budget: int = 2**28,
 ) -> Iterator[KMeansResult]:
     """Cluster the rows of each class by k-means, yielding class by class.
 
@@ -98,6 +106,11 @@ def kmeans_by_class(
     largest first, so that two runs that differ by rounding number them alike. A class's result
     does not depend on the other classes.
 
+    Inner products of a part grow with the square of the number of clusters. Where they would
+    not fit (from about 60 clusters on), the best of a few starts on one part, fewer the more
+    clusters there are, is finished on all rows: with so many clusters one start is as good as
+    another.
+
     Args:
         samples: Float tensors (M_c, D), the rows of each class.
         n_clusters: Number of clusters of each class.
@@ -106,6 +119,8 @@ def kmeans_by_class(
         max_iter: Most Lloyd steps of a run.
         tol: As in ``kmeans``.
         generator: Seed or CPU generator; ``None`` is seed 0.
+        memory_budget: Bytes to work with, beside the rows; a few MiB are always used, and at
+            most 256 MiB.
 
     Raises:
         ValueError: Fewer rows than clusters.
@@ -117,16 +132,19 @@ def kmeans_by_class(
     if not isinstance(generator, torch.Generator):
         generator = torch.Generator().manual_seed(generator or 0)
     seed = int(torch.randint(2**62, (1,), generator=generator))
-    for start, stop in _together(samples, n_clusters, n_init):
+    limit = min(_PROBLEM_FLOATS, memory_budget // (4 * _PROBLEM_COPIES))
+    for start, stop in _together(samples, n_clusters, n_init, limit):
         k = n_clusters[start]
         problems = [
             _Problem.of(samples[i], None if weights is None else weights[i], k)
             for i in range(start, stop)
         ]
-        if len(problems[0].rows) > _start_size(k):
+        way = _way(len(problems[0].rows), k, n_init, limit)
+        if way is not None:
             for problem in problems:
-                start_at = _consensus(problem, k, n_init, max_iter, seed)
-                yield _finished(problem, start_at, max_iter, tol)
+                yield _finished(
+                    problem, way(problem, k, n_init, max_iter, seed, limit), max_iter, tol
+                )
             continue
         labels, inertias = _solve_starts(problems, k, n_init, max_iter, seed)
         for problem, found, inertia in zip(problems, labels, inertias, strict=True):
@@ -196,24 +214,27 @@ class _Problem:
         return drawn.view(shape).to(self.rows.device), weights.view(shape).to(self.rows)
 
 
+_Way = Callable[[_Problem, int, int, int, int, int], Tensor]
+
+
 def _start_size(n_clusters: int) -> int:
     return max(_START_ROWS, _START_ROWS_EACH * n_clusters)
 
 
 def _together(
-    samples: Sequence[Tensor], n_clusters: Sequence[int], n_init: int
+    samples: Sequence[Tensor], n_clusters: Sequence[int], n_init: int, limit: int
 ) -> Iterator[tuple[int, int]]:
     """Return ranges of consecutive classes that are alike and fit in memory together."""
     start = 0
     while start < len(samples):
         k, stop, size = n_clusters[start], start, 0
-        is_small = len(samples[start]) <= _start_size(k)
+        way = _way(len(samples[start]), k, n_init, limit)
         while stop < len(samples) and n_clusters[stop] == k:
-            if is_small != (len(samples[stop]) <= _start_size(k)):
+            if way != _way(len(samples[stop]), k, n_init, limit):
                 break
             size = max(size, min(len(samples[stop]), _start_size(k)))
             each = size * (size + samples[stop].shape[1] + 3 * n_init * k)
-            if stop > start and (stop + 1 - start) * each > _PROBLEM_FLOATS:
+            if stop > start and (stop + 1 - start) * each > limit:
                 break
             stop += 1
         yield start, stop
@@ -236,7 +257,34 @@ def _gram_starts(
     return gram_kmeans(rows @ rows.transpose(1, 2), mass, uniforms, max_iter)
 
 
-def _consensus(problem: _Problem, n_clusters: int, n_init: int, max_iter: int, seed: int) -> Tensor:
+def _way(rows: int, n_clusters: int, n_init: int, limit: int) -> _Way | None:
+    """Return how to find where a large class begins; ``None`` if its starts solve it."""
+    size, starts = _start_size(n_clusters), _PART_STARTS
+    if rows <= size:
+        size, starts = rows, n_init
+    fits = size <= _GRAM_ROWS or size * (size + 3 * starts * n_clusters) <= limit
+    if not fits:
+        return _start_of_many
+    return _consensus if rows > size else None
+
+
+def _start_of_many(
+    problem: _Problem, n_clusters: int, n_init: int, max_iter: int, seed: int, limit: int
+) -> Tensor:
+    """Return the centroids (K, D) of the best of some starts on a part of the rows."""
+    rows, squares, masses = problem.rows, problem.squares, problem.masses
+    size = max(n_clusters, min(_start_size(n_clusters), limit // rows.shape[1]))
+    if len(rows) > size:
+        drawn, mass = problem.parts(1, size, seed)
+        rows, squares, masses = rows[drawn[0]], squares[drawn[0]], mass[0]
+    starts = max(1, min(n_init, _ALL_STARTS // n_clusters))
+    uniforms = start_uniforms(n_clusters, starts, torch.Generator().manual_seed(seed))
+    return best_start(rows, squares, masses, uniforms, min(max_iter, _PART_STEPS))
+
+
+def _consensus(
+    problem: _Problem, n_clusters: int, n_init: int, max_iter: int, seed: int, limit: int
+) -> Tensor:
     """Return the centroids (K, D) on which parts of one large class agree.
 
     Each part is solved on its own; the centroids of all parts, weighted by what they stand
@@ -246,7 +294,7 @@ def _consensus(problem: _Problem, n_clusters: int, n_init: int, max_iter: int, s
     drawn, masses = problem.parts(_PARTS * n_init, size, seed)
     each = size * (size + problem.rows.shape[1] + 3 * _PART_STARTS * n_clusters)
     centroids, weights = [], []
-    for some in torch.arange(len(drawn)).split(max(1, _PROBLEM_FLOATS // each)):
+    for some in torch.arange(len(drawn)).split(max(1, limit // each)):
         index, mass = drawn[some], masses[some]
         part = problem.rows[index]
         labels, inertias = _gram_starts(part, mass, n_clusters, _PART_STARTS, _PART_STEPS, seed)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +22,10 @@ from captum_kmex.interpolation import (
     transposed_resize,
 )
 from captum_kmex.packed import PackedPrototypes, prototype_offsets
+from captum_kmex.scaling import unit_scale
+
+if TYPE_CHECKING:
+    from captum_kmex.voting import LogNearness
 
 __all__ = [
     "StackedBlocks",
@@ -80,8 +85,10 @@ class StackedBlocks:
     at their own resolution and only the products are resized.
 
     Attributes:
-        blocks: Float tensors (N, D_l, h_l, w_l), shallow to deep.
+        blocks: Float tensors (N, D_l, h_l, w_l), shallow to deep. Only directions count: each
+            image's block is kept times a power of two that brings its largest value near 1.
         weights: One weight a block.
+        is_scaled: The blocks are so already.
 
     Reference:
         Boubekki & Clemmensen (2026), eqs. 6-8.
@@ -89,6 +96,12 @@ class StackedBlocks:
 
     blocks: tuple[Tensor, ...]
     weights: tuple[float, ...]
+    is_scaled: bool = field(default=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.is_scaled:
+            blocks = tuple(block * unit_scale(block) for block in self.blocks)
+            vars(self).update(blocks=blocks, is_scaled=True)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -102,7 +115,7 @@ class StackedBlocks:
 
     def suffix(self, depth: int) -> StackedBlocks:
         """Return the composite of the blocks from ``depth`` on."""
-        part = StackedBlocks(self.blocks[depth:], self.weights[depth:])
+        part = StackedBlocks(self.blocks[depth:], self.weights[depth:], is_scaled=True)
         # inner products of a block's cells do not depend on the grid: computed once for all
         vars(part)["_products"] = self._products[depth:]
         return part
@@ -160,35 +173,43 @@ class StackedBlocks:
         """Return squared distances (N, H, W) to the prototypes that have these scores."""
         return (self.squared_norms - 2 * best).clamp_min(0)
 
-    def best(self, prototypes: Tensor | PackedPrototypes) -> tuple[Tensor, Tensor]:
+    def best(
+        self, prototypes: Tensor | PackedPrototypes, nearness: LogNearness | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return each pixel's best score and its prototype, both (N, H, W).
 
         Args:
             prototypes: As in ``nearest``, which finds the distances too.
+            nearness: What collects the scores for a vote, on the way.
         """
         if isinstance(prototypes, Tensor):
             prototypes = PackedPrototypes(prototypes)
         if self.blocks[0].device.type == "cpu":
             if prototypes.count > _FEW_PROTOTYPES:
-                return nearest_by_tiles(self, prototypes, _STRIP_SCORES)
+                return nearest_by_tiles(self, prototypes, _STRIP_SCORES, nearness)
             if _FEWEST_PROTOTYPES <= prototypes.count <= self._together():
-                return nearest_at_once(self, prototypes)
-        return self._nearest_by_chunks(prototypes.values)
+                return nearest_at_once(self, prototypes, nearness)
+        return self._nearest_by_chunks(prototypes, nearness)
 
     def _together(self) -> int:
         """Return how many prototypes' scores are computed at once."""
         images, (height, width) = len(self.blocks[0]), self.grid
         return max(1, _SCORES_BYTES // (4 * images * height * width))
 
-    def _nearest_by_chunks(self, prototypes: Tensor) -> tuple[Tensor, Tensor]:
+    def _nearest_by_chunks(
+        self, prototypes: PackedPrototypes, nearness: LogNearness | None
+    ) -> tuple[Tensor, Tensor]:
         """Return best scores and indices, some prototypes of all images at a time."""
-        chunk = self._together()
-        best, index = self.scores(prototypes[..., :chunk, :]).max(1)
-        for start in range(chunk, prototypes.shape[-2], chunk):
-            values, found = self.scores(prototypes[..., start : start + chunk, :]).max(1)
+        best = self.squared_norms.new_full((len(self.blocks[0]), *self.grid), -torch.inf)
+        index = torch.zeros_like(best, dtype=torch.int64)
+        for chunk in prototypes.chunks(self._together()):
+            scores = self.scores(prototypes.values[..., chunk.prototypes, :])
+            if nearness is not None:
+                nearness.add(scores.flatten(2), chunk, slice(None), dim=1)
+            values, found = scores.max(1)
             better = values > best
             best = torch.where(better, values, best)
-            index = torch.where(better, found + start, index)
+            index = torch.where(better, found + chunk.prototypes.start, index)
         return best, index
 
     @property
@@ -197,7 +218,8 @@ class StackedBlocks:
 
     def select(self, images: Tensor) -> StackedBlocks:
         """Return the composite of chosen images."""
-        return StackedBlocks(tuple(block[images] for block in self.blocks), self.weights)
+        blocks = tuple(block[images] for block in self.blocks)
+        return StackedBlocks(blocks, self.weights, is_scaled=True)
 
     def rows(self, images: Tensor, pixels: Tensor) -> Tensor:
         """Return composite rows (M, D) of chosen pixels; only these are interpolated.

@@ -19,6 +19,7 @@ from captum_kmex.head import HeadSite, LinearHead
 from captum_kmex.interpolation import resize
 from captum_kmex.model.layout import ChannelAxis, feature_grid
 from captum_kmex.modes import evaluated
+from captum_kmex.scaling import unit_scale
 from captum_kmex.segments import class_scores, predicted_class
 from captum_kmex.targets import resolve_target
 from captum_kmex.voting import mean_log_nearness
@@ -169,6 +170,7 @@ class PixelAssignment(nn.Module):
         squares = torch.zeros_like(blocks[0][:, :1])
         parts = self.centroids.split([block.shape[1] for block in blocks], 1)
         for block, weight, part in zip(blocks, self.weights, parts, strict=True):
+            block = block * unit_scale(block)
             norm = torch.linalg.vector_norm(resize(block, grid), dim=1, keepdim=True)
             scale = weight / norm.clamp_min(torch.finfo(norm.dtype).eps)
             products = F.conv2d(block, part[..., None, None])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from functools import lru_cache
 from types import FrameType
-
-from sklearn.exceptions import NotFittedError
 
 __all__ = [
     "EmptyPrototypesWarning",
@@ -27,6 +26,33 @@ __all__ = [
 
 # whose frames stand between the user's line and a warning: ours, Captum's, torch's wrappers
 _NOT_THE_USER = {"captum_kmex", "captum", "torch", "contextlib", "functools", "tqdm"}
+
+
+class NotFittedError(ValueError, AttributeError):
+    """``fit`` must be called first.
+
+    Where scikit-learn is loaded, whoever catches its error of this name catches this one too.
+    Importing it for that alone would be a third of this package's import.
+    """
+
+    def __new__(cls, *args: object, **details: object) -> NotFittedError:
+        """Make one that is scikit-learn's too, where that is loaded."""
+        theirs = getattr(sys.modules.get("sklearn.exceptions"), "NotFittedError", None)
+        if cls is NotFittedError and theirs is not None:
+            cls = _both(theirs)
+        return super().__new__(cls, *args, **details)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle as what is made anew where it is read."""
+        return NotFittedError, self.args
+
+
+@lru_cache(maxsize=1)
+def _both(theirs: type[Exception]) -> type[NotFittedError]:
+    """Return ``NotFittedError`` as a subclass of another one."""
+    names = ("__module__", "__qualname__", "__doc__")
+    space = {name: getattr(NotFittedError, name) for name in names}
+    return type(NotFittedError.__name__, (NotFittedError, theirs), space)
 
 
 class TargetError(AssertionError, ValueError):

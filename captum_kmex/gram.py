@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["gram_kmeans", "start_uniforms"]
+__all__ = ["draw", "first_largest", "gram_kmeans", "start_uniforms"]
 
 TINY = 1e-30  # a cluster without weight has no mean; this keeps its division quiet
-_FEW = 64  # so many maps are compared one by one, faster than a strided argmax
+MANY = 64  # so many maps are compared one by one, faster than a strided argmax
 
 
 def start_uniforms(n_clusters: int, n_init: int, generator: torch.Generator) -> Tensor:
@@ -79,7 +79,7 @@ def _lloyd_step(
 def first_largest(scores: Tensor) -> Tensor:
     """Return the index of the largest entry along dimension -2, the first one at ties."""
     count = scores.shape[-2]
-    if count > _FEW or scores.device.type != "cpu":
+    if count > MANY or scores.device.type != "cpu":
         return scores.argmax(-2)
     best, index = scores[..., 0, :].clone(), torch.zeros_like(scores[..., 0, :], dtype=torch.int64)
     for k in range(1, count):
@@ -97,12 +97,12 @@ def _plus_plus(distances: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
     """
     uniforms = uniforms.to(distances)
     problems = torch.arange(len(distances), device=distances.device)[:, None]
-    first = _draw(weights, uniforms[0, :, 0].expand(len(distances), -1))
+    first = draw(weights, uniforms[0, :, 0].expand(len(distances), -1))
     nearest = distances[problems, first]  # (B, R, M)
     labels = torch.zeros_like(nearest, dtype=torch.int64)
     weighted = weights[:, None]
     for k, uniform in enumerate(uniforms[1:], 1):
-        drawn = _draw(nearest * weighted, uniform.expand(len(distances), -1, -1))  # (B, R, T)
+        drawn = draw(nearest * weighted, uniform.expand(len(distances), -1, -1))  # (B, R, T)
         trials = nearest.unsqueeze(2).minimum(distances[problems[..., None], drawn])
         inertias = (trials @ weights[:, None, :, None]).squeeze(3)
         best = inertias.argmin(2)[:, :, None, None].expand(-1, -1, 1, trials.shape[3])
@@ -112,7 +112,7 @@ def _plus_plus(distances: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
     return labels
 
 
-def _draw(mass: Tensor, uniform: Tensor) -> Tensor:
+def draw(mass: Tensor, uniform: Tensor) -> Tensor:
     """Draw indices along the last dimension with probability proportional to the mass."""
     cumulated = mass.cumsum(-1)
     # a little less than one, or rounding would pass the end, where padding lies

@@ -13,6 +13,7 @@ from captum_kmex.activations import Trace, coarser, own_hooks
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.model.calls import Call, Record, moments
 from captum_kmex.model.layout import NORMS
+from captum_kmex.scaling import unit_scale
 
 __all__ = ["HeadSite", "LinearHead", "find_head", "head_output", "own_head_misses"]
 
@@ -64,12 +65,16 @@ class LinearHead:
 
     def _spread(self, features: Tensor) -> Tensor:
         """Return the root of the sum of squared terms of each logit (N, J)."""
+        columns, size = self.columns.flatten(1), unit_scale(features)
+        scaled = features * size  # whose squares neither overflow nor vanish
         if self.rectified:
-            return (features.square().mean((2, 3)) @ self.columns.square().T).sqrt()
-        if self.columns.ndim == 2:
-            return (features.mean((2, 3)).square() @ self.columns.square().T).sqrt()
-        shares = self.columns.flatten(1) / features[0, 0].numel()
-        return (features.flatten(1).square() @ shares.square().T).sqrt()
+            rows = scaled.square().mean((2, 3))
+        elif self.columns.ndim == 2:
+            rows = scaled.mean((2, 3)).square()
+        else:
+            rows = scaled.flatten(1).square() / features[0, 0].numel() ** 2
+        weight = unit_scale(columns)
+        return (rows @ (columns * weight).square().T).sqrt() / (size.flatten(1) * weight.T)
 
     def evidence(self, features: Tensor, target: Tensor) -> Tensor:
         """Return the position-wise evidence (N, 1, H, W); its mean is logit minus bias."""
@@ -80,10 +85,13 @@ class LinearHead:
 
     def alignment(self, features: Tensor, target: Tensor) -> Tensor:
         """Return ``<h_p, c_j> / |c_j|^2`` (N, 1, H, W): 1 where the map equals c_j (eq. 11)."""
-        norms = self.columns.square().sum(1)[target]
-        norms = norms[:, None, None, None] if norms.ndim == 1 else norms[:, None]
+        own, scale = self.columns[target], unit_scale(self.columns[target])
+        columns = own * scale  # whose squares neither overflow nor vanish
+        norms = columns.square().sum(1, keepdim=True)
+        norms = norms[..., None, None] if norms.ndim == 2 else norms
         tiny = torch.finfo(norms.dtype).tiny
-        return self._products(features, target) / norms.clamp_min(tiny)
+        products = _column_products(features, columns)
+        return products / norms.clamp_min(tiny) * scale.view(-1, 1, 1, 1)
 
     def left_out_bias(self, target: Tensor) -> Tensor:
         """Return the bias (N,) that the evidence leaves out."""
@@ -99,11 +107,15 @@ class LinearHead:
         return features * columns / scale
 
     def _products(self, features: Tensor, target: Tensor) -> Tensor:
-        columns = self.columns[target]
-        if columns.ndim == 4:
-            return (features * columns).sum(1, keepdim=True)
-        products = torch.matmul(columns.unsqueeze(1), features.flatten(2))
-        return products.view(features.shape[0], 1, *features.shape[2:])
+        return _column_products(features, self.columns[target])
+
+
+def _column_products(features: Tensor, columns: Tensor) -> Tensor:
+    """Return ``<h_p, c>`` (N, 1, H, W) of each image's own column (N, D) or (N, D, H, W)."""
+    if columns.ndim == 4:
+        return (features * columns).sum(1, keepdim=True)
+    products = torch.matmul(columns.unsqueeze(1), features.flatten(2))
+    return products.view(features.shape[0], 1, *features.shape[2:])
 
 
 @dataclass(frozen=True)

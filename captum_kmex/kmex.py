@@ -15,6 +15,7 @@ from captum_kmex.base import Forward, Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch, Labels, class_pairs
 from captum_kmex.checks import Inputs, check_choice, check_inputs
 from captum_kmex.classes import class_logits
+from captum_kmex.composite_by_class import best_by_class
 from captum_kmex.deployment import MarginModel
 from captum_kmex.deployment_parts import CentroidMargin
 from captum_kmex.evidence import contrast_targets, finish_map
@@ -23,7 +24,7 @@ from captum_kmex.fit_options import Observation
 from captum_kmex.fitted import Classification, FittedAttribution, restored
 from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.representatives import Representatives
-from captum_kmex.rows import PooledRows
+from captum_kmex.rows import PooledRows, check_squares
 from captum_kmex.targets import Target, resolve_target
 
 __all__ = ["KMExAttribution"]
@@ -267,6 +268,7 @@ class KMExAttribution(FittedAttribution):
         if self.layer is not None:
             name = layer_name(self.model, self.layer)
             passed = self._run(images, [name], args, at_input, needs_head=False)
+            check_squares(passed.features[name])
             return passed, passed.features[name]
         if at_input:
             raise ValueError("attribute_to_layer_input=True needs layer=, the layer to read")
@@ -275,6 +277,7 @@ class KMExAttribution(FittedAttribution):
             raise HeadNotFoundError(
                 f"no layer to pool was found ({passed.refusal}); pass layer=, the last feature map"
             )
+        check_squares(passed.tap)
         return passed, passed.tap
 
     def _layer_names(self) -> tuple[str, ...]:
@@ -288,13 +291,8 @@ class KMExAttribution(FittedAttribution):
 
     def _class_nearest(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Return each class's least distance (N, C), inf without prototypes, and its index."""
-        least = distances.new_full((len(distances), self.bank_.n_classes), torch.inf)
-        index = torch.zeros_like(least, dtype=torch.int64)
-        for c in self.prototype_classes.unique().tolist():
-            own = self._book.of_class(c).to(distances.device)
-            least[:, c], position = distances[:, own].min(1)
-            index[:, c] = own[position]
-        return least, index
+        best, index = best_by_class(-distances, self.prototype_classes, self.bank_.n_classes)
+        return -best, index
 
     def _evidence(
         self, features: Tensor, target: Tensor, contrast: Tensor | None, units: str

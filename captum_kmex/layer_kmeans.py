@@ -55,6 +55,7 @@ class Evidence:
         contrast: Class it is contrasted with (N,), or ``None``.
         density: Float tensor (N, 1, H, W); its mean is output minus bias.
         segmentation: Segments of that depth, where they were needed.
+        stack: The composite of all layers.
         bias: What the map leaves out (N,).
         output: The explained logit or difference of logits (N,).
     """
@@ -63,6 +64,7 @@ class Evidence:
     contrast: Tensor | None
     density: Tensor
     segmentation: Segmentation | None
+    stack: StackedBlocks
     bias: Tensor
     output: Tensor
 
@@ -261,14 +263,19 @@ class LayerKMeansAttribution(FittedAttribution):
         options = SegmentOptions(depth, restrict, connected)
         start = resolve_depth(depth, passed.layers)
         with plain_arithmetic(images[0]):
-            evidence = self._explain(passed, target, contrast, "logit", options)
+            evidence = self._explain(passed, target, contrast, "logit", options, is_voting=True)
             maps = finish_map(evidence.density, images[0], None, sums=True)
-            stack = self._stack(passed)
             segments = evidence.segmentation or self._segment(
-                stack, start, class_of(evidence.target, passed.logits), options
+                evidence.stack,
+                start,
+                class_of(evidence.target, passed.logits),
+                options,
+                is_voting=True,
             )
             free = segments if restrict is None else None
-            verdict = self._vote(stack, start, passed.logits, free) if self.is_fitted else None
+            verdict = None
+            if self.is_fitted:
+                verdict = self._vote(evidence.stack, start, passed.logits, free)
         book = self.bank_.codebooks[start] if self.is_fitted else None
         return Explanation(
             inputs=images[0].detach(),
@@ -462,7 +469,8 @@ class LayerKMeansAttribution(FittedAttribution):
         with plain_arithmetic(images[0]):
             stack = self._weighted(passed, "balanced")
             needs_surrogate = passed.head is None and not self._has_own_head()
-            pooled = stack.blocks[-1].mean((2, 3)) if needs_surrogate else None
+            deepest = passed.features[passed.layers[-1]]
+            pooled = deepest.mean((2, 3)) if needs_surrogate else None
         depths = [stack.suffix(start) for start in range(len(stack.blocks))]
         return Observation(passed.logits, depths, stack.weights, pooled)
 
@@ -512,6 +520,7 @@ class LayerKMeansAttribution(FittedAttribution):
         contrast: Target,
         units: str,
         options: SegmentOptions,
+        is_voting: bool = False,
     ) -> Evidence:
         """Turn activations into evidence: everything after the forward pass."""
         check_choice("units", units, ("logit", "alignment"))
@@ -523,14 +532,15 @@ class LayerKMeansAttribution(FittedAttribution):
         density = head_evidence(head, tap, explained, against, units)
 
         def segment(depth: int) -> Segmentation:
-            return self._segment(stack, depth, owner, options)
+            votes_here = is_voting and depth == start
+            return self._segment(stack, depth, owner, options, votes_here)
 
         descent = carried_down([density], stack, start, self.average_top, segment)
         for _, found, averaged in descent:
             (density,), segments = found, averaged
         bias = explained_bias(head, explained, against)
         output = explained_output(passed.logits, explained, against)
-        return Evidence(explained, against, density, segments, bias, output)
+        return Evidence(explained, against, density, segments, stack, bias, output)
 
     def _surrogate_r2(self) -> float | None:
         if not self.is_fitted or self._has_own_head() or self.bank_.surrogate is None:
@@ -545,13 +555,19 @@ class LayerKMeansAttribution(FittedAttribution):
         self._check_classes(target)
 
     def _segment(
-        self, stack: StackedBlocks, start: int, target: Tensor, options: SegmentOptions
+        self,
+        stack: StackedBlocks,
+        start: int,
+        target: Tensor,
+        options: SegmentOptions,
+        is_voting: bool = False,
     ) -> Segmentation:
         """Assign the pixels of one depth: to the bank's prototypes, or the image's clusters."""
         stack = stack.suffix(start)
         if not self.is_fitted:
             return segment_by_image(stack, self.n_clusters, options, self.seed)
-        return segment_by_prototypes(stack, self.bank_.codebooks[start], target, options)
+        is_voting &= self.vote == "distance"
+        return segment_by_prototypes(stack, self.bank_.codebooks[start], target, options, is_voting)
 
     def _vote(
         self,
@@ -563,12 +579,16 @@ class LayerKMeansAttribution(FittedAttribution):
         """Return class scores and prediction of one depth; ``segments`` of all, where known."""
         book, n_classes = self.bank_.codebooks[start], self.bank_.n_classes
         membership = book.membership.to(logits.device)
-        if self.vote == "distance" and membership.ndim == 1:
-            scores = distance_scores(stack.suffix(start), book.centroids, membership, n_classes)
-            return Classification(scores, scores.argmax(1), logits)
         segments = segments or self._segment(
-            stack, start, predicted_classes(logits), SegmentOptions()
+            stack, start, predicted_classes(logits), SegmentOptions(), is_voting=True
         )
+        if self.vote == "distance" and membership.ndim == 1:
+            if segments.nearness is not None:
+                scores = segments.nearness.scores(n_classes)
+            else:
+                stack = stack.suffix(start)
+                scores = distance_scores(stack, book.centroids, membership, n_classes)
+            return Classification(scores, scores.argmax(1), logits)
         scores = class_scores(segments.nearest, membership, n_classes)
         found = predicted_class(segments.nearest, segments.distances, membership, n_classes)
         return Classification(scores, found, logits)

@@ -67,27 +67,36 @@ def build_ledger(
     sums = segment_sums(maps, segments, count)
     areas = segment_sums(torch.ones_like(maps), segments, count)
     cells = segments[0].numel()
+    owners = None if book is None else _owners(book)
+    found = None if book is None else book.representatives
     ledgers = []
     for i in range(len(segments)):
         present = areas[i].nonzero().squeeze(1)
         order = present[sums[i, present].abs().argsort(descending=True, stable=True)]
+        chosen = prototypes[i, order.to(prototypes.device)].tolist()
+        shares, evidence = (areas[i, order] / cells).tolist(), sums[i, order].tolist()
         rows = [
-            _row(s, int(prototypes[i, s]), float(areas[i, s]) / cells, float(sums[i, s]), book)
-            for s in order.tolist()
+            LedgerRow(
+                segment,
+                prototype,
+                None if owners is None else owners[prototype],
+                share,
+                value,
+                () if found is None else patches_of(found, prototype),
+            )
+            for segment, prototype, share, value in zip(
+                order.tolist(), chosen, shares, evidence, strict=True
+            )
         ]
         ledgers.append(tuple(rows))
     return tuple(ledgers)
 
 
-def _row(
-    segment: int, prototype: int, area: float, evidence: float, book: Codebook | None
-) -> LedgerRow:
-    if book is None:
-        return LedgerRow(segment, prototype, None, area, evidence)
-    owner = book.membership[prototype]
-    class_index = int(owner.argmax() if owner.ndim else owner)
-    patches = patches_of(book.representatives, prototype) if book.representatives else ()
-    return LedgerRow(segment, prototype, class_index, area, evidence, patches)
+def _owners(book: Codebook) -> list[int]:
+    """Return the class of each prototype, the most frequent one where there are several."""
+    members = book.membership
+    owners: list[int] = (members if members.ndim == 1 else members.argmax(1)).tolist()
+    return owners
 
 
 def patches_of(found: Representatives, prototype: int) -> tuple[Patch, ...]:

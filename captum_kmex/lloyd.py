@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from captum_kmex.gram import TINY, first_largest
+from captum_kmex.gram import MANY, TINY, first_largest
 
 __all__ = ["assign", "cluster_means", "lloyd", "means_of", "memberships"]
+
+_SCORES = 2**20  # at once, one a row and centroid
+_FLOATS = 2**22  # of weighted rows at once
 
 
 def lloyd(
@@ -47,10 +50,24 @@ def lloyd(
 
 def assign(rows: Tensor, centroids: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
     """Return labels and squared distances (R, M) of rows (M, D) to centroids (R, K, D)."""
+    count = max(1, _SCORES // centroids[..., 0].numel())
+    parts = zip(rows.split(count), squares.split(count), strict=True)
+    labels, distances = zip(*(_assigned(*part, centroids) for part in parts), strict=True)
+    return torch.cat(labels, 1), torch.cat(distances, 1)
+
+
+def _assigned(rows: Tensor, squares: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     offsets = -0.5 * centroids.square().sum(2).unsqueeze(2)
-    scores = (centroids.flatten(0, 1) @ rows.T).view(*centroids.shape[:2], -1).add_(offsets)
-    labels = first_largest(scores)
-    best = scores.gather(1, labels.unsqueeze(1)).squeeze(1)
+    if centroids.shape[1] > MANY and rows.device.type == "cpu":
+        scores = torch.addmm(offsets.view(1, -1), rows, centroids.flatten(0, 1).T)
+        scores = scores.view(len(rows), *centroids.shape[:2])
+        # along memory, and several times faster than torch's
+        labels = torch.from_numpy(scores.numpy().argmax(2)).T
+        best = scores.gather(2, labels.T.unsqueeze(2)).squeeze(2).T
+    else:
+        scores = (centroids.flatten(0, 1) @ rows.T).view(*centroids.shape[:2], -1).add_(offsets)
+        labels = first_largest(scores)
+        best = scores.gather(1, labels.unsqueeze(1)).squeeze(1)
     return labels, (squares - 2 * best).clamp_min(0)
 
 
@@ -73,8 +90,13 @@ def means_of(
         members = memberships(labels, n_clusters, rows)
         members = members if weights is None else members * weights
         return cluster_means(members, rows), members.sum(1) == 0
-    weighted = rows if weights is None else rows * weights.unsqueeze(1)
-    sums = rows.new_zeros(n_clusters, rows.shape[1]).index_add_(0, labels, weighted)
+    sums = rows.new_zeros(n_clusters, rows.shape[1])
+    if weights is None:
+        sums.index_add_(0, labels, rows)
+    else:
+        count = max(1, _FLOATS // rows.shape[1])
+        for own, part, mass in zip(*(x.split(count) for x in (labels, rows, weights)), strict=True):
+            sums.index_add_(0, own, part * mass.unsqueeze(1))
     sizes = torch.bincount(labels, weights, minlength=n_clusters).to(rows)
     return sums / sizes.clamp_min(TINY).unsqueeze(1), sizes == 0
 

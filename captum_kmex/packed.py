@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from captum_kmex.composite_by_class import ClassChunk, ClassRuns
+
 if TYPE_CHECKING:
     from captum_kmex.bank import Codebook
 
@@ -25,15 +27,28 @@ class PackedPrototypes:
 
     Attributes:
         values: Float tensor (K, D), or (N, K, D) with its own prototypes an image.
+        runs: Their classes, where each class's prototypes stand together.
     """
 
     values: Tensor
+    runs: ClassRuns | None = None
     _finest: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _chunks: dict[int, list[ClassChunk]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def count(self) -> int:
         """Number of prototypes K."""
         return self.values.shape[-2]
+
+    def chunks(self, most: int) -> list[ClassChunk]:
+        """Return the prototypes in parts of at most ``most``, of whole classes where known.
+
+        They are the same whether or not classes are compared, and so are their scores.
+        """
+        if most not in self._chunks:
+            runs = self.runs or ClassRuns.of(torch.arange(self.count))
+            self._chunks[most] = runs.chunks(most)
+        return self._chunks[most]
 
     @cached_property
     def offsets(self) -> Tensor:
@@ -58,6 +73,11 @@ def prototype_offsets(prototypes: Tensor) -> Tensor:
     return -0.5 * prototypes.square().sum(-1)
 
 
+def _runs(membership: Tensor) -> ClassRuns | None:
+    runs = ClassRuns.of(membership) if membership.ndim == 1 else None
+    return runs if runs is not None and runs.is_by_class else None
+
+
 _kept = WeakIdKeyDictionary(ref_type=weakref.ref)
 
 
@@ -68,8 +88,9 @@ def packed_prototypes(book: Codebook, like: Tensor) -> PackedPrototypes:
     """
     key = (like.device, like.dtype)
     # writing into the prototypes counts a version up; inference tensors cannot be written to
-    version = None if book.centroids.is_inference() else book.centroids._version
-    known: dict[object, tuple[int | None, PackedPrototypes]] = _kept.setdefault(book, {})
+    parts = (book.centroids, book.membership)
+    version = tuple(None if part.is_inference() else part._version for part in parts)
+    known: dict[object, tuple[object, PackedPrototypes]] = _kept.setdefault(book, {})
     if key not in known or known[key][0] != version:
-        known[key] = (version, PackedPrototypes(book.centroids.to(like)))
+        known[key] = (version, PackedPrototypes(book.centroids.to(like), _runs(book.membership)))
     return known[key][1]

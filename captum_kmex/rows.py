@@ -8,7 +8,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["PooledRows", "RowSource", "widest"]
+__all__ = ["PooledRows", "RowSource", "check_squares", "widest"]
+
+_LARGEST, _SMALLEST = 2.0**50, 2.0**-50  # whose squares, and their sums, float32 holds
+
+
+def check_squares(features: Tensor) -> None:
+    """Refuse maps (N, D, H, W) whose squared distances are out of range.
+
+    Raises:
+        ValueError: A value is above 1e15, or all are below 1e-15 and not zero.
+    """
+    largest = float(torch.linalg.vector_norm(features, torch.inf))
+    if largest > _LARGEST or 0 < largest < _SMALLEST:
+        raise ValueError(
+            f"the map's largest value is {largest:.3g}, outside of {_SMALLEST:.1e} to "
+            f"{_LARGEST:.1e}: its squared distances leave the range of float32; choose another "
+            "layer, or scale the features in the model"
+        )
 
 
 def widest(device: torch.device) -> torch.dtype:

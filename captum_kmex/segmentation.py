@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,6 +16,7 @@ from captum_kmex.exceptions import FewPixelsWarning, warn_user
 from captum_kmex.image_clusters import cluster_image_rows
 from captum_kmex.packed import packed_prototypes
 from captum_kmex.segments import connected_segments
+from captum_kmex.voting import LogNearness
 
 __all__ = ["SegmentOptions", "Segmentation", "segment_by_image", "segment_by_prototypes"]
 
@@ -43,6 +44,7 @@ class Segmentation:
         nearest: Prototype (or cluster) of each pixel, index tensor (N, H, W).
         best: Its score, float tensor (N, H, W).
         stack: The composite whose pixels were assigned.
+        nearness: How near the pixels come to each class, where it was asked for.
     """
 
     labels: Tensor
@@ -51,6 +53,7 @@ class Segmentation:
     nearest: Tensor
     best: Tensor
     stack: StackedBlocks
+    nearness: LogNearness | None = None
 
     @cached_property
     def distances(self) -> Tensor:
@@ -75,7 +78,11 @@ def segment_by_image(
 
 
 def segment_by_prototypes(
-    stack: StackedBlocks, book: Codebook, target: Tensor, options: SegmentOptions
+    stack: StackedBlocks,
+    book: Codebook,
+    target: Tensor,
+    options: SegmentOptions,
+    is_voting: bool = False,
 ) -> Segmentation:
     """Assign pixels to the nearest prototype of all classes, or of the explained one (eq. 9).
 
@@ -84,6 +91,7 @@ def segment_by_prototypes(
         book: The prototypes.
         target: Explained class of each image (N,), for a restriction.
         options: How to assign.
+        is_voting: Collect the scores for a vote by distance, if all prototypes compete.
 
     Raises:
         ValueError: A restriction to a class in a class-agnostic codebook.
@@ -91,13 +99,18 @@ def segment_by_prototypes(
     Reference:
         Boubekki & Clemmensen (2026), eq. 9.
     """
+    nearness = None
     if options.restrict is None:
-        found = stack.best(packed_prototypes(book, stack.blocks[0]))
+        prototypes = packed_prototypes(book, stack.blocks[0])
+        if is_voting and prototypes.runs is not None:
+            nearness = LogNearness.of(stack, prototypes)
+        found = stack.best(prototypes, nearness)
     elif book.membership.ndim == 1:
         found = _best_of_class(stack, book, target)
     else:
         raise ValueError("restrict needs a class-wise fit; this bank has labels=None")
-    return _segmentation(stack, found, len(book.centroids), options.connected)
+    segments = _segmentation(stack, found, len(book.centroids), options.connected)
+    return replace(segments, nearness=nearness)
 
 
 def _segmentation(
@@ -119,7 +132,7 @@ def _best_of_class(stack: StackedBlocks, book: Codebook, target: Tensor) -> tupl
     for c in target.unique().tolist():
         images = (target == c).nonzero().squeeze(1)
         own = book.of_class(c).to(target.device)
-        part = StackedBlocks(tuple(block[images] for block in stack.blocks), stack.weights)
+        part = stack.select(images)
         best[images], index = part.best(book.centroids.to(part.blocks[0])[own.cpu()])
         nearest[images] = own[index]
     return best, nearest

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 __all__ = [
@@ -105,6 +103,9 @@ def connected_segments(segments: Tensor) -> tuple[Tensor, list[Tensor]]:
     Returns:
         Index tensor (N, H, W) of components and, an image, the original id of each component.
     """
+    from scipy.sparse import coo_matrix  # a fifth of the package's import, and needed here only
+    from scipy.sparse.csgraph import connected_components
+
     labels = segments.cpu().numpy()
     cells = np.arange(labels.size).reshape(labels.shape)
     right = labels[:, :, 1:] == labels[:, :, :-1]

@@ -120,6 +120,7 @@ def _solved(
             n_init=options.n_init,
             max_iter=options.max_iter,
             generator=options.seed,
+            memory_budget=options.memory_budget,
         )
         for c, part, mass, result in zip(some, kept, weights, solved, strict=True):
             group = c if options.labels is not None else None
@@ -148,7 +149,9 @@ def _codebook(
 ) -> Codebook:
     """Return the prototypes of a class; without one, they vote as the rows in them do."""
     k, labels = len(found.centroids), found.labels
-    distances = (kept.rows - found.centroids[labels]).square().sum(1)
+    pairs = zip(kept.rows.split(_ROWS_AT_ONCE), labels.split(_ROWS_AT_ONCE), strict=True)
+    offsets = [(rows - found.centroids[own]).square().sum(1) for rows, own in pairs]
+    distances = torch.cat(offsets)
     mass = torch.ones_like(distances) if weights is None else weights.to(distances)
     total = torch.zeros_like(found.centroids[:, 0]).index_add_(0, labels, distances * mass)
     weight = torch.zeros_like(total).index_add_(0, labels, mass)

@@ -7,13 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from captum_kmex.class_prototypes import ClassPrototypes
 from captum_kmex.composite import StackedBlocks
+from captum_kmex.composite_by_class import ClassChunk, ClassRuns
+from captum_kmex.packed import PackedPrototypes
 
-__all__ = ["VOTES", "distance_scores", "mean_log_nearness"]
+__all__ = ["VOTES", "LogNearness", "distance_scores", "mean_log_nearness"]
 
 VOTES = ("distance", "share")
-_SCORES = 2**24  # scores at once, one a pixel and prototype
+_SCORES = 2**22  # scores at once whose classes are compared, one a pixel and prototype
 _NEAR = 1e-4  # squared distance, over a row's squared norm, below which nearer is no better
 
 
@@ -39,16 +40,72 @@ def distance_scores(
         Boiman et al., "In Defense of Nearest-Neighbor Based Image Classification" (2008), whose
         sum of squared distances to training rows this replaces by log distances to prototypes.
     """
-    prototypes = ClassPrototypes.of(centroids.to(stack.blocks[0]), membership)
-    squares = stack.squared_norms.unsqueeze(1)
-    size = math.fsum(weight**2 for weight in stack.weights)
-    found = squares.new_full((len(squares), n_classes), -torch.inf)
-    known = (prototypes.owner[:, 0] >= 0).nonzero().squeeze(1)
-    for classes in known.split(max(1, _SCORES // (squares.numel() * prototypes.count))):
-        scores = stack.scores(prototypes.centroids[classes].flatten(0, 1))  # (N, c*K, H, W)
-        best = scores.unflatten(1, (len(classes), prototypes.count)).amax(2)
-        found[:, classes] = mean_log_nearness(best, squares, size)
-    return found
+    membership, order = membership.sort(stable=True)
+    centroids = centroids[order.to(centroids.device)].to(stack.blocks[0])
+    prototypes = PackedPrototypes(centroids, ClassRuns.of(membership))
+    nearness = LogNearness.of(stack, prototypes)
+    stack.best(prototypes, nearness)
+    return nearness.scores(n_classes)
+
+
+class LogNearness:
+    """Collects the log distances of pixels to each class's nearest prototype.
+
+    ``StackedBlocks.best`` hands it the scores that it makes anyway.
+
+    Args:
+        runs: The classes.
+        squares: Float tensor (N, P), squared norms of the rows.
+        size: Squared norm of a row none of whose blocks is zero.
+    """
+
+    def __init__(self, runs: ClassRuns, squares: Tensor, size: float) -> None:
+        self._runs, self._squares, self._size = runs, squares, size
+        self._sums = squares.new_zeros(len(squares), len(runs.sizes))
+
+    @classmethod
+    def of(cls, stack: StackedBlocks, prototypes: PackedPrototypes) -> LogNearness:
+        """Begin with a batch and class-wise prototypes.
+
+        Raises:
+            ValueError: The prototypes do not stand class by class.
+        """
+        if prototypes.runs is None:
+            raise ValueError("a vote by distance needs prototypes that stand class by class")
+        size = math.fsum(weight**2 for weight in stack.weights)
+        return cls(prototypes.runs, stack.squared_norms.flatten(1), size)
+
+    def add(
+        self,
+        scores: Tensor,
+        chunk: ClassChunk,
+        images: slice,
+        pixels: Tensor | None = None,
+        dim: int = 2,
+    ) -> None:
+        """Take in the scores of some pixels for some classes.
+
+        Args:
+            scores: Float tensor (n, p, k), or (n, k, p) if ``dim`` is 1.
+            chunk: The classes.
+            images: The n images.
+            pixels: Index tensor (p,), the pixels; all if ``None``.
+            dim: Where the prototypes stand.
+        """
+        squares, sums = self._squares[images], self._sums[images, chunk.runs]
+        squares = (squares if pixels is None else squares[:, pixels]).unsqueeze(dim)
+        count = max(1, _SCORES // scores[0].numel())
+        for start in range(0, len(scores), count):
+            some = slice(start, start + count)
+            best = chunk.best(scores[some], dim)
+            distances = torch.sub(squares[some], best, alpha=2).clamp_min_(0)
+            sums[some] += distances.mul_(1 / self._size).add_(_NEAR).log_().sum(3 - dim)
+
+    def scores(self, n_classes: int) -> Tensor:
+        """Return what ``distance_scores`` does (N, C)."""
+        found = self._sums.new_full((len(self._sums), n_classes), -torch.inf)
+        found[:, self._runs.classes.to(found.device)] = -0.5 * self._sums / self._squares.shape[1]
+        return found
 
 
 def mean_log_nearness(best: Tensor, squares: Tensor, size: float) -> Tensor:

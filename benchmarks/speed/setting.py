@@ -105,16 +105,20 @@ def deepest_map(setting: Setting) -> Tensor:
     return cast("Tensor", maps)
 
 
-def fitted(setting: Setting, n_prototypes: int) -> LayerKMeansAttribution:
-    """Return the attribution with a bank of K noisy rows of the images, at every depth."""
+def fitted(
+    setting: Setting, n_prototypes: int, n_classes: int = _CLASSES
+) -> LayerKMeansAttribution:
+    """Return the attribution with a bank of K noisy rows of the images, at every depth.
+
+    The prototypes are shared out evenly among the first ``n_classes`` classes.
+    """
     attribution = unfitted(setting)
     features = attribution._run((setting.images,), list(setting.layers), None, False).features
     blocks = tuple(features[name] for name in setting.layers)
     generator = torch.Generator().manual_seed(2)
-    books = [
-        _codebook(StackedBlocks(blocks[i:], (1.0,) * (len(blocks) - i)), n_prototypes, generator)
-        for i in range(len(blocks))
-    ]
+    stacks = [StackedBlocks(blocks[i:], (1.0,) * (len(blocks) - i)) for i in range(len(blocks))]
+    classes = torch.arange(n_prototypes) * n_classes // n_prototypes
+    books = [_codebook(stack, classes, generator) for stack in stacks]
     attribution._bank = PrototypeBank(
         method="LayerKMeansAttribution",
         layers=setting.layers,
@@ -129,10 +133,10 @@ def fitted(setting: Setting, n_prototypes: int) -> LayerKMeansAttribution:
     return attribution
 
 
-def _codebook(stack: StackedBlocks, count: int, generator: torch.Generator) -> Codebook:
+def _codebook(stack: StackedBlocks, classes: Tensor, generator: torch.Generator) -> Codebook:
+    count = len(classes)
     images = torch.randint(len(stack.blocks[0]), (count,), generator=generator)
     pixels = torch.randint(stack.grid[0] * stack.grid[1], (count,), generator=generator)
     noise = torch.randn(count, stack.width, generator=generator) / stack.width**0.5
     ones = torch.ones(count)
-    classes = torch.arange(count) * _CLASSES // count
     return Codebook(stack.rows(images, pixels) + 0.05 * noise, classes, ones.long(), ones)

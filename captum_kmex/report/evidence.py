@@ -117,7 +117,7 @@ def _carried_down(
     stack, predicted = attribution._stack(passed), predicted_classes(passed.logits)
 
     def segment(depth: int) -> Segmentation:
-        return attribution._segment(stack, depth, predicted, SegmentOptions())
+        return attribution._segment(stack, depth, predicted, SegmentOptions(), is_voting=True)
 
     descent = carried_down(densities, stack, 0, attribution.average_top, segment)
     for depth, found, averaged in descent:
