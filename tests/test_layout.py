@@ -162,8 +162,11 @@ def test_layout_is_taken_from_the_user_where_modules_cannot_tell(unreadable, tmp
 
 @pytest.mark.parametrize("layout", ["NHWC", "", 3, True, ["channels_last"]], ids=str)
 def test_unknown_layout_lists_the_known_ones(unreadable, layout):
-    attribution = LayerKMeansAttribution(unreadable, ["conv"], layout=layout)
-    with pytest.raises((ValueError, TypeError), match=r"layout=.*channels_first"):
+    with pytest.raises((ValueError, TypeError), match=r"layout.*channels_first"):
+        LayerKMeansAttribution(unreadable, ["conv"], layout=layout)
+    attribution = LayerKMeansAttribution(unreadable, ["conv"])
+    attribution.layout = layout
+    with pytest.raises((ValueError, TypeError), match=r"layout.*channels_first"):
         attribution.segment(torch.rand(1, 1, 8, 8))
 
 
