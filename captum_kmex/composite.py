@@ -46,9 +46,10 @@ def block_weights(weighting: str | Sequence[float], widths: Sequence[int]) -> tu
     """Return the weight of each block in the composite (eq. 8).
 
     Args:
-        weighting: ``"balanced"`` (1), ``"nave"`` ((1 + D_l) / (1 + D_L), relative to the deepest
-            block), ``"dimension"`` (1 / sqrt(D_l)), or one positive number a block.
-        widths: Channels D_l of each block.
+        weighting: ``"balanced"`` (1), ``"nave"`` ((1 + D_first) / (1 + D_l): the shallowest block
+            weighs 1, wider and so deeper ones less), ``"dimension"`` (1 / sqrt(D_l)), or one
+            positive number a block.
+        widths: Channels D_l of each block, shallow to deep.
 
     Raises:
         ValueError: Unknown name, wrong count, or a weight that is not positive.
@@ -60,7 +61,7 @@ def block_weights(weighting: str | Sequence[float], widths: Sequence[int]) -> tu
         if weighting == "balanced":
             return (1.0,) * len(widths)
         if weighting == "nave":
-            return tuple((1 + width) / (1 + widths[-1]) for width in widths)
+            return tuple((1 + widths[0]) / (1 + width) for width in widths)
         if weighting == "dimension":
             return tuple(width**-0.5 for width in widths)
         raise ValueError(
@@ -114,7 +115,7 @@ class StackedBlocks:
         return sum(block.shape[1] for block in self.blocks)
 
     def suffix(self, depth: int) -> StackedBlocks:
-        """Return the composite of the blocks from ``depth`` on."""
+        """Return the composite of the blocks from ``depth`` on, their weights unchanged."""
         part = StackedBlocks(self.blocks[depth:], self.weights[depth:], is_scaled=True)
         # inner products of a block's cells do not depend on the grid: computed once for all
         vars(part)["_products"] = self._products[depth:]

@@ -83,10 +83,11 @@ class LayerKMeansAttribution(FittedAttribution):
             of the single codebook if ``fit(labels=None)``.
         n_clusters: Clusters an image, for unfitted use, at most its pixels (a warning says when
             they are fewer). Few make segments the size of objects, but maps less precise.
-        weighting: Weight of each block in the composite: ``"balanced"``, ``"nave"``,
-            ``"dimension"``, or one number a layer (see ``block_weights``). ``None`` is
-            ``"balanced"`` for fitted prototypes, which then classify best, and
-            ``"dimension"`` for an image's own clusters, whose maps are then the most precise.
+        weighting: Weight of each block in the composite: ``"balanced"``, ``"nave"`` (the
+            shallowest weighs most), ``"dimension"``, or one number a layer (see
+            ``block_weights``). ``None`` is ``"balanced"`` for fitted prototypes, which then
+            classify best, and ``"dimension"`` for an image's own clusters, whose maps are then
+            the most precise. A smaller ``depth`` does not change a block's weight.
         average_top: Average within the segments of the deepest layer too, instead of using
             the head's map there as it is: with an image's own clusters, maps are no better.
         vote: How the fitted prototypes classify. ``"distance"``: the class whose prototypes lie

@@ -97,6 +97,19 @@ def test_round_trip_keeps_weights_of_blocks(images, labels, tmp_path):
     assert torch.equal(loaded.attribute(images), attr.attribute(images))
 
 
+def test_bank_of_a_release_with_other_nave_weights_keeps_them(images, labels, tmp_path):
+    """Releases before 0.2 weighed the deepest block most."""
+    old = (5 / 9, 7 / 9, 1.0)
+    attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, weighting=old)
+    bank = attr.fit([(images, labels)], n_init=1).bank_
+    settings = dict(bank.settings) | {"weighting": "nave"}
+    dataclasses.replace(bank, settings=settings).save(tmp_path / "b")
+    loaded = LayerKMeansAttribution.load(tmp_path / "b", make_net())
+    assert (loaded.weighting, loaded.bank_.weights) == ("nave", old)
+    assert torch.equal(loaded.segment(images), attr.segment(images))
+    assert loaded.fit([(images, labels)], n_init=1).bank_.weights == (1.0, 5 / 7, 5 / 9)
+
+
 def test_round_trip_keeps_averaging_of_the_top(images, labels, tmp_path):
     attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, average_top=True)
     attr.fit([(images, labels)], n_init=1).save(tmp_path / "b")

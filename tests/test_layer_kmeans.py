@@ -568,6 +568,35 @@ def test_weighting_changes_segments_not_sums():
     assert delta.abs().max() < 1e-5
 
 
+@pytest.fixture
+def doubling() -> nn.Sequential:
+    """A net of widths 3, 7 and 15, whose nave weights 1, 1/2 and 1/4 round nothing."""
+    torch.manual_seed(0)
+    stages = [
+        nn.Sequential(nn.Conv2d(a, b, 3, 1, 1), nn.ReLU()) for a, b in ((1, 3), (3, 7), (7, 15))
+    ]
+    return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(15, 3)).eval()
+
+
+@pytest.mark.parametrize("is_fitted", [True, False], ids=["fitted", "unfitted"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_nave_weights_of_a_suffix_change_nothing_but_its_scale(doubling, depth, is_fitted):
+    names = ["0", "1", "2"]
+    whole, part = (
+        LayerKMeansAttribution(doubling, layers, n_prototypes=2, weighting="nave")
+        for layers in (names, names[depth:])
+    )
+    if is_fitted:
+        for attr in (whole, part):
+            attr.fit([(X, Y)], n_init=2, n_representatives=0)
+        assert whole.bank_.weights == (1.0, 0.5, 0.25)
+        assert part.bank_.weights == (1.0, 0.5, 0.25)[: 3 - depth]
+        scores = whole.classify(X, depth=depth).scores
+        torch.testing.assert_close(scores, part.classify(X).scores, rtol=0, atol=1e-5)
+    assert torch.equal(whole.segment(X, depth=depth), part.segment(X))
+    torch.testing.assert_close(whole.attribute(X, depth=depth), part.attribute(X))
+
+
 def test_one_layer_may_be_given_alone():
     alone = LayerKMeansAttribution(FITTED, FITTED.stage3).attribute(X, target=0)
     listed = LayerKMeansAttribution(FITTED, ["stage3"]).attribute(X, target=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -27,7 +27,7 @@ Answer = tuple[Tensor, Tensor | None]  # maps (N, 1, h, w) and segments (N, h, w
 class Setting:
     """One row: options of ``LayerKMeansAttribution``, and what is done otherwise."""
 
-    weighting: str | Sequence[float] = "dimension"
+    weighting: str = "dimension"
     n_clusters: int = 20
     average_top: bool = False
     connected: bool = False
@@ -41,7 +41,7 @@ class Setting:
             replay,
             layers,
             n_clusters=self.n_clusters,
-            weighting=self._weights(replay),
+            weighting=self.weighting,
             average_top=self.average_top,
             seed=seed,
         )
@@ -57,11 +57,6 @@ class Setting:
         deep_to_shallow = [attribution.segment(images, depth=d) for d in deeper] + [finest]
         how = "nearest-exact" if self.mode == "nearest" else "bilinear"
         return carry_down(density, deep_to_shallow, how), finest
-
-    def _weights(self, replay: Replay) -> str | Sequence[float]:
-        if self.weighting != "inverse":
-            return self.weighting
-        return [1 / (1 + block.shape[1]) for block in replay.recorded[self.drop :]]
 
 
 def deepest_density(replay: Replay, targets: Tensor) -> Tensor:
@@ -122,7 +117,6 @@ def _settings(task: Task) -> dict[str, Setting]:
         "**default: dimension, 20 clusters**": Setting(),
         "weighting balanced": Setting("balanced"),
         "weighting nave": Setting("nave"),
-        "weighting 1 / (1 + D)": Setting("inverse"),
     }
     for count in (5, 8, 10, 15, 30):
         settings[f"{count} clusters"] = Setting(n_clusters=count)
