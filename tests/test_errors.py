@@ -175,9 +175,10 @@ def test_class_without_samples_is_named(make, images, labels):
         (lambda x, y: (x, y + 1), ValueError, "label 3 is out of range for 3 logits"),
         (lambda x, y: (x, y - 1), ValueError, "label -1 is out of range for 3 logits"),
         (lambda x, y: (x, y.float()), ValueError, r"must be integers \(12,\) or multi-hot"),
-        (lambda x, y: {"x": x}, TypeError, r"a batch must be images or \(images, labels\)"),
+        (lambda x, y: {"x": x.byte()}, TypeError, r"a batch must be images or \(images, labels\)"),
+        (lambda x, y: {"x": x, "site": y}, ValueError, "the loader yields no labels"),
     ],
-    ids=["unlabelled", "too_large", "negative", "float", "dictionary"],
+    ids=["unlabelled", "too_large", "negative", "float", "dictionary", "unlabelled_dictionary"],
 )
 def test_bad_batches_are_refused(make, images, labels, batch, error, message):
     with pytest.raises(error, match=message):
