@@ -461,7 +461,10 @@ def test_inputs_that_are_no_images_are_refused(kind, net, images, loader, spoil,
     [
         (lambda z: z[:, :, None], r"logits \(N, J\) for 12 images; got \(12, 3, 1\)\. Wrap it"),
         (lambda z: z[:5], r"logits \(N, J\) for 12 images; got \(5, 3\)"),
-        (lambda z: {"logits": z}, "got dict. Wrap it in a module that returns the logits"),
+        (
+            lambda z: {"logits": z},
+            "got dict of 'logits': .* Wrap it in a module that returns the logits",
+        ),
         (lambda z: (z, z), "got tuple"),
     ],
     ids=["3-d", "too-few", "dictionary", "tuple"],
