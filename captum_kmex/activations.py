@@ -453,7 +453,8 @@ def _logits(output: object, images: Tensor) -> Tensor:
     if not isinstance(output, Tensor) or not is_logits or len(output) != len(images):
         got = described(output)
         if isinstance(output, Tensor):
-            got = f"{tuple(output.shape)} of {output.dtype}"
+            dtype = "" if output.is_floating_point() else f" of {output.dtype}"
+            got = f"{tuple(output.shape)}{dtype}"
         raise ValueError(
             f"the model must return logits (N, J) for {len(images)} images; got {got}. Wrap "
             "it in a module that returns the logits"

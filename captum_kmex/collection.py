@@ -180,7 +180,8 @@ def _empty_samples(seen: Observation, options: FitOptions) -> list[ClassSample]:
     n_classes = class_count(seen.logits.shape[1])
     for c in options.classes or ():
         if not 0 <= c < n_classes:
-            raise ValueError(f"classes holds {c}, out of range for {n_classes} classes")
+            what = "logits" if seen.logits.shape[1] > 1 else "classes of a single logit"
+            raise ValueError(f"classes holds {c}, out of range for {n_classes} {what}")
     groups = n_classes if options.labels is not None else 1
     wanted = len(options.classes) if options.classes and options.labels is not None else groups
     row_bytes = sum(source.width for source in seen.sources) * seen.logits.element_size()

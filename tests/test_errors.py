@@ -176,9 +176,10 @@ def test_class_without_samples_is_named(make, images, labels):
         (lambda x, y: (x, y + 1), ValueError, "label 3 is out of range for 3 logits"),
         (lambda x, y: (x, y - 1), ValueError, "label -1 is out of range for 3 logits"),
         (lambda x, y: (x, y.float()), ValueError, r"must be integers \(12,\) or multi-hot"),
-        (lambda x, y: {"x": x}, TypeError, r"a batch must be images or \(images, labels\)"),
+        (lambda x, y: {"x": x.byte()}, TypeError, r"a batch must be images or \(images, labels\)"),
+        (lambda x, y: {"x": x, "site": y}, ValueError, "the loader yields no labels"),
     ],
-    ids=["unlabelled", "too_large", "negative", "float", "dictionary"],
+    ids=["unlabelled", "too_large", "negative", "float", "dictionary", "unlabelled_dictionary"],
 )
 def test_bad_batches_are_refused(make, images, labels, batch, error, message):
     with pytest.raises(error, match=message):
@@ -462,7 +463,10 @@ def test_inputs_that_are_no_images_are_refused(kind, net, images, loader, spoil,
     [
         (lambda z: z[:, :, None], r"logits \(N, J\) for 12 images; got \(12, 3, 1\)\. Wrap it"),
         (lambda z: z[:5], r"logits \(N, J\) for 12 images; got \(5, 3\)"),
-        (lambda z: {"logits": z}, "got dict. Wrap it in a module that returns the logits"),
+        (
+            lambda z: {"logits": z},
+            "got dict of 'logits': .* Wrap it in a module that returns the logits",
+        ),
         (lambda z: (z, z), "got tuple"),
     ],
     ids=["3-d", "too-few", "dictionary", "tuple"],
