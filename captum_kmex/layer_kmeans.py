@@ -383,7 +383,7 @@ class LayerKMeansAttribution(FittedAttribution):
             "weighting": weights
             if weights is None or isinstance(weights, str)
             else [float(w) for w in weights],
-            "average_top": self.average_top,
+            "average_top": bool(self.average_top),
             "vote": self.vote,
         }
 

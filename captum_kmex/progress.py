@@ -120,13 +120,13 @@ class ProgressCheck:
         options: Options of the fit.
         depths: Number of codebooks.
         is_weighted: Rows have masses.
-        n_batches: Batches of a pass; 0 if unknown.
+        n_batches: Batches of a pass, if known.
     """
 
     options: Options
     depths: int
     is_weighted: bool
-    n_batches: int
+    n_batches: int | None
 
     def __call__(self, progress: Progress) -> None:
         """Compare.
@@ -172,7 +172,7 @@ class ProgressCheck:
         last = self.options.refine + (self.options.n_representatives > 0)
         if progress.stage > last:
             raise ValueError(f"stage is {progress.stage}, of at most {last}")
-        if self.n_batches and progress.position > self.n_batches:
+        if self.n_batches is not None and progress.position > self.n_batches:
             raise ValueError(f"position is {progress.position}, of {self.n_batches} batches")
         n_marks = len(progress.marks)
         if n_marks < progress.position or (progress.stage == 0 and n_marks > progress.position):
