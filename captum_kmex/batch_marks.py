@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 __all__ = ["MARK_SIZE", "BatchMarks"]
 
 MARK_SIZE = 32  # bytes of a SHA-256
+_Split = tuple[tuple[Tensor, ...], Tensor | None]
 
 
 class BatchMarks:
@@ -46,6 +48,30 @@ class BatchMarks:
         """Whether a batch, or its first and last item alone, is that of the interrupted fit."""
         known = self._marks[number * MARK_SIZE : (number + 1) * MARK_SIZE]
         return known == _digest(inputs, targets)
+
+    def compare_ends(
+        self,
+        batches: Iterable[list[int]],
+        count: int,
+        read: Callable[[list[list[int]]], Iterator[_Split]],
+    ) -> None:
+        """Compare a loader's first batches by their first and last items.
+
+        Args:
+            batches: Indices of the loader's batches.
+            count: How many to compare, if as many are known.
+            read: Gives inputs and labels of batches of other indices.
+
+        Raises:
+            ValueError: One is another batch.
+        """
+        drawn = list(islice(batches, min(count, self.n_known)))
+        ends = [[batch[0], batch[-1]][: len(batch)] for batch in drawn]
+        for number, (inputs, targets) in enumerate(read(ends)):
+            if not self.is_known(number, inputs, targets):
+                # items may be collated to the size of the largest in their batch
+                for whole in read([drawn[number]]):
+                    self.note(number, *whole)
 
     def end(self, count: int) -> None:
         """Compare the number of batches with that of the interrupted fit.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
+from functools import partial
+from itertools import chain
 from typing import Literal, cast
 
 import torch
@@ -102,7 +103,8 @@ class IndexedBatches:
         if count and self._order is not None:
             in_order = cast("DataLoader[object]", loader)
             if marks is not None:
-                _compare_ends(in_order, min(count, marks.n_known), marks)
+                drawn = cast("BatchSampler", in_order.batch_sampler)
+                marks.compare_ends(drawn, count, partial(_split_batches, in_order))
             loader, start = _without(in_order, count)
             first = count
         number = first - 1
@@ -173,6 +175,13 @@ def _drawing_apart(loader: Iterable[object]) -> Iterator[object]:
             yield batch
 
 
+def _split_batches(
+    loader: DataLoader[object], drawn: list[list[int]]
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor | None]]:
+    """Yield inputs and labels of other batches of a loader."""
+    yield from map(_split, _drawing_apart(_rebuilt(loader, batch_sampler=drawn)))
+
+
 def _in_order(loader: Iterable[object]) -> tuple[Iterable[object], Tensor | None]:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return loader, None
@@ -198,18 +207,6 @@ def _without(loader: DataLoader[object], count: int) -> tuple[DataLoader[object]
         return rest, min(start, len(loader.sampler))
     drawn = cast("list[list[int]]", loader.batch_sampler)
     return _rebuilt(loader, batch_sampler=drawn[count:]), sum(map(len, drawn[:count]))
-
-
-def _compare_ends(loader: DataLoader[object], count: int, marks: BatchMarks) -> None:
-    """Compare a rebuilt loader's first batches with marks by their first and last items."""
-    batches = cast("BatchSampler", loader.batch_sampler)
-    ends = [[batch[0], batch[-1]][: len(batch)] for batch in islice(batches, count)]
-    for number, batch in enumerate(_drawing_apart(_rebuilt(loader, batch_sampler=ends))):
-        if not marks.is_known(number, *_split(batch)):
-            # items may be collated to the size of the largest in their batch
-            whole = list(islice(batches, number, number + 1))
-            for again in _drawing_apart(_rebuilt(loader, batch_sampler=whole)):
-                marks.note(number, *_split(again))
 
 
 def _has_plain_sampler(loader: Iterable[object]) -> bool:

@@ -99,7 +99,7 @@ class Fields:
     def text(self, name: str, among: Sequence[str] | None = None) -> str:
         """Return a text, one of several if these are given."""
         value = self.get(name)
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str):
             raise self._wrong(name, "a text")
         if among is not None and value not in among:
             raise self._wrong(name, f"one of {list(among)}")
@@ -135,9 +135,7 @@ class Fields:
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Return distinct texts."""
-        values: tuple[str, ...] = self._each(
-            name, lambda value: isinstance(value, str) and value, "texts"
-        )
+        values: tuple[str, ...] = self._each(name, lambda value: isinstance(value, str), "texts")
         if len(set(values)) < len(values):
             raise self._wrong(name, "distinct texts")
         return values

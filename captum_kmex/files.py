@@ -50,10 +50,10 @@ def write_tensors(
     Raises:
         OSError: The file cannot be written, for instance for want of space.
         TypeError: The header holds what JSON does not.
-        ValueError: The header holds NaN or infinity.
+        ValueError: The header holds NaN or infinity, or far too many values.
     """
     content = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    as_read: dict[str, object] = json.loads(json.dumps(header, allow_nan=False))
+    as_read = parsed_header(json.dumps(header, allow_nan=False))
     text = json.dumps(as_read | {_CHECKSUM: _checksum(as_read, content)})
     with written_whole(path) as beside:
         mode = beside.stat().st_mode  # what the user's umask gives
@@ -119,7 +119,7 @@ def discard_unfinished(path: Path) -> None:
             if not left.is_dir():  # as release 0.1.0 left them
                 left.unlink()
                 continue
-            lock = take_lock(left / _LOCK)
+            lock = take_lock(left / _LOCK, unless_unknown=True)
             if lock is not None:
                 free_lock(lock, left / _LOCK)
                 shutil.rmtree(left)

@@ -18,7 +18,7 @@ from captum_kmex.activations import layer_name
 from captum_kmex.arguments import Setting, checked, resolve_depth
 from captum_kmex.bank import ModelFingerprint, PrototypeBank, load_bank
 from captum_kmex.base import Layer, PrototypeAttribution
-from captum_kmex.batches import Batch, IndexedBatches, Labels
+from captum_kmex.batches import Batch, Labels
 from captum_kmex.checkpoint import Checkpoint, held
 from captum_kmex.checks import Inputs, check_choice
 from captum_kmex.classes import class_count
@@ -171,7 +171,7 @@ class FittedAttribution(PrototypeAttribution):
             TypeError: ``loader`` yields no batches, or an option is of another type.
             RuntimeError: The fit failed on another process of the group.
         """
-        at_input = attribute_to_layer_input
+        at_input = bool(attribute_to_layer_input)
         with together():
             check_choice("labels", labels, self._label_modes)
             options = FitOptions(
@@ -193,7 +193,7 @@ class FittedAttribution(PrototypeAttribution):
         observe = partial(self._observe, args=additional_forward_args, at_input=at_input)
         with held(checkpoint):
             identity |= batches.identity() if checkpoint is not None else {}
-            check = self._progress_check(options, batches)
+            check = self._progress_check(options, identity)
             progress = Checkpoint(checkpoint, identity, checkpoint_interval, check)
             fit = Fit(batches, observe, options, progress, show_progress)
             self._bank = self._fitted_bank(fit, at_input)
@@ -329,10 +329,13 @@ class FittedAttribution(PrototypeAttribution):
         as_saved: dict[str, object] = json.loads(json.dumps(identity))
         return as_saved
 
-    def _progress_check(self, options: FitOptions, batches: IndexedBatches) -> ProgressCheck:
-        """Return what a checkpoint of this fit is compared with."""
+    def _progress_check(self, options: FitOptions, identity: Mapping[str, object]) -> ProgressCheck:
+        """Return what a checkpoint of a fit is compared with."""
         depths = max(1, len(self._layer_names()))
-        return ProgressCheck(options, depths, self._has_masses, len(batches))
+        n_batches = identity.get("batches") if identity.get("order") else None
+        return ProgressCheck(
+            options, depths, self._has_masses, n_batches if isinstance(n_batches, int) else None
+        )
 
     def _fitted_bank(self, fit: Fit, at_input: bool) -> PrototypeBank:
         if isinstance(self._site, str):

@@ -25,11 +25,13 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def take_lock(path: Path) -> int | None:
+def take_lock(path: Path, *, unless_unknown: bool = False) -> int | None:
     """Lock a file, made if need be, against all other processes and threads.
 
     Args:
         path: The file; nothing is written to it.
+        unless_unknown: Where the file system knows no locks, take it for held by another;
+            by default it is taken for free.
 
     Returns:
         What to free it with, or ``None`` where another holds it.
@@ -40,7 +42,7 @@ def take_lock(path: Path) -> int | None:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            is_mine = _try(descriptor)
+            is_mine = _try(descriptor, unless_unknown)
             is_there = is_mine and _is_file_of(path, descriptor)
         except BaseException:
             os.close(descriptor)
@@ -62,12 +64,11 @@ def free_lock(descriptor: int, path: Path) -> None:
         os.close(descriptor)
 
 
-def _try(descriptor: int) -> bool:
+def _try(descriptor: int, unless_unknown: bool) -> bool:
     try:
         _lock(descriptor)
     except OSError as error:
-        # where the file system knows no locks, nobody can hold one
-        return error.errno in _UNSUPPORTED
+        return error.errno in _UNSUPPORTED and not unless_unknown
     return True
 
 

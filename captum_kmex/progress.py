@@ -120,13 +120,13 @@ class ProgressCheck:
         options: Options of the fit.
         depths: Number of codebooks.
         is_weighted: Rows have masses.
-        n_batches: Batches of a pass; 0 if unknown.
+        n_batches: Batches of a pass, if known.
     """
 
     options: Options
     depths: int
     is_weighted: bool
-    n_batches: int
+    n_batches: int | None
 
     def __call__(self, progress: Progress) -> None:
         """Compare.
@@ -136,33 +136,33 @@ class ProgressCheck:
                 or two do not fit together.
         """
         self._check_place(progress)
-        common, collected = progress.common, progress.collected
-        is_first = progress.stage == 0
         if not progress.position:
-            check_tensors(collected, {}, {})
-        if is_first and not progress.position:
-            check_tensors(common, {}, {})
-            return
-        summary = collected if is_first else common
-        n_classes = _check_summary(summary, self.depths)
-        sizes: dict[str, object] = {}
-        kinds = _summary_kinds(self.depths) | _ridge_kinds(summary, n_classes, self.depths)
+            check_tensors(progress.collected, {}, {})
+        if not progress.stage:
+            check_tensors(progress.common, {}, {})
+        if progress.stage or progress.position:
+            self._check_state(progress)
+
+    def _check_state(self, progress: Progress) -> None:
+        """Compare what was saved of a first pass, or after it."""
+        is_first, sizes = progress.stage == 0, dict[str, object]()
+        state = progress.collected if is_first else progress.common
+        n_classes = _check_summary(state, self.depths)
+        kinds = _summary_kinds(self.depths) | _ridge_kinds(state, n_classes, self.depths)
         for depth in range(self.depths):
             kinds |= (
-                self._sample_kinds(summary, depth, n_classes)
+                self._sample_kinds(state, depth, n_classes)
                 if is_first
                 else codebook_kinds(depth, n_classes, self._is_agnostic)
             )
-        check_tensors(summary, kinds, sizes)
-        self._check_figures(summary)
+        check_tensors(state, kinds, sizes)
+        self._check_figures(state)
         if is_first:
-            check_tensors(common, {}, {})
-            self._check_capacities(summary)
+            self._check_capacities(state)
         else:
             self._check_books(progress, n_classes, sizes)
-        check_widths(
-            [w for d in range(self.depths) if isinstance(w := sizes.get(f"width {d}"), int)]
-        )
+        widths = (sizes.get(f"width {depth}") for depth in range(self.depths))
+        check_widths([width for width in widths if isinstance(width, int)])
 
     @property
     def _is_agnostic(self) -> bool:
@@ -172,7 +172,7 @@ class ProgressCheck:
         last = self.options.refine + (self.options.n_representatives > 0)
         if progress.stage > last:
             raise ValueError(f"stage is {progress.stage}, of at most {last}")
-        if self.n_batches and progress.position > self.n_batches:
+        if self.n_batches is not None and progress.position > self.n_batches:
             raise ValueError(f"position is {progress.position}, of {self.n_batches} batches")
         n_marks = len(progress.marks)
         if n_marks < progress.position or (progress.stage == 0 and n_marks > progress.position):

@@ -286,7 +286,6 @@ WRONG = {
     "layers_text": (set_header(layers="stage1"), "layers is 'stage1', not a list of texts"),
     "layers_numbers": (set_header(layers=[1, 2, 3]), "layers is a list of 3, not a list of texts"),
     "layers_twice": (set_header(layers=["a", "a", "b"]), "layers is a list of 3, not distinct"),
-    "layers_empty_text": (set_header(layers=["a", "", "b"]), "layers is a list of 3, not a list"),
     "at_input_number": (set_header(at_input=0), "at_input is 0, not true or false"),
     "at_input_text": (set_header(at_input="false"), "at_input is 'false', not true or false"),
     "weights_zero": (set_header(weights=[1.0, 0.0, 1.0]), "not a list of finite numbers above 0"),

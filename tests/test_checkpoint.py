@@ -674,6 +674,23 @@ def test_loaders_without_positions_are_compared_as_they_pass(tmp_path, every_bat
     assert torch.equal(found.codebooks[0].centroids, expected.codebooks[0].centroids)
 
 
+class Short(Streamed):
+    """Says that it is shorter than it is, as streams of several workers do."""
+
+    def __len__(self) -> int:
+        return 3
+
+
+def test_stream_longer_than_it_says_goes_on(tmp_path, every_batch):
+    options = {"checkpoint": tmp_path / "c", "checkpoint_interval": 0, "n_init": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(StoppedError):
+            attribution("kmex").fit(DataLoader(Short(Stopping(14)), BATCH), **options)
+        found = attribution("kmex").fit(DataLoader(Short(Images()), BATCH), **options)
+    assert found.bank_.provenance["n_images"] == N_IMAGES
+
+
 def zip_batches(images: Images) -> tuple[Tensor, Tensor]:
     """Images and labels in six whole batches."""
     return images.x[:18].unflatten(0, (6, 3)), images.y[:18].unflatten(0, (6, 3))

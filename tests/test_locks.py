@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
 import pytest
 from processes import finish, needs_processes, start
 
+from captum_kmex import locks
 from captum_kmex.locks import free_lock, take_lock
 
 
@@ -115,6 +117,18 @@ def test_fork_does_not_free_its_parents_lock(path):
     assert path.exists()
     assert take_lock(path) is None
     free_lock(lock, path)
+
+
+def test_file_system_without_locks_holds_nobody_up(path, monkeypatch):
+    def unsupported(_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks, "_lock", unsupported)
+    lock = take_lock(path)
+    assert lock is not None
+    assert take_lock(path, unless_unknown=True) is None
+    free_lock(lock, path)
+    assert not path.exists()
 
 
 def test_missing_folder_is_the_systems_error(tmp_path):
