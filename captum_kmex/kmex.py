@@ -197,7 +197,7 @@ class KMExAttribution(FittedAttribution):
         margin = CentroidMargin(self._book, self.bank_.n_classes, target, logits, features)
         names = self._layer_names()
         reader = self._frozen_reader(names, at_input, reads_tap=not names)
-        return MarginModel(reader, margin).to(inputs.device)
+        return MarginModel(reader, margin).to(logits.device)
 
     @checked
     def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:

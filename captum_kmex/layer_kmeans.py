@@ -384,7 +384,7 @@ class LayerKMeansAttribution(FittedAttribution):
         )
         evidence = HeadEvidence(head, target, passed.logits)
         module = SegmentedModel(reader, evidence, assignments, vote, self.average_top)
-        return module.to(inputs.device)
+        return module.to(passed.logits.device)
 
     @classmethod
     def _for_bank(
