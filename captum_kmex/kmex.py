@@ -209,7 +209,7 @@ class KMExAttribution(FittedAttribution):
             raise ValueError("a margin needs prototypes of two classes; fit more classes")
         margin = CentroidMargin(self._book, self.bank_.n_classes, target, logits, features)
         reader = self._frozen_reader(passed, at_input, reads_tap=not passed.layers)
-        return MarginModel(reader, margin).to(inputs.device)
+        return MarginModel(reader, margin).to(logits.device)
 
     @checked
     @one_bank_a_call

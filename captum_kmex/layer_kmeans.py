@@ -403,7 +403,7 @@ class LayerKMeansAttribution(FittedAttribution):
         reader = self._frozen_reader(seen, bank.at_input, reads_tap=tap is passed.tap)
         evidence = HeadEvidence(head, target, passed.logits)
         module = SegmentedModel(reader, evidence, assignments, vote, self.average_top)
-        return module.to(inputs.device)
+        return module.to(passed.logits.device)
 
     @classmethod
     def _for_bank(

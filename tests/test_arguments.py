@@ -506,3 +506,10 @@ def test_hook_may_supply_the_arguments_of_forward(images):
     net = Scaled().eval()
     net.register_forward_pre_hook(lambda _, given: (*given, 2.0))
     assert LayerKMeansAttribution(net, "stage1").segment(images).shape == (12, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["columns", "kmex", "kmeans"])
+def test_module_is_made_of_inputs_in_a_tuple(world, name):
+    attribution = getattr(world, name)
+    expected = attribution.as_module(world.x)(world.x)["attribution"]
+    assert torch.equal(attribution.as_module((world.x,))(world.x)["attribution"], expected)
