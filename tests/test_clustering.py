@@ -269,14 +269,12 @@ def blobs(m: int, k: int, d: int) -> np.ndarray:
     return (centres[generator.integers(0, k, m)] + generator.normal(size=(m, d))).astype(np.float32)
 
 
-@pytest.mark.parametrize("budget", [2**24, 2**26, 2**31])
-@pytest.mark.parametrize(
-    ("k", "m"), [(40, 2560), (40, 4000), (100, 3000), (300, 3000), (1000, 3000)]
-)
+@pytest.mark.parametrize("budget", [2**24, 2**31])
+@pytest.mark.parametrize(("k", "m"), [(40, 2560), (100, 3000), (300, 3000), (1000, 2000)])
 def test_kmeans_of_many_clusters_stays_within_the_memory_budget(k, m, budget):
     rows = torch.from_numpy(rectified(m, 6))
     with LargestTensor() as largest:
-        found = kmeans(rows, k, n_init=2, max_iter=5, memory_budget=budget)
+        found = kmeans(rows, k, n_init=1, max_iter=2, memory_budget=budget)
     assert largest.nbytes <= min(budget, 2**28)
     assert len(found.centroids) == k
 
@@ -296,8 +294,7 @@ def test_kmeans_of_many_clusters_is_as_good_as_sklearn(k, kind):
     assert torch.equal(found.labels, again.labels)
 
 
-@pytest.mark.parametrize("k", [3, 20])
-@pytest.mark.parametrize("m", [300, 3000])
+@pytest.mark.parametrize(("k", "m"), [(3, 300), (20, 1400)])
 def test_memory_budget_changes_nothing_for_few_clusters(k, m):
     rows = torch.from_numpy(rectified(m, 6))
     found, other = (kmeans(rows, k, n_init=2, memory_budget=size) for size in (2**20, 2**31))
