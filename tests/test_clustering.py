@@ -8,6 +8,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from captum_kmex import clustering
 from captum_kmex.clustering import kmeans, kmeans_by_class
@@ -241,3 +242,79 @@ def test_parts_take_rare_far_rows():
     rows = torch.cat([large_rows(3), 50 + torch.zeros(4, 12)])
     drawn, _ = clustering._Problem.of(rows, None, 5).parts(20, 320, seed=0)
     assert ((drawn >= 4000).sum(1) > 100).all()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most bytes that one operation returned."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, (tuple, list)) else [found]:
+            if isinstance(tensor, torch.Tensor) and tensor._base is None:
+                self.nbytes = max(self.nbytes, tensor.untyped_storage().nbytes())
+        return found
+
+
+def rectified(m: int, d: int, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    rows = generator.normal(size=(m, 12)) @ generator.normal(size=(12, d))
+    return np.maximum(rows, 0).astype(np.float32)
+
+
+def blobs(m: int, k: int, d: int) -> np.ndarray:
+    generator = np.random.default_rng(0)
+    centres = 4 * generator.normal(size=(k, d))
+    return (centres[generator.integers(0, k, m)] + generator.normal(size=(m, d))).astype(np.float32)
+
+
+@pytest.mark.parametrize("budget", [2**24, 2**31])
+@pytest.mark.parametrize(("k", "m"), [(40, 2560), (100, 3000), (300, 3000), (1000, 2000)])
+def test_kmeans_of_many_clusters_stays_within_the_memory_budget(k, m, budget):
+    rows = torch.from_numpy(rectified(m, 6))
+    with LargestTensor() as largest:
+        found = kmeans(rows, k, n_init=1, max_iter=2, memory_budget=budget)
+    assert largest.nbytes <= min(budget, 2**28)
+    assert len(found.centroids) == k
+
+
+@pytest.mark.parametrize("k", [100, 300, 1000])
+@pytest.mark.parametrize("kind", ["rectified", "blobs"])
+def test_kmeans_of_many_clusters_is_as_good_as_sklearn(k, kind):
+    rows = rectified(4000, 8) if kind == "rectified" else blobs(4000, k, 8)
+    found = kmeans(torch.from_numpy(rows), k, memory_budget=2**25)
+    theirs = KMeans(k, n_init=1, random_state=0).fit(rows).inertia_
+    assert found.inertia <= 1.02 * theirs
+    assert found.inertia == pytest.approx(
+        inertia(torch.from_numpy(rows), found.centroids), rel=1e-3
+    )
+    again = kmeans(torch.from_numpy(rows), k, memory_budget=2**25)
+    assert torch.equal(found.centroids, again.centroids)
+    assert torch.equal(found.labels, again.labels)
+
+
+@pytest.mark.parametrize(("k", "m"), [(3, 300), (20, 1400)])
+def test_memory_budget_changes_nothing_for_few_clusters(k, m):
+    rows = torch.from_numpy(rectified(m, 6))
+    found, other = (kmeans(rows, k, n_init=2, memory_budget=size) for size in (2**20, 2**31))
+    assert torch.equal(found.centroids, other.centroids)
+    assert torch.equal(found.labels, other.labels)
+
+
+@pytest.mark.parametrize("k", [80, 300])
+def test_many_clusters_of_weighted_rows_are_those_of_repeated_ones(k):
+    rows = torch.from_numpy(rectified(1500, 6))
+    weights = 1.0 + torch.arange(1500) % 3
+    repeated = rows.repeat_interleave(weights.long(), 0)
+    found = kmeans(rows, k, weights=weights, n_init=3, memory_budget=2**22)
+    other = kmeans(repeated, k, n_init=3, memory_budget=2**22)
+    assert found.inertia == pytest.approx(other.inertia, rel=0.03)
+    assert inertia(repeated, found.centroids) == pytest.approx(found.inertia, rel=1e-3)
+
+
+def test_many_clusters_of_few_distinct_rows_stay_finite():
+    rows = torch.eye(5).repeat(100, 1)
+    found = kmeans(rows, 200, memory_budget=2**22)
+    assert torch.isfinite(found.centroids).all()
+    assert found.inertia == pytest.approx(0, abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 from conftest import LAYERS, make_net
 
 from captum_kmex import LayerKMeansAttribution, voting
+from captum_kmex.bank import Codebook
 from captum_kmex.composite import StackedBlocks
-from captum_kmex.voting import distance_scores
+from captum_kmex.composite_by_class import best_by_class
+from captum_kmex.voting import distance_scores, mean_log_nearness
 
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 
@@ -189,3 +192,91 @@ def test_bank_keeps_the_vote(fitted, images, tmp_path):
     loaded = LayerKMeansAttribution.load(tmp_path / "a.safetensors", fitted.model)
     assert loaded.vote == "share"
     assert torch.equal(loaded.classify(images).scores, fitted.classify(images).scores)
+
+
+def bank_of(attr, membership: torch.Tensor) -> LayerKMeansAttribution:
+    """Return a copy whose prototypes, random ones, have these classes."""
+    generator = torch.Generator().manual_seed(3)
+    books = [
+        Codebook(
+            torch.rand(len(membership), width, generator=generator),
+            membership,
+            torch.ones(len(membership), dtype=torch.int64),
+            torch.ones(len(membership)),
+        )
+        for width in (18, 14, 8)
+    ]
+    other = copy.copy(attr)
+    other._bank = dataclasses.replace(attr.bank_, codebooks=tuple(books), n_classes=3)
+    return other
+
+
+MANY = {
+    "even": lambda k: torch.arange(k) * 3 // k,
+    "uneven": lambda k: (torch.arange(k) * 3 // k).clamp_max(1),
+    "skewed": lambda k: torch.tensor([0] + [1] * (k - 3) + [2, 2]),
+    "descending": lambda k: 2 - torch.arange(k) * 3 // k,
+    "mixed": lambda k: torch.arange(k) % 3,
+    "one": lambda k: torch.full((k,), 1),
+}
+
+
+@pytest.mark.parametrize("k", [6, 15, 60, 300, 5000])
+@pytest.mark.parametrize("kind", MANY)
+def test_segments_and_votes_come_from_the_same_scores(fitted, images, kind, k):
+    attr = bank_of(fitted, MANY[kind](k))
+    found, free = attr.explain(images[:3], target=1), attr.segment(images[:3])
+    assert torch.equal(found.segments, free)
+    passed = attr._pass((images[:3],), None, False)
+    stack, book = attr._stack(passed), attr.bank_.codebooks[0]
+    scores = stack.scores(book.centroids)
+    assert (scores.gather(1, free[:, None]) >= scores.amax(1, keepdim=True) - 1e-5).all()
+    squares = stack.squared_norms.unsqueeze(1)
+    size = sum(w**2 for w in stack.weights)
+    for c in range(3):
+        own = scores[:, book.membership == c]
+        if not own.shape[1]:
+            assert torch.isneginf(found.class_scores[:, c]).all()
+            continue
+        expected = mean_log_nearness(own.amax(1, keepdim=True), squares, size)
+        assert torch.allclose(found.class_scores[:, c], expected[:, 0], atol=1e-5)
+    assert torch.equal(found.class_scores, attr.classify(images[:3]).scores)
+
+
+@pytest.mark.parametrize("k", [6, 60, 300, 3000])
+@pytest.mark.parametrize("kind", MANY)
+def test_first_of_equal_prototypes_wins_whatever_their_classes(fitted, images, kind, k):
+    attr = bank_of(fitted, MANY[kind](k))
+    for book in attr.bank_.codebooks:
+        book.centroids[k // 2 :] = book.centroids[: k - k // 2]
+    assert int(attr.explain(images[:2], target=1).segments.max()) < k // 2
+
+
+@pytest.mark.parametrize("kind", [name for name in MANY if name != "mixed"])
+@pytest.mark.parametrize("k", [15, 300])
+def test_pixels_are_scored_once_for_segments_and_vote(fitted, images, kind, k, monkeypatch):
+    attr, calls = bank_of(fitted, MANY[kind](k)), []
+    best = StackedBlocks.best
+    monkeypatch.setattr(
+        StackedBlocks, "best", lambda *args: calls.append(args[0].grid) or best(*args)
+    )
+    attr.explain(images[:2], target=1)
+    assert len(calls) == len(set(calls)) == 2
+    attr.classify(images[:2])
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("classes", [[0, 0, 1, 3], [3, 1, 0, 0], [1, 0, 1, 0], [2, 2, 2, 2]])
+def test_best_by_class_is_a_loop_over_classes(classes):
+    scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    scores[0] = 1.0
+    best, index = best_by_class(scores, torch.tensor(classes), 5)
+    for c in range(5):
+        own = [i for i, owner in enumerate(classes) if owner == c]
+        if not own:
+            assert torch.isneginf(best[:, c]).all()
+            assert not index[:, c].any()
+            continue
+        values, places = scores[:, own].max(1)
+        assert torch.equal(best[:, c], values)
+        assert torch.equal(index[:, c], torch.tensor(own)[places])

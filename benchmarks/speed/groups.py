@@ -98,6 +98,15 @@ GROUPS = {
         "speed_tail.png",
         "The tail over the forward pass as prototypes and images grow.",
     ),
+    "explain": Group(
+        "Segments, votes and ledgers of many classes",
+        "The tails of `attribute` (the map), `explain` (also segments, class scores, ledger) and "
+        "`predict` (class scores of one depth), from kept activations, each right after a forward "
+        "pass; C x K is K prototypes of each of C classes. Pixels are scored once, for their "
+        "segment and for the vote. All three are asserted to tell the same.",
+        "call",
+        (_ratio("over the forward", "forward"), _time()),
+    ),
     "memory": Group(
         "Memory of an explanation",
         "Most bytes of live tensors during the second call, from the profiler's allocation events: "
