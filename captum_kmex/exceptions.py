@@ -8,8 +8,11 @@ __all__ = [
     "FewRowsWarning",
     "HeadNotFoundError",
     "LayerCallWarning",
+    "LeftOutWeightsWarning",
     "MissingExtraError",
+    "MissingGlyphWarning",
     "NotFittedError",
+    "PixelDepthWarning",
     "RepresentativesWarning",
     "SkippedImageWarning",
     "TargetError",
@@ -48,6 +51,18 @@ class RepresentativesWarning(UserWarning):
 
 class SkippedImageWarning(UserWarning):
     """An image file could not be read and is left out."""
+
+
+class PixelDepthWarning(UserWarning):
+    """Pictures hold more than 8 bits a pixel and are scaled."""
+
+
+class MissingGlyphWarning(UserWarning):
+    """The figures' font has no letters of a script in which names are written."""
+
+
+class LeftOutWeightsWarning(UserWarning):
+    """A file of weights holds more than the model's; the rest is left out."""
 
 
 class MissingExtraError(ImportError):
