@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,14 @@ from torch import Tensor, nn
 
 from captum_kmex.arguments import checked
 from captum_kmex.bank_fields import METHODS, check_bank_tensors, check_provenance, check_settings
-from captum_kmex.exceptions import UncheckedFileWarning
+from captum_kmex.exceptions import UncheckedFileWarning, warn_user
 from captum_kmex.fields import Fields
 from captum_kmex.files import discard_unfinished, read_tensors, write_tensors
 from captum_kmex.fingerprint import ModelFingerprint
 from captum_kmex.representatives import Representatives
 from captum_kmex.surrogate import Surrogate
 
-__all__ = ["Codebook", "ModelFingerprint", "PrototypeBank", "load_bank"]
+__all__ = ["Codebook", "ModelFingerprint", "PrototypeBank"]
 
 SCHEMA_VERSION = 2
 _HEADER = "captum_kmex"
@@ -145,7 +144,23 @@ class PrototypeBank:
                 not what was written.
             FileNotFoundError: There is no such file.
         """
-        return load_bank(path)
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no bank at {path}; write one with save()")
+        tensors, header = read_tensors(
+            path, _HEADER, "prototype bank", _REMEDY, schemas=_SCHEMAS, most=_MOST_TENSORS
+        )
+        try:
+            bank = _assemble(header, tensors)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; the file is damaged, fit and save again") from error
+        if not _SCHEMAS[header["schema_version"]]:  # type: ignore[index]  # as it was checked
+            warn_user(
+                f"{path} was written by release 0.1.0, without a checksum, so that damage to its "
+                "numbers cannot be seen; load and save it once to add one",
+                UncheckedFileWarning,
+            )
+        return bank
 
     @checked
     def check_model(self, model: nn.Module) -> None:
@@ -192,33 +207,6 @@ def _header(bank: PrototypeBank) -> dict[str, object]:
     if bank.surrogate is not None:
         header["surrogate"] = {"layer": bank.surrogate.layer, "r2": bank.surrogate.r2}
     return header
-
-
-def load_bank(path: str | os.PathLike[str], stacklevel: int = 3) -> PrototypeBank:
-    """Read a bank, as ``PrototypeBank.load`` does.
-
-    Args:
-        path: The file.
-        stacklevel: Calls from here to the line that a warning names.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no bank at {path}; write one with save()")
-    tensors, header = read_tensors(
-        path, _HEADER, "prototype bank", _REMEDY, schemas=_SCHEMAS, most=_MOST_TENSORS
-    )
-    try:
-        bank = _assemble(header, tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; the file is damaged, fit and save again") from error
-    if not _SCHEMAS[header["schema_version"]]:  # type: ignore[index]  # as it was checked
-        warnings.warn(
-            f"{path} was written by release 0.1.0, without a checksum, so that damage to its "
-            "numbers cannot be seen; load and save it once to add one",
-            UncheckedFileWarning,
-            stacklevel=stacklevel,
-        )
-    return bank
 
 
 def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> PrototypeBank:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from captum_kmex._version import __version__
 from captum_kmex.commands import demo, explain, fit, info, report, suggest
-from captum_kmex.commands.answer import say
+from captum_kmex.commands.answer import say, write
 from captum_kmex.exceptions import MissingExtraError, UsageError
+from captum_kmex.plain_text import printable
 
 __all__ = ["main"]
 
@@ -32,7 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The words after the command; those of the process if ``None``.
     """
-    options = build_parser().parse_args(arguments)
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit as ending:
+        is_done = _answered("", "captum-kmex")  # help may not have reached a full disk
+        if not is_done and not ending.code:
+            raise SystemExit(_FAILED) from None
+        raise
     name = f"captum-kmex {options.command}"
     try:
         with contextlib.redirect_stdout(sys.stderr), _plain_warnings(name):
@@ -44,17 +53,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except Exception as error:
         if options.traceback:
-            traceback.print_exc()
+            sys.stderr.write(printable(traceback.format_exc(), keep="\n"))
         say(f"{name}: error: {_one_line(error)}", quiet=False)
         return _MISUSED if isinstance(error, (UsageError, MissingExtraError)) else _FAILED
-    text = json.dumps(answer.data, indent=1) if options.json else answer.text
-    sys.stdout.write(f"{text}\n")
-    return 0
+    data = json.dumps(answer.data, indent=1).replace("\x7f", "\\u007f")  # the rest is ASCII
+    text = data if options.json else printable(answer.text, keep="\n")
+    return 0 if _answered(f"{text}\n", name) else _FAILED
+
+
+def _answered(text: str, name: str) -> bool:
+    """Write to standard output; say so, and return ``False``, where it is closed or full."""
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        write(sys.stdout, text)
+    except OSError as error:
+        say(f"{name}: error: the answer cannot be written ({error.strerror or error})", quiet=False)
+        _silence_stdout()
+        return False
+    return True
+
+
+def _silence_stdout() -> None:
+    """Send what is left in the buffer nowhere: Python would try again at its end, and complain."""
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="captum-kmex",
         description="Post-hoc self-explanation of CNNs: concept segments whose evidence adds up to "
         "the logit, by one forward pass.",
@@ -67,6 +97,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints hold no control characters of what it was given."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with 2."""
+        super().error(printable(message))
+
+
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text or type(error).__name__
@@ -77,7 +115,7 @@ def _plain_warnings(name: str) -> Iterator[None]:
     """Write warnings as one line each, without the code that gave them."""
 
     def show(message: Warning | str, *_: object) -> None:
-        say(f"{name}: warning: {message}", quiet=False)
+        say(f"{name}: warning: {' '.join(str(message).split())}", quiet=False)
 
     with warnings.catch_warnings():
         warnings.showwarning = show  # type: ignore[assignment]  # the message is all we show

@@ -13,8 +13,11 @@ __all__ = [
     "FewRowsWarning",
     "HeadNotFoundError",
     "LayerCallWarning",
+    "LeftOutWeightsWarning",
     "MissingExtraError",
+    "MissingGlyphWarning",
     "NotFittedError",
+    "PixelDepthWarning",
     "RepresentativesWarning",
     "SkippedImageWarning",
     "TargetError",
@@ -97,6 +100,18 @@ class SkippedImageWarning(UserWarning):
 
 class UncheckedFileWarning(UserWarning):
     """A file of an earlier release has no checksum, so damage may go unseen."""
+
+
+class PixelDepthWarning(UserWarning):
+    """Pictures hold more than 8 bits a pixel and are scaled."""
+
+
+class MissingGlyphWarning(UserWarning):
+    """The figures' font has no letters of a script in which names are written."""
+
+
+class LeftOutWeightsWarning(UserWarning):
+    """A file of weights holds more than the model's; the rest is left out."""
 
 
 class MissingExtraError(ImportError):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import uuid
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +14,14 @@ import numpy as np
 from torch import Tensor
 
 from captum_kmex.arguments import checked
+from captum_kmex.class_names import ClassNames, read_class_names
+from captum_kmex.folders import folder_written_whole, repair
 from captum_kmex.ledger import LedgerRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["Explanation"]
+__all__ = ["Explanation", "check_replaceable", "own_files"]
 
 SCHEMA_VERSION = 1
 _FORMAT = "captum_kmex.explanation"
@@ -78,7 +79,7 @@ class Explanation:
         index: int = 0,
         *,
         dataset: Sequence[object] | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: ClassNames | None = None,
         image: np.ndarray | None = None,
         scale: float | None = None,
         figure: Figure | SubFigure | None = None,
@@ -88,7 +89,8 @@ class Explanation:
         Args:
             index: Which image of the batch.
             dataset: The training set of the fit, for the nearest patches.
-            class_names: Names of the classes.
+            class_names: Names of the classes: a sequence in the order of the logits (list, tuple,
+                array, pandas Series), ``id2label`` or ``class_to_idx``.
             image: The picture to show, (H, W) or (H, W, 3); by default the input, rescaled.
             scale: The map's value of full colour, by default its own largest; images compare
                 on ``visualization.evidence_scale(result.attribution)``.
@@ -109,18 +111,19 @@ class Explanation:
         folder: str | os.PathLike[str],
         *,
         dataset: Sequence[object] | None = None,
-        class_names: Sequence[str] | None = None,
+        class_names: ClassNames | None = None,
         images: Sequence[np.ndarray] | None = None,
     ) -> None:
         """Write ``arrays.npz``, ``manifest.json`` and one picture an image into a folder.
 
         The folder appears complete or not at all; one that exists is replaced only if it
-        holds an earlier explanation.
+        holds an earlier explanation, which a process killed at any moment does not lose.
 
         Args:
             folder: Where to write.
             dataset: The training set of the fit, for the nearest patches.
-            class_names: Names of the classes.
+            class_names: Names of the classes: a sequence in the order of the logits (list, tuple,
+                array, pandas Series), ``id2label`` or ``class_to_idx``.
             images: The pictures to show, one an image, (H, W) or (H, W, 3); by default the
                 inputs, rescaled.
 
@@ -132,39 +135,31 @@ class Explanation:
             raise ValueError(
                 f"{len(images)} images for {len(self)} explanations; give one picture of each"
             )
-        folder = Path(folder)
-        _check_replaceable(folder)
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex}") for _ in range(2))
-        work.mkdir()
-        try:
+        folder = Path(folder).resolve()
+        repair(folder)
+        check_replaceable(folder)
+        with folder_written_whole(folder) as work:
             self._write(work, dataset, class_names, images)
-            if folder.exists():
-                folder.rename(old)
-            work.rename(folder)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            if old.exists() and not folder.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
 
     def _write(
         self,
         folder: Path,
         dataset: Sequence[object] | None,
-        class_names: Sequence[str] | None,
+        class_names: ClassNames | None,
         images: Sequence[np.ndarray] | None,
     ) -> None:
         from matplotlib import pyplot as plt
 
+        class_names = None if class_names is None else read_class_names(class_names)
         arrays: dict[str, Any] = self._arrays()
         np.savez_compressed(folder / "arrays.npz", **arrays)
         (folder / "manifest.json").write_text(json.dumps(self.manifest(), indent=1))
         for i in range(len(self)):
             image = None if images is None else images[i]
             figure, _ = self.plot(i, dataset=dataset, class_names=class_names, image=image)
-            figure.savefig(folder / f"{i:04d}.png", dpi=120)
+            with warnings.catch_warnings():  # a hint has said so, once for all letters
+                warnings.filterwarnings("ignore", "Glyph .* missing from")
+                figure.savefig(folder / f"{i:04d}.png", dpi=120)
             plt.close(figure)
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -203,22 +198,25 @@ class Explanation:
         }
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
     """Raise ``FileExistsError`` unless a folder is new, empty or all our own."""
     if not folder.exists():
         return
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    if found and found != _own_files(folder / "manifest.json"):
+    if found and found != own_files(folder):
         raise FileExistsError(f"{folder} holds other files; choose a new or empty folder")
 
 
-def _own_files(manifest: Path) -> set[str]:
-    """Return the files that an earlier explanation's manifest lists."""
+def own_files(folder: Path) -> set[str]:
+    """Return the names of the files that a saved explanation's manifest lists, if it is one."""
+    manifest = folder / "manifest.json"
     try:
+        if not manifest.is_file():
+            return set()
         content = json.loads(manifest.read_text())
         if content["format"] != _FORMAT:
             return set()
         pictures = {image["picture"] for image in content["images"]}
         return {"manifest.json", content["arrays"], *pictures}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from captum_kmex._version import __version__
 from captum_kmex.activations import layer_name
 from captum_kmex.arguments import Setting, checked, resolve_depth
-from captum_kmex.bank import ModelFingerprint, PrototypeBank, load_bank
+from captum_kmex.bank import ModelFingerprint, PrototypeBank
 from captum_kmex.base import Layer, PrototypeAttribution
 from captum_kmex.batches import Batch, Labels
 from captum_kmex.checkpoint import Checkpoint, held
@@ -224,7 +224,7 @@ class FittedAttribution(PrototypeAttribution):
         Raises:
             ValueError: The file is damaged, foreign, or fitted on another model or layer.
         """
-        bank = load_bank(path)
+        bank = PrototypeBank.load(path)
         if bank.method != cls._method():
             raise ValueError(
                 f"the bank was fitted by {bank.method}, not by {cls._method()}; use "

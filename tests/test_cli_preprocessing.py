@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 
 from captum_kmex.loading.models import model_source
-from captum_kmex.loading.pictures import find_pictures, open_picture
+from captum_kmex.loading.pictures import find_pictures
 from captum_kmex.loading.preprocessing import IMAGENET, Preprocessing
 
 PHOTO = Image.fromarray(data.chelsea())
@@ -60,15 +60,6 @@ def test_impossible_preprocessing_is_refused():
         IMAGENET.changed(None, None, (0.5,), None)
     with pytest.raises(ValueError, match="positive"):
         IMAGENET.changed(None, None, None, (1.0, 0.0, 1.0))
-
-
-def test_sixteen_bit_pictures_are_not_clipped_and_floats_are_refused(tmp_path):
-    values = (np.arange(64, dtype=np.uint16) * 1024).reshape(8, 8)
-    Image.fromarray(values).save(tmp_path / "deep.png")
-    assert np.asarray(open_picture(tmp_path / "deep.png")).tolist() == (values >> 8).tolist()
-    Image.fromarray(values.astype(np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(ValueError, match="8 or 16 bits"):
-        open_picture(tmp_path / "float.tiff")
 
 
 def test_pictures_are_found_in_files_and_folders_once_and_in_order(tmp_path):

@@ -3,6 +3,9 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import random
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 from workplace import answer_of, error_of
 
+from captum_kmex.exceptions import LeftOutWeightsWarning
 from captum_kmex.loading.models import load_model, model_source
+from captum_kmex.loading.opaque import opaque_kind
 from captum_kmex.loading.weights import read_weights
 
 
@@ -30,7 +35,13 @@ WRAPPINGS = {
     "DataParallel": lambda state: {f"module.{k}": v for k, v in state.items()},
     "compiled": lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()},
     "Lightning": lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}},
+    "any prefix": lambda state: {"state_dict": {f"net.body_2.{k}": v for k, v in state.items()}},
+    "EMA of equal values": lambda state: {
+        **{f"model.{k}": v for k, v in state.items()},
+        **{f"ema.{k}": v.clone() for k, v in state.items()},
+    },
 }
+BESIDE = {"criterion.weight": torch.ones(3), "val_metrics.acc.total": torch.tensor(7)}
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
@@ -149,3 +160,147 @@ def test_published_weights_without_a_connection_say_what_to_do(capsys, monkeypat
     assert "--weights FILE" in error
     error = error_of(capsys, "suggest", "torchvision:resnet18", "--weights", "IMAGENET", code=2)
     assert "IMAGENET1K_V1" in error
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "student.backbone.", "_orig_mod.module.", ""])
+def test_what_stands_beside_a_lightning_model_is_left_out_and_said(prefix, net, tmp_path):
+    state = {f"{prefix}{k}": v for k, v in net.state_dict().items()} | BESIDE
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.5", "epoch": 3}, path)
+    with pytest.warns(LeftOutWeightsWarning, match=r"2 tensors .*\(criterion\.weight, val_met"):
+        model = load_model(model_source("torchvision:squeezenet1_1"), str(path), None)
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model(x), net(x))
+
+
+def test_prefixed_weights_say_what_is_missing_or_left_over_in_them(net, tmp_path, capsys):
+    state = {f"net.{k}": v for k, v in net.state_dict().items()} | BESIDE
+    del state["net.features.0.bias"]
+    state["net.features.99.weight"] = torch.zeros(1)
+    save_file(state, tmp_path / "net.safetensors")
+    words = ["suggest", "torchvision:squeezenet1_1", "--weights", tmp_path / "net.safetensors"]
+    error = error_of(capsys, *words)
+    assert "1 missing (features.0.bias)" in error
+    assert "1 left over (features.99.weight)" in error
+    plain = net.state_dict() | BESIDE  # no wrapper: another architecture's, for all one knows
+    save_file(plain, tmp_path / "net.safetensors")
+    assert "2 left over (criterion.weight, val_metrics.acc.total)" in error_of(capsys, *words)
+
+
+def test_a_file_that_holds_two_models_is_refused_with_both_names(net, tmp_path, capsys):
+    state = {f"model.{k}": v for k, v in net.state_dict().items()}
+    state |= {f"ema_model.{k}": v + 1 for k, v in net.state_dict().items()}
+    save_file(state, tmp_path / "net.safetensors")
+    words = ["suggest", "torchvision:squeezenet1_1", "--weights", tmp_path / "net.safetensors"]
+    assert "the model twice, under 'model.' and 'ema_model.'" in error_of(capsys, *words)
+
+
+ODD = {
+    "int64": (lambda t: t.to(torch.int64), "int64 for float32"),
+    "bool": (lambda t: t > 0, "bool for float32"),
+    "complex": (lambda t: t.to(torch.complex64), "complex64 for float32"),
+    "sparse": (lambda t: t.to_sparse(), "sparse"),
+    "meta": (lambda t: t.to("meta"), "on the meta device"),
+    "int8": (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantized to int8"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_that_are_no_weights_are_named(kind, net, tmp_path, capsys):
+    change, message = ODD[kind]
+    state = net.state_dict()
+    state["features.0.weight"] = change(state["features.0.weight"])
+    torch.save(state, tmp_path / "net.pt")
+    words = ["suggest", "torchvision:squeezenet1_1", "--weights", tmp_path / "net.pt"]
+    error = error_of(capsys, *words)
+    assert f"1 that are no weights (features.0.weight: {message}" in error
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precision_are_taken(dtype, net, tmp_path):
+    state = {name: tensor.to(dtype) for name, tensor in net.state_dict().items()}
+    save_file(state, tmp_path / "net.safetensors")
+    source = model_source("torchvision:squeezenet1_1")
+    model = load_model(source, str(tmp_path / "net.safetensors"), None)
+    expected = net.classifier[1].weight.to(dtype).float()
+    assert torch.equal(model.classifier[1].weight, expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("name", ["net.pt", "net.safetensors"])
+def test_damaged_weights_are_one_clean_error(name, seed, net, tmp_path):
+    path = tmp_path / name
+    (torch.save if name.endswith("pt") else save_file)(net.state_dict(), path)
+    data = bytearray(path.read_bytes())
+    generator = random.Random(seed)
+    for _ in range(40):
+        data[generator.randrange(min(6000, len(data)))] = generator.randrange(256)
+    path.write_bytes(data[: generator.choice([len(data), 3000, 500])])
+    try:
+        load_model(model_source("torchvision:squeezenet1_1"), str(path), None)
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017  # or the damage is in a number
+
+
+class _Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+
+def _exported(net: nn.Module) -> object:
+    return torch.export.export(net, (torch.rand(1, 3, 16, 16),))
+
+
+OPAQUE = {
+    "scripted": torch.jit.script,
+    "traced": lambda net: torch.jit.trace(net, torch.rand(1, 3, 16, 16)),
+    "exported": _exported,
+    "exported module": lambda net: _exported(net).module(),
+    "wrapped": lambda net: nn.Sequential(torch.jit.script(net), nn.Identity()),
+    "int8": lambda net: torch.ao.quantization.quantize_dynamic(net, {nn.Linear}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", OPAQUE)
+def test_compiled_graphs_are_refused_by_their_cause(kind, tmp_path, capsys, monkeypatch):
+    module = types.ModuleType("opaque_kmex")
+    module.made = OPAQUE[kind](_Net().eval())
+    module.make = lambda: module.made
+    monkeypatch.setitem(sys.modules, "opaque_kmex", module)
+    cause = {"exported": "an exported program", "exported module": "an exported program",
+             "int8": "an int8 model"}.get(kind, "TorchScript")  # fmt: skip
+    for name in ("make", "made"):
+        error = error_of(capsys, "suggest", f"opaque_kmex:{name}")
+        assert cause in error
+        assert "Give the Python model" in error
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_graphs_that_call_layers_are_open():
+    graph = torch.fx.symbolic_trace(_Net())
+    assert opaque_kind(graph) == opaque_kind(_Net()) == opaque_kind(torch.compile(_Net())) == ""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["scripted", "traced", "exported", "onnx"])
+def test_files_of_compiled_graphs_are_refused_by_their_cause(kind, tmp_path, capsys):
+    path = tmp_path / "net.pt"
+    if kind == "onnx":
+        path = tmp_path / "net.onnx"
+        path.write_bytes(b"\x08\x07")
+    elif kind == "exported":
+        torch.export.save(_exported(_Net().eval()), path)
+    else:
+        OPAQUE[kind](_Net().eval()).save(path)
+    error = error_of(capsys, "suggest", "torchvision:resnet18", "--weights", path)
+    cause = {"exported": "is an exported program", "onnx": "another runtime"}
+    assert cause.get(kind, "is a TorchScript program") in error
+    assert "Give the Python model" in error
+    assert "weights_only=False" not in error

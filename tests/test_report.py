@@ -448,7 +448,7 @@ def test_provenance_tells_fit_and_versions(fitted, images, report):
     ("data", "options", "message"),
     [
         ([], {}, "no images to report"),
-        ([torch.rand(1, 16, 16)], {"class_names": ["a", "b"]}, "2 names for 3 logits"),
+        ([torch.rand(1, 16, 16)], {"class_names": ["a", "b"]}, "2 names for 3 classes"),
         ([(torch.rand(1, 16, 16), 3)], {}, "label 3 is out of range for 3 logits"),
         ([(torch.rand(1, 16, 16), -2)], {}, "label of image 0 is -2"),
         ([(torch.rand(1, 16, 16), torch.eye(3)[0])], {}, "no class index"),

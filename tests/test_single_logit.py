@@ -377,7 +377,7 @@ def test_report_refuses_other_labels(images, label, message, tmp_path):
 
 def test_report_wants_two_names(images, tmp_path):
     attr = LayerKMeansAttribution(single(images), layers())
-    with pytest.raises(ValueError, match="1 names for 1 logits; pass two"):
+    with pytest.raises(ValueError, match=r"1 names for 2 classes; .* two for a single logit"):
         write_report(attr, [images[0]], tmp_path / "a", class_names=["yes"], show_progress=False)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import threading
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import NoiseTunnel
 from captum.concept import TCAV
 from conftest import make_net
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import captum_kmex
@@ -23,18 +27,24 @@ from captum_kmex import (
     LayerKMeansAttribution,
     exceptions,
 )
+from captum_kmex.bank import PrototypeBank
 from captum_kmex.concepts import random_concept
 from captum_kmex.exceptions import (
     EmptyPrototypesWarning,
     FewPixelsWarning,
     FewRowsWarning,
     LayerCallWarning,
+    LeftOutWeightsWarning,
+    MissingGlyphWarning,
+    PixelDepthWarning,
     RepresentativesWarning,
     SkippedImageWarning,
     TrainModeWarning,
+    UncheckedFileWarning,
 )
 from captum_kmex.loading.pictures import PictureSet, readable
 from captum_kmex.loading.preprocessing import IMAGENET
+from captum_kmex.loading.weights import set_weights
 from captum_kmex.metrics import sensitivity_max, surrogate_scores
 
 X, Y = torch.rand(12, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
@@ -105,6 +115,30 @@ def damaged():
     return PictureSet((good, bad), Path(), IMAGENET)
 
 
+def deep():
+    """Return a picture of 12 bits; it lies in the working directory."""
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 60).save("deep.png")
+    return PictureSet((Path("deep.png"),), Path(), IMAGENET)
+
+
+def with_criterion():
+    """Return weights with those of a criterion beside them."""
+    state = {f"net.{name}": tensor for name, tensor in make_net().state_dict().items()}
+    return state | {"criterion.weight": torch.ones(3)}
+
+
+def old_bank():
+    """Save a bank as release 0.1.0 did, without a checksum."""
+    bank, path = kmex().fit([(X, Y)], **QUICK).bank_, Path("old.safetensors")
+    bank.save(path)
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(file.metadata()["captum_kmex"]) | {"schema_version": 1}
+    del header["sha256"]
+    save_file(tensors, path, {"captum_kmex": json.dumps(header)})
+    return path
+
+
 # ruff: noqa: E501
 # fmt: off
 CALLS = {
@@ -130,6 +164,10 @@ CALLS = {
     "unsteady": (RepresentativesWarning, kmex, lambda a: a.fit(unsteady(), n_init=1)),
     "empty": (EmptyPrototypesWarning, lambda: kmex(2), lambda a: a.fit([(X * 0, Y)], **QUICK)),
     "pixels": (FewPixelsWarning, lambda: kmeans(n_clusters=17), lambda a: a.segment(X)),
+    "unchecked": (UncheckedFileWarning, old_bank, lambda a: PrototypeBank.load(a)),
+    "deep": (PixelDepthWarning, deep, lambda a: readable(a, strict=False, show_progress=False)),
+    "beside": (LeftOutWeightsWarning, with_criterion, lambda a: set_weights(make_net(), a, Path("net.ckpt"))),
+    "glyphs": (MissingGlyphWarning, lambda: ["\u0950\u0915"] * 3, lambda a: kmeans().explain(X).plot(0, class_names=a)),
     "skipped": (SkippedImageWarning, damaged, lambda a: readable(a, strict=False, show_progress=False)),
 }
 # fmt: on

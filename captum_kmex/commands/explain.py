@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -14,9 +14,13 @@ from captum_kmex.classes import class_logits, class_of_logit, predicted_classes
 from captum_kmex.commands.answer import Answer, say, table
 from captum_kmex.commands.explanandum import Explanandum, add_words, open_explanandum
 from captum_kmex.commands.options import Commands, add_command
+from captum_kmex.commands.output import check_file, check_folder, folder_names
 from captum_kmex.commands.subject import class_index
-from captum_kmex.explanation import Explanation
+from captum_kmex.explanation import Explanation, check_replaceable
+from captum_kmex.files import discard_unfinished, written_whole
+from captum_kmex.folders import repair
 from captum_kmex.loading.pictures import open_picture
+from captum_kmex.plain_text import printable
 
 __all__ = ["register", "run"]
 
@@ -44,8 +48,13 @@ def register(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Answer:
     """Explain and save, picture by picture, so that memory does not grow with their number."""
+    index = options.output / "index.json"
+    check_folder(options.output)
+    if options.output.is_dir():
+        check_file(index)
     given = open_explanandum(options)
-    rows = list(_explained(options, given))
+    folders = _free_folders(options.output, given)
+    rows = list(_explained(options, given, folders))
     same = sum(row["target"] == row["contrast"] for row in rows)
     if same:
         note = f"{same} of {len(rows)} pictures are predicted as the contrast itself: zero maps"
@@ -59,23 +68,35 @@ def run(options: argparse.Namespace) -> Answer:
         else given.attribution.layers,
     }
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "index.json").write_text(json.dumps(data, indent=1) + "\n")
+    discard_unfinished(index)
+    with written_whole(index) as unfinished:
+        unfinished.write_text(json.dumps(data, indent=1) + "\n")
     return Answer(data, _text(options.output, rows))
 
 
-def _explained(options: argparse.Namespace, given: Explanandum) -> Iterator[dict[str, object]]:
+def _free_folders(output: Path, given: Explanandum) -> list[Path]:
+    """Return a folder for each picture, none of which holds anything but an explanation."""
+    folders = [output / name for name in folder_names(given.pictures.names())]
+    for folder in folders:
+        repair(folder)
+        check_replaceable(folder)
+    return folders
+
+
+def _explained(
+    options: argparse.Namespace, given: Explanandum, folders: Sequence[Path]
+) -> Iterator[dict[str, object]]:
     subject = given.subject
     target = class_index(options.target, subject)
     contrast = class_index(options.contrast, subject)
     names = given.pictures.names()
-    folders = _folders(names)
     bar = tqdm(given.pictures.files, desc="explaining", disable=options.quiet)
-    for file, name, folder in zip(bar, names, folders, strict=True):
-        x = subject.preprocessing(open_picture(file)).unsqueeze(0).to(subject.device)
+    for file, name, place in zip(bar, names, folders, strict=True):
+        picture = open_picture(file, subject.preprocessing)
+        x = subject.preprocessing(picture).unsqueeze(0).to(subject.device)
         result = given.attribution.explain(
             x, target, depth=_depth(options.depth), contrast=contrast
         )
-        place = options.output / folder
         result.save(
             place,
             dataset=given.train_set,
@@ -133,20 +154,12 @@ def _text(output: Path, rows: Sequence[dict[str, object]]) -> str:
                 os.path.join(str(row["folder"]), "0000.png"),
             )
         )
-    return f"{table(lines)}\n{output / 'index.json'} lists them"
+    return f"{table(lines)}\n{printable(str(output / 'index.json'))} lists them"
 
 
 def _shown(row: dict[str, object], key: str) -> str:
     name = row[f"{key}_name"]
     return f"class {row[key]}" if name is None else str(name)
-
-
-def _folders(names: Sequence[str]) -> list[str]:
-    """Return a folder for each picture: its name without the ending, unless two share it."""
-    plain = [str(PurePosixPath(name).with_suffix("")) for name in names]
-    return [
-        short if plain.count(short) == 1 else name for short, name in zip(plain, names, strict=True)
-    ]
 
 
 def _depth(text: str) -> int | str:

@@ -18,7 +18,12 @@ from captum_kmex.commands.options import (
     add_runtime,
 )
 from captum_kmex.commands.record import record_of, training_set
-from captum_kmex.commands.subject import Subject, attribution_of, open_subject
+from captum_kmex.commands.subject import (
+    Subject,
+    attribution_of,
+    folder_classes,
+    open_subject,
+)
 from captum_kmex.exceptions import UsageError
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.loading.pictures import NamedPictures, PictureSet, find_pictures, readable
@@ -79,7 +84,7 @@ def open_explanandum(options: argparse.Namespace) -> Explanandum:
     else:
         attribution = LayerKMeansAttribution.load(options.bank, subject.model)
     found = find_pictures(options.images, subject.preprocessing)
-    found = _labelled(found, subject.class_names, options.quiet)
+    found = _labelled(found, subject, options.quiet)
     pictures = readable(found, strict=options.strict, show_progress=False)
     skipped = sorted({*found.names()} - {*pictures.names()})
     train_set = None
@@ -88,10 +93,14 @@ def open_explanandum(options: argparse.Namespace) -> Explanandum:
     return Explanandum(subject, attribution, pictures, skipped, train_set)
 
 
-def _labelled(pictures: PictureSet, class_names: Sequence[str] | None, quiet: bool) -> PictureSet:
+def _labelled(pictures: PictureSet, subject: Subject, quiet: bool) -> PictureSet:
     """Give pictures in class folders the classes of these names, or none if there are others."""
-    names = class_names or ()
-    if set(pictures.folders) <= set(names):
-        return pictures.relabelled([names.index(folder) for folder in pictures.folders])
-    say("the folders are not named as the model's classes: pictures have no labels", quiet=quiet)
+    reason = "the folders are not named as the model's classes"
+    try:
+        classes = folder_classes(pictures.folders, subject)
+    except ValueError as error:
+        classes, reason = None, str(error)
+    if classes is not None:
+        return pictures.relabelled(classes)
+    say(f"{reason}: pictures have no labels", quiet=quiet)
     return pictures.unlabelled()

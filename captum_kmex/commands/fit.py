@@ -23,10 +23,17 @@ from captum_kmex.commands.options import (
     add_runtime,
     byte_count,
 )
+from captum_kmex.commands.output import check_file
 from captum_kmex.commands.record import noted
-from captum_kmex.commands.subject import Subject, attribution_of, open_subject
-from captum_kmex.exceptions import UsageError
+from captum_kmex.commands.subject import (
+    Subject,
+    attribution_of,
+    folder_classes,
+    open_subject,
+)
+from captum_kmex.files import discard_unfinished
 from captum_kmex.loading.pictures import PictureSet, class_folders, readable
+from captum_kmex.plain_text import printable
 
 __all__ = ["register", "run"]
 
@@ -76,8 +83,9 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Answer:
     """Fit and save."""
-    if not options.output.absolute().parent.is_dir():
-        raise UsageError(f"no folder {options.output.parent} for --output; create it")
+    check_file(options.output)
+    if options.checkpoint is not None:
+        check_file(options.checkpoint, "--checkpoint")
     subject = open_subject(options)
     found = class_folders(options.data, subject.preprocessing)
     subject, found = _matched(options, subject, found)
@@ -87,6 +95,7 @@ def run(options: argparse.Namespace) -> Answer:
     drawn = {"limit": options.limit, "seed": options.seed}
     skipped = sorted({*found.names()} - {*pictures.names()})
     bank = noted(bank, options.model, subject, pictures, drawn, skipped)
+    discard_unfinished(options.output)
     bank.save(options.output)
     return _answer(options.output, bank, skipped)
 
@@ -117,9 +126,10 @@ def _matched(
     """Bring folders and logits together: by name where names are known, else by order."""
     if options.labels != "folder":
         return subject, pictures
-    folders, names = pictures.folders, subject.class_names
-    if names is not None and set(folders) <= set(names):
-        return subject, pictures.relabelled([names.index(folder) for folder in folders])
+    folders = pictures.folders
+    found = folder_classes(folders, subject)
+    if found is not None:
+        return subject, pictures.relabelled(found)
     if len(folders) != subject.n_classes:
         raise ValueError(
             f"{options.data} has {len(folders)} class folders, the model {subject.n_classes} "
@@ -127,7 +137,7 @@ def _matched(
             "of the logits, or --labels predicted"
         )
     if options.class_names is not None:
-        unknown = sorted(set(folders) - set(names or ()))
+        unknown = [folder for folder in folders if not subject.numbered(folder)]
         raise ValueError(f"{options.class_names} lacks the folders {unknown[:5]}; complete it")
     say(f"classes: {', '.join(folders[:8])}{', ...' * (len(folders) > 8)}", quiet=options.quiet)
     named = Subject(subject.model, subject.device, subject.preprocessing, tuple(folders))
@@ -152,8 +162,9 @@ def _answer(path: Path, bank: PrototypeBank, skipped: list[str]) -> Answer:
     count = bank.provenance["n_images"]
     data = {"bank": str(path), "images": count, "skipped": skipped, "depths": depths}
     r2 = None if bank.surrogate is None else bank.surrogate.r2
+    left_out = f", {len(skipped)} left out" if skipped else ""
     lines = [
-        f"{path}: fitted on {count} pictures" + (f", {len(skipped)} left out" if skipped else ""),
+        f"{printable(str(path))}: fitted on {count} pictures{left_out}",
         table([(" + ".join(bank.layers[i:]), f"{len(book.centroids)} prototypes")
                for i, book in enumerate(bank.codebooks)]),
     ]  # fmt: skip

@@ -24,6 +24,7 @@ from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.head import HeadSite, find_head
 from captum_kmex.layer_suggestion import candidate_layers
 from captum_kmex.loading.preprocessing import Preprocessing
+from captum_kmex.plain_text import printable
 
 __all__ = ["register", "run"]
 
@@ -83,7 +84,9 @@ def _of_bank(path: Path) -> Answer:
         "provenance": dict(bank.provenance),
     }
     lines = [*_bank_lines(bank, record), "", _depth_table(depths)]
-    return Answer(data, f"{path}, {path.stat().st_size / 1e3:,.0f} kB\n" + "\n".join(lines))
+    return Answer(
+        data, f"{printable(str(path))}, {path.stat().st_size / 1e3:,.0f} kB\n" + "\n".join(lines)
+    )
 
 
 def _bank_lines(bank: PrototypeBank, record: Mapping[str, object]) -> list[str]:

@@ -29,6 +29,7 @@ __all__ = [
 Commands: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"  # no subscript when run
 Run = Callable[[argparse.Namespace], Answer]
 
+_MOST_BYTES = 2.0**60
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -76,6 +77,13 @@ def add_image_options(parser: ArgumentParser) -> None:
     group.add_argument("--crop", type=sides, metavar="N|HxW", help="one side of a square, or both")
     group.add_argument("--mean", type=numbers, metavar="X,X,X", help="of each channel, 0 to 1")
     group.add_argument("--std", type=numbers, metavar="X,X,X", help="of each channel")
+    group.add_argument(
+        "--pixel-range",
+        type=numbers,
+        metavar="LOW,HIGH",
+        help="values that become black and white, of pictures with more than 8 bits a pixel "
+        "(--pixel-range=-1024,3071; default: each picture's own least and largest)",
+    )
 
 
 def add_layers(parser: ArgumentParser) -> None:
@@ -161,9 +169,14 @@ def byte_count(text: str) -> int:
     plain = plain.strip().removesuffix("B") if plain[-1:] == "B" else plain
     number, unit = plain.rstrip("KMGT"), plain[len(plain.rstrip("KMGT")) :]
     try:
-        return int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError, OverflowError):
+        count = float(number) * _UNITS[unit]
+    except (ValueError, KeyError):
         raise ArgumentTypeError(f"{text!r} is no number of bytes, such as 2GiB") from None
+    if not 1 <= count < _MOST_BYTES:  # NaN is not, either
+        raise ArgumentTypeError(
+            f"{text!r} is no number of bytes that a machine has; pass one such as 2GiB"
+        )
+    return int(count)
 
 
 def _whole(text: str) -> int:

@@ -73,13 +73,17 @@ def training_set(
             "the bank does not say which pictures it was fitted on; leave out --train, or fit "
             "with captum-kmex"
         )
+    limit, seed, skipped = about.get("limit"), about.get("seed"), about.get("skipped")
+    if not (isinstance(limit, int | None) and isinstance(seed, int) and isinstance(skipped, list)):
+        raise ValueError("the bank's note of its pictures is damaged; leave out --train")
     pictures = class_folders(root, preprocessing)
-    if about["limit"] is not None:
-        pictures = pictures.limited(about["limit"], about["seed"])
-    pictures = pictures.without(about["skipped"])
-    if len(pictures) != about["count"] or pictures.digest() != about["sha256"]:
+    if limit is not None:
+        pictures = pictures.limited(limit, seed)
+    pictures = pictures.without([str(name) for name in skipped])
+    if len(pictures) != about.get("count") or pictures.digest() != about.get("sha256"):
         raise ValueError(
             f"{root} holds other pictures than the bank was fitted on ({len(pictures)} of "
-            f"{about['count']} by number, or other names); give the folder of the fit, unchanged"
+            f"{about.get('count')} by number, or other names); give the folder of the fit, "
+            "unchanged"
         )
     return pictures

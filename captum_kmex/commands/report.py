@@ -8,7 +8,9 @@ from pathlib import Path
 from captum_kmex.commands.answer import Answer
 from captum_kmex.commands.explanandum import add_words, open_explanandum
 from captum_kmex.commands.options import Commands, add_batch_size, add_command
+from captum_kmex.commands.output import check_file, check_folder
 from captum_kmex.loading.pictures import NamedPictures
+from captum_kmex.plain_text import printable
 from captum_kmex.report import write_report
 
 __all__ = ["register", "run"]
@@ -34,6 +36,9 @@ def register(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Answer:
     """Write the page."""
+    check_folder(options.output.parent)
+    if options.output.absolute().parent.is_dir():
+        check_file(options.output)
     given = open_explanandum(options)
     path = write_report(
         given.attribution,
@@ -47,4 +52,4 @@ def run(options: argparse.Namespace) -> Answer:
         show_progress=not options.quiet,
     )
     data = {"report": str(path), "images": len(given.pictures), "skipped": given.skipped}
-    return Answer(data, f"{path}: {len(given.pictures)} pictures")
+    return Answer(data, f"{printable(str(path))}: {len(given.pictures)} pictures")

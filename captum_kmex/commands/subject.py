@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from unicodedata import normalize
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,15 @@ from captum_kmex.descriptions import described
 from captum_kmex.exceptions import UsageError
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.layer_suggestion import candidate_layers
+from captum_kmex.loading.class_names import names_of_file
 from captum_kmex.loading.models import ModelSource, load_model, model_source
 from captum_kmex.loading.preprocessing import IMAGENET, Preprocessing
+from captum_kmex.loading.zoos import IMAGENET_CLASSES, wordnet_numbers
 
-__all__ = ["Subject", "attribution_of", "class_index", "open_subject"]
+__all__ = ["Subject", "attribution_of", "class_index", "folder_classes", "open_subject"]
 
-_SETTINGS = ("resize", "crop", "mean", "std")
+_SETTINGS = ("resize", "crop", "mean", "std", "pixel_range")
+_USUAL = 4  # of them are what a model was trained with
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,35 @@ class Subject:
         device: Where it is.
         preprocessing: From a picture to its input.
         class_names: Names of its classes, if they are known.
+        is_imagenet: They are ImageNet's, in its order.
     """
 
     model: nn.Module
     device: torch.device
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
+    is_imagenet: bool = False
 
     @cached_property
     def example(self) -> Tensor:
         """An input (1, C, H, W) without meaning."""
         shape = (1, len(self.preprocessing.mean), *self.preprocessing.crop)
         return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    def numbered(self, name: str) -> list[int]:
+        """Return the classes of a name, however its accents are written, or of a WordNet number."""
+        names = self._numbers.get(normalize("NFC", name), [])
+        if names or not self.is_imagenet:
+            return names
+        number = wordnet_numbers().get(name)
+        return [] if number is None else [number]
+
+    @cached_property
+    def _numbers(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for number, name in enumerate(self.class_names or ()):
+            found.setdefault(normalize("NFC", name), []).append(number)
+        return found
 
     @cached_property
     def n_classes(self) -> int:
@@ -84,7 +105,9 @@ def open_subject(
     say(f"preprocessing: {preprocessing}", quiet=options.quiet)
     subject = Subject(model, device, preprocessing, None)
     names = _class_names(options, source, subject, record or {})
-    return Subject(model, device, preprocessing, names)
+    usual = source.class_names(model, subject.n_classes) if names else None
+    is_imagenet = len(names or ()) == IMAGENET_CLASSES and list(names or ()) == list(usual or ())
+    return Subject(model, device, preprocessing, names, is_imagenet)
 
 
 def attribution_of(
@@ -128,8 +151,11 @@ def class_index(text: str | None, subject: Subject) -> int | None:
 
 def _class_number(text: str, subject: Subject) -> int:
     names = subject.class_names or ()
-    if text in names:
-        return names.index(text)
+    numbers = subject.numbered(text)
+    if len(numbers) > 1:
+        raise UsageError(f"classes {numbers} are all named {text!r}; give a number")
+    if numbers:
+        return numbers[0]
     try:
         number = int(text)
     except ValueError:
@@ -139,6 +165,30 @@ def _class_number(text: str, subject: Subject) -> int:
     if not -subject.n_classes <= number < subject.n_classes:
         raise UsageError(f"class {number} is out of range for {subject.n_classes} classes")
     return number
+
+
+def folder_classes(folders: Sequence[str], subject: Subject) -> list[int] | None:
+    """Return the class of each folder, by its name or its number in WordNet.
+
+    Returns:
+        The classes; ``None`` if a folder is named as no class.
+
+    Raises:
+        ValueError: Several classes have a folder's name, or several folders are one class.
+    """
+    found = [subject.numbered(folder) for folder in folders]
+    if not folders or not all(found):
+        return None if folders else []
+    for folder, numbers in zip(folders, found, strict=True):
+        if len(numbers) > 1:
+            raise ValueError(
+                f"classes {numbers} are all named {folder!r}; give --class-names with a name for "
+                "each, and folders of these names"
+            )
+    classes = [numbers[0] for numbers in found]
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"several of the folders {list(folders)[:5]} are one class; join them")
+    return classes
 
 
 def _device(name: str) -> torch.device:
@@ -162,10 +212,10 @@ def _preprocessing(
         if any(value is not None for value in given):
             raise UsageError(
                 "the bank's pictures were preprocessed in its own way, which holds here too; leave "
-                "out --resize, --crop, --mean and --std"
+                "out --resize, --crop, --mean, --std and --pixel-range"
             )
         return Preprocessing.of(recorded)
-    usual = IMAGENET if None not in given else source.preprocessing(model)
+    usual = IMAGENET if None not in given[:_USUAL] else source.preprocessing(model)
     return usual.changed(*given)
 
 
@@ -175,21 +225,21 @@ def _class_names(
     subject: Subject,
     record: Mapping[str, object],
 ) -> tuple[str, ...] | None:
-    names: Sequence[str] | None
     recorded = record.get("class_names")
+    names: Sequence[str] | None
     if options.class_names is not None:
-        lines = Path(options.class_names).read_text(encoding="utf-8").splitlines()
-        names = [line.strip() for line in lines if line.strip()]
-        if len(names) != subject.n_classes:
-            raise ValueError(
-                f"{options.class_names} holds {len(names)} names, the model has "
-                f"{subject.n_classes} classes; give one a line, in the order of the logits"
-            )
-    elif isinstance(recorded, list) and len(recorded) == subject.n_classes:
+        return names_of_file(Path(options.class_names), subject.n_classes)
+    if recorded is not None and not _is_list_of_text(recorded):
+        raise ValueError("the bank's note of its class names is damaged; give --class-names FILE")
+    if isinstance(recorded, list) and len(recorded) == subject.n_classes:
         names = recorded
     else:
         names = source.class_names(subject.model, subject.n_classes)
     return None if names is None else tuple(names)
+
+
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _n_logits(model: nn.Module, example: Tensor) -> int:

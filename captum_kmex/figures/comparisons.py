@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from captum_kmex.arguments import check_count, checked, resolve_index
+from captum_kmex.class_names import ClassNames, class_name
 from captum_kmex.classes import class_of
 from captum_kmex.figures.colors import segment_colors
-from captum_kmex.figures.ledgers import class_name
+from captum_kmex.figures.lettering import PLAIN, column_width, fitted, row_height
 from captum_kmex.figures.panels import density, draw_map, draw_scale, draw_segments, panel_scales
 from captum_kmex.figures.pictures import (
     Canvas,
@@ -40,7 +41,7 @@ def plot_comparison(
     *,
     dataset: Sequence[object] | None = None,
     n_patches: int = 5,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     scale: float | str = "each",
     figure: Canvas | None = None,
 ) -> tuple[Figure, NDArray[np.object_]]:
@@ -79,13 +80,13 @@ def plot_comparison(
         draw_picture(shown, line[0])
         owners = class_of(explanations[0].target, explanations[0].logits)
         name = class_name(int(owners[index]), class_names)
-        line[0].set_ylabel(name, fontsize=8)
+        line[0].set_ylabel(fitted("{}", [name], row_height(line[0]), 8), fontsize=8, **PLAIN)
         for start, explanation in zip(range(1, columns, block), explanations, strict=True):
             cells = line[start : start + block]
             _cells(explanation, index, shown, cells, dataset, next(scales))
     axes[0, 0].set_title("input", fontsize=8)
     for start, name in zip(range(1, columns, block), names, strict=True):
-        axes[0, start].set_title(f"{name}: segments", fontsize=8)
+        axes[0, start].set_title(f"{name}: segments", fontsize=8, **PLAIN)
         axes[0, start + 1].set_title("evidence", fontsize=8)
         if patches:
             axes[0, start + 2].set_title("nearest training patches", fontsize=8, loc="left")
@@ -120,7 +121,7 @@ def plot_depths(
     index: int = 0,
     *,
     names: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     image: Picture | None = None,
     scale: float | str = "shared",
     figure: Canvas | None = None,
@@ -150,7 +151,8 @@ def plot_depths(
     draw_picture(shown, axes[0, 0])
     owners = class_of(explanations[0].target, explanations[0].logits)
     name = class_name(int(owners[index]), class_names)
-    axes[0, 0].set_title(name, fontsize=9)
+    room = column_width(axes[0, 0])
+    axes[0, 0].set_title(fitted("{}", [name], room, 9), fontsize=9, **PLAIN)
     axes[1, 0].axis("off")
     maps = [explanation.attribution[index] for explanation in explanations]
     scales = panel_scales(maps, scale)
@@ -172,7 +174,8 @@ def _depth_column(
     rows, values = explanation.ledger[index], explanation.attribution[index]
     draw_segments(explanation.segments[index].cpu().numpy(), rows, shown, cells[0])
     height, width = values.shape[1:]
-    cells[0].set_title(title, fontsize=9)
+    shown_title = fitted("{}", [title], column_width(cells[0]), 9)
+    cells[0].set_title(shown_title, fontsize=9, **PLAIN)
     cells[0].set_xlabel(f"{len(rows)} segments on {height} by {width}", fontsize=8)
     drawn = draw_map(density(values), shown, cells[1], scale)
     bar = draw_scale(drawn)

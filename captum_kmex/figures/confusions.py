@@ -10,13 +10,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from captum_kmex.arguments import checked
+from captum_kmex.class_names import ClassNames, class_name, read_class_names
 from captum_kmex.figures.colors import segment_color
-from captum_kmex.figures.ledgers import class_name
+from captum_kmex.figures.lettering import PLAIN, fitted
 from captum_kmex.figures.pictures import Canvas, canvas
 from captum_kmex.wins import PrototypeWins
 
 __all__ = ["plot_confusions"]
 
+_ROOM = 80.0  # points that a class's name takes at most
 _WRITTEN = 12  # classes up to which the numbers fit into the cells
 
 
@@ -24,7 +26,7 @@ _WRITTEN = 12  # classes up to which the numbers fit into the cells
 def plot_confusions(
     wins: PrototypeWins,
     *,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     n_prototypes: int = 12,
     figure: Canvas | None = None,
 ) -> tuple[Figure, NDArray[np.object_]]:
@@ -43,7 +45,8 @@ def plot_confusions(
     side = min(9.0, max(3.6, 0.46 * n_classes))
     figure = canvas(figure, 1.75 * side + 1.6, side + 0.7)
     axes = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    names = [class_name(c, class_names, "") for c in range(n_classes)]
+    given = None if class_names is None else read_class_names(class_names)
+    names = [fitted("{}", [class_name(c, given, "")], _ROOM, 8) for c in range(n_classes)]
     _draw_matrix(wins.class_shares().numpy(), names, axes[0])
     _draw_prototypes(wins, names, n_prototypes, axes[1])
     return figure.figure, axes
@@ -52,8 +55,9 @@ def plot_confusions(
 def _draw_matrix(shares: NDArray[np.float64], names: Sequence[str], ax: Axes) -> None:
     drawn = ax.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     small = 8 if len(names) <= _WRITTEN else 6
-    ax.set_xticks(range(len(names)), names, fontsize=small, rotation=90 if _long(names) else 0)
-    ax.set_yticks(range(len(names)), names, fontsize=small)
+    ax.set_xticks(range(len(names)), names, fontsize=small, rotation=90 if _long(names) else 0,
+                  **PLAIN)  # fmt: skip
+    ax.set_yticks(range(len(names)), names, fontsize=small, **PLAIN)
     ax.set_xlabel("prototypes of", fontsize=9)
     ax.set_ylabel("images of", fontsize=9)
     ax.set_title("pixels won, % of each class's", fontsize=9)
@@ -79,9 +83,10 @@ def _draw_prototypes(wins: PrototypeWins, names: Sequence[str], count: int, ax: 
         range(len(chosen)), shares, color=[segment_color(rivals[k]) for k in chosen], height=0.7
     )
     for y, (k, share) in enumerate(zip(chosen, shares, strict=True)):
-        ax.text(share + 1, y, f"{share:.0f} %, most of {names[rivals[k]]}", fontsize=7, va="center")
+        ax.text(share + 1, y, f"{share:.0f} %, most of {names[rivals[k]]}", fontsize=7,
+                va="center", **PLAIN)  # fmt: skip
     labels = [f"{names[int(owner[k])]} #{k}" for k in chosen]
-    ax.set_yticks(range(len(chosen)), labels, fontsize=8)
+    ax.set_yticks(range(len(chosen)), labels, fontsize=8, **PLAIN)
     ax.set_xlim(0, 145)
     ax.set_xticks([0, 50, 100])
     ax.tick_params(axis="x", labelsize=7)

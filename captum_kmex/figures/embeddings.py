@@ -16,11 +16,13 @@ from torch import Tensor
 
 from captum_kmex.arguments import checked
 from captum_kmex.checks import check_choice
+from captum_kmex.class_names import ClassNames, class_name
 from captum_kmex.figures.colors import segment_color
-from captum_kmex.figures.ledgers import class_name
+from captum_kmex.figures.lettering import PLAIN, fitted
 
 __all__ = ["plot_embeddings", "prototype_handles"]
 
+_ROOM = 100.0  # points that a class's name takes at most
 _MARKERS = (("X", 70), ("D", 45), ("o", 40), ("s", 45), ("^", 50))  # and areas
 
 
@@ -46,7 +48,7 @@ def plot_embeddings(
     prototypes: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     *,
     projection: str = "pca",
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     legend: bool = True,
     seed: int = 0,
     ax: Axes | None = None,
@@ -149,29 +151,32 @@ def _draw_plane(
 
 
 def _name_classes(
-    plane: Plane, labels: NDArray[np.int64], names: Sequence[str] | None, ax: Axes
+    plane: Plane, labels: NDArray[np.int64], names: ClassNames | None, ax: Axes
 ) -> None:
     """Write each class's name above its embeddings."""
     halo = [withStroke(linewidth=2.5, foreground="white")]
     for c in np.unique(labels).tolist():
         x, y = plane.points[labels == c].T
         where = (float(np.median(x)), float(np.quantile(y, 0.8)))
-        ax.annotate(class_name(c, names, ""), where, (0, 9), textcoords="offset points",
-                    ha="center", path_effects=halo, fontsize=9)  # fmt: skip
+        shown = fitted("{}", [class_name(c, names, "")], _ROOM, 9)
+        ax.annotate(shown, where, (0, 9), textcoords="offset points",
+                    ha="center", path_effects=halo, fontsize=9, **PLAIN)  # fmt: skip
 
 
 def _draw_legends(
-    labels: NDArray[np.int64], names: Sequence[str] | None, kinds: Sequence[str], ax: Axes
+    labels: NDArray[np.int64], names: ClassNames | None, kinds: Sequence[str], ax: Axes
 ) -> None:
     """Say beside the plane which colour is which class, below it which mark is which kind."""
     dots = [
         Line2D([], [], linestyle="none", marker="o", color=segment_color(c), markersize=5,
-               label=class_name(c, names, ""))
+               label=fitted("{}", [class_name(c, names, "")], _ROOM, 7))
         for c in np.unique(labels).tolist()
     ]  # fmt: skip
     if dots:
         beside = ax.legend(handles=dots, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7,
                            frameon=False, handletextpad=0.1)  # fmt: skip
+        for text in beside.get_texts():
+            text.set(**PLAIN)
         ax.add_artist(beside)  # the next legend would replace it
         beside.set_clip_on(False)  # otherwise the layout leaves no room for it
     if kinds:

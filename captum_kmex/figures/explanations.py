@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from captum_kmex.arguments import checked, resolve_index
 from captum_kmex.checks import check_choice
+from captum_kmex.class_names import ClassNames, class_name
 from captum_kmex.classes import class_logits, class_of
 from captum_kmex.figures.colors import segment_color
-from captum_kmex.figures.ledgers import class_name, draw_ledger
+from captum_kmex.figures.ledgers import draw_ledger
+from captum_kmex.figures.lettering import PLAIN, column_width, fitted
 from captum_kmex.figures.panels import density, draw_map, draw_scale, draw_segments, evidence_scale
 from captum_kmex.figures.pictures import (
     Canvas,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_contrast", "plot_explanation"]
 
+_TITLE = 0.8  # of a column's width, beside which the ledger's labels need theirs
 _SCALE = "logit, if every cell were like this"
 
 
@@ -43,7 +46,7 @@ def plot_explanation(
     explanation: Explanation,
     index: int = 0,
     dataset: Sequence[object] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     image: Picture | None = None,
     *,
     scale: float | None = None,
@@ -67,12 +70,12 @@ def plot_explanation(
     top = grid[0].subgridspec(1, 4, width_ratios=[1, 1, 1, 1.45])
     axes = [figure.add_subplot(top[0, i]) for i in range(4)]
     draw_picture(shown, axes[0])
-    axes[0].set_title(_headline(explanation, index, class_names), fontsize=9)
+    _headline(explanation, index, class_names, axes[0])
     _segment_panel(explanation, index, shown, axes[1])
     values = explanation.attribution[index]
     drawn = draw_map(density(values), shown, axes[2], scale or evidence_scale([values]))
     draw_scale(drawn, _SCALE)
-    axes[2].set_title(_evidence_title(explanation, class_names), fontsize=9)
+    _evidence_title(explanation, class_names, axes[2])
     _ledger_panel(explanation, index, axes[3], class_names)
     if patches and dataset is not None:
         axes += _patch_row(figure, grid[1], patches, rows, dataset)
@@ -84,11 +87,12 @@ def _segment_panel(explanation: Explanation, index: int, shown: Picture, ax: Axe
     draw_segments(explanation.segments[index].cpu().numpy(), rows, shown, ax)
     restricted = ", own prototypes only" if explanation.restricted else ""
     ax.set_title(f"{len(rows)} segments{restricted}", fontsize=9)
-    ax.set_xlabel(" + ".join(explanation.layers), fontsize=8)
+    layers = fitted("{}", [" + ".join(explanation.layers)], _TITLE * column_width(ax), 8)
+    ax.set_xlabel(layers, fontsize=8, **PLAIN)
 
 
 def _ledger_panel(
-    explanation: Explanation, index: int, ax: Axes, class_names: Sequence[str] | None
+    explanation: Explanation, index: int, ax: Axes, class_names: ClassNames | None
 ) -> None:
     bias, output = float(explanation.bias[index]), float(explanation.output[index])
     total = "logit" if explanation.contrast is None else "difference"
@@ -118,23 +122,34 @@ def _patch_row(
     return axes
 
 
-def _headline(explanation: Explanation, index: int, class_names: Sequence[str] | None) -> str:
+def _headline(
+    explanation: Explanation, index: int, class_names: ClassNames | None, ax: Axes
+) -> None:
+    """Write what is explained above a picture."""
+    template, names = _headline_parts(explanation, index, class_names)
+    ax.set_title(fitted(template, names, _TITLE * column_width(ax), 9), fontsize=9, **PLAIN)
+
+
+def _headline_parts(
+    explanation: Explanation, index: int, class_names: ClassNames | None
+) -> tuple[str, list[str]]:
     owner = int(class_of(explanation.target, explanation.logits)[index])
     name = class_name(owner, class_names)
     output = float(explanation.output[index])
     if explanation.contrast is not None:
         other = class_name(int(explanation.contrast[index]), class_names)
-        return f"{name}, not {other}: {output:+.2f}"
+        return f"{{}}, not {{}}: {output:+.2f}", [name, other]
     share = float(class_logits(explanation.logits).softmax(1)[index, owner])
-    return f"{name} (p = {share:.2f})"
+    return f"{{}} (p = {share:.2f})", [name]
 
 
-def _evidence_title(explanation: Explanation, class_names: Sequence[str] | None) -> str:
-    if explanation.logits.shape[1] > 1:
-        return "evidence: red for, blue against"
-    return "evidence: red for {1}, blue for {0}".format(
-        *(class_name(c, class_names) for c in range(2))
-    )
+def _evidence_title(explanation: Explanation, class_names: ClassNames | None, ax: Axes) -> None:
+    """Write above a map what its colours mean."""
+    template, names = "evidence: red for, blue against", []
+    if explanation.logits.shape[1] == 1:
+        template = "evidence: red for {}, blue for {}"
+        names = [class_name(c, class_names) for c in (1, 0)]
+    ax.set_title(fitted(template, names, _TITLE * column_width(ax), 9), fontsize=9, **PLAIN)
 
 
 @checked
@@ -143,7 +158,7 @@ def plot_contrast(
     contrast: Explanation,
     index: int = 0,
     *,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     image: Picture | None = None,
     scale: str = "each",
     figure: Canvas | None = None,
@@ -188,19 +203,20 @@ def plot_contrast(
     figure = canvas(figure, 10.0, 2 * side + 1.2)
     axes = figure.subplots(2, 3, width_ratios=[1, 1, 1.3])
     draw_picture(shown, axes[0, 0])
-    axes[0, 0].set_title(_headline(both, 0, class_names), fontsize=9)
+    _headline(both, 0, class_names, axes[0, 0])
     _segment_panel(both, 0, shown, axes[0, 1])
     _ledger_panel(both, 0, axes[0, 2], class_names)
     maps = [target.attribution[index], contrast.attribution[index], both.attribution[0]]
     names = [class_name(int(e.target[index]), class_names) for e in (target, contrast)]
     outputs = [float(e.output[index]) for e in (target, contrast)] + [float(both.output[0])]
-    titles = [*names, " less ".join(names)]
+    titles = [names[:1], names[1:], names]
     shared = evidence_scale(maps if scale == "shared" else maps[:2])
     axes[1, 2].set_anchor("W")  # beside the other two: its column is as wide as the ledger
     scales = [shared, shared, shared if scale == "shared" else evidence_scale(maps[2:])]
-    for ax, values, name, output, full in zip(axes[1], maps, titles, outputs, scales, strict=True):
+    for ax, values, title, output, full in zip(axes[1], maps, titles, outputs, scales, strict=True):
         drawn = draw_map(density(values), shown, ax, full)
-        ax.set_title(f"{name}: {output:+.2f}", fontsize=9)
+        template = " less ".join(["{}"] * len(title)) + f": {output:+.2f}"
+        ax.set_title(fitted(template, title, _TITLE * column_width(ax), 9), fontsize=9, **PLAIN)
         draw_scale(drawn, _SCALE)
     return figure.figure, axes
 

@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from captum_kmex.arguments import checked, resolve_depth
 from captum_kmex.bank import Codebook, PrototypeBank
+from captum_kmex.class_names import ClassNames, class_name
 from captum_kmex.concepts import image_of
 from captum_kmex.figures.colors import Color, segment_color
-from captum_kmex.figures.ledgers import class_name
+from captum_kmex.figures.lettering import PLAIN, column_width, fitted
 from captum_kmex.figures.pictures import Canvas, canvas, draw_crop, draw_patch
 from captum_kmex.fitted import FittedAttribution
 from captum_kmex.ledger import Patch, patches_of
 
 __all__ = ["plot_prototypes"]
 
+_GAP = 10.0  # points left free beside a text
 _N_BARS = 4  # commonest classes shown of a class-agnostic prototype
 
 
@@ -32,7 +34,7 @@ def plot_prototypes(
     depth: int | str = 0,
     prototypes: Sequence[int] | None = None,
     n_patches: int = 4,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     figure: Canvas | None = None,
 ) -> tuple[Figure, NDArray[np.object_]]:
     """Draw prototypes, one a row: nearest training patches, in context and cropped.
@@ -109,24 +111,26 @@ def _chosen(book: Codebook, class_index: int | None, prototypes: Sequence[int] |
     return found
 
 
-def _write_facts(book: Codebook, k: int, ax: Axes, class_names: Sequence[str] | None) -> None:
+def _write_facts(book: Codebook, k: int, ax: Axes, class_names: ClassNames | None) -> None:
     owner = book.membership[k]
-    title = f"{class_name(int(owner), class_names)} " if owner.ndim == 0 else "prototype "
+    name = class_name(int(owner), class_names) if owner.ndim == 0 else "prototype"
+    title = fitted(f"{{}} #{k}", [name], column_width(ax) - _GAP, 9, "bold")
     facts = f"{int(book.counts[k]):,} rows\nrms distance {float(book.spread[k]) ** 0.5:.2f}"
     ax.axis("off")
-    ax.text(0, 0.62, f"{title}#{k}", fontsize=9, weight="bold", transform=ax.transAxes)
+    ax.text(0, 0.62, title, fontsize=9, weight="bold", transform=ax.transAxes, **PLAIN)
     ax.text(0, 0.5, facts, fontsize=8, va="top", transform=ax.transAxes)
 
 
-def _draw_classes(book: Codebook, k: int, ax: Axes, class_names: Sequence[str] | None) -> None:
+def _draw_classes(book: Codebook, k: int, ax: Axes, class_names: ClassNames | None) -> None:
     """Draw the share of each class in a class-agnostic prototype."""
     shares = book.membership[k].cpu().numpy()
     order = (-shares).argsort(kind="stable")[:_N_BARS]
     colors = [segment_color(int(c)) for c in order]
     ax.barh(range(len(order)), shares[order], color=colors, height=0.75, alpha=0.5)
     for y, c in enumerate(order):
-        text = f"{class_name(int(c), class_names, '')} {shares[c]:.0%}"
-        ax.text(0.03, y, text, fontsize=7, va="center")
+        name = class_name(int(c), class_names, "")
+        text = fitted(f"{{}} {shares[c]:.0%}", [name], column_width(ax) - _GAP, 7)
+        ax.text(0.03, y, text, fontsize=7, va="center", **PLAIN)
     ax.set(xlim=(0, 1), ylim=(_N_BARS - 0.4, -0.6), xticks=[], yticks=[])
     ax.spines[["top", "right", "bottom"]].set_visible(False)
 

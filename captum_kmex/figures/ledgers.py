@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
 from captum_kmex.arguments import checked
+from captum_kmex.class_names import ClassNames, class_name
 from captum_kmex.figures.colors import NEGATIVE, POSITIVE, TOTAL, segment_color
+from captum_kmex.figures.lettering import PLAIN, column_width, fitted
 from captum_kmex.ledger import LedgerRow
 
-__all__ = ["class_name", "draw_ledger"]
+__all__ = ["draw_ledger"]
 
 _N_ROWS = 8
+_SIZE = 7  # of the labels' letters, in points
+_LABELS = 0.42  # of the ledger's width, that the labels take at most
 
 
 @checked
@@ -21,7 +25,7 @@ def draw_ledger(
     bias: float,
     output: float,
     ax: Axes,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     total: str = "logit",
 ) -> None:
     """Draw the account: from the bias, segment by segment, to the logit.
@@ -35,11 +39,11 @@ def draw_ledger(
         total: What the bars end at.
     """
     n_shown = _N_ROWS if len(rows) > _N_ROWS + 1 else len(rows)
-    lines = _lines(rows, n_shown, class_names)
+    lines = _lines(rows, n_shown, class_names, _LABELS * column_width(ax))
     labels = ["bias", *(label for label, _ in lines), total]
     values = [bias, *(evidence for _, evidence in lines), output]
     _draw_bars(values, ax)
-    ax.set_yticks(range(len(labels)), labels, fontsize=7)
+    ax.set_yticks(range(len(labels)), labels, fontsize=_SIZE, **PLAIN)
     for i, tick in enumerate(ax.get_yticklabels()[1 : n_shown + 1]):
         tick.set_bbox({"fc": (*segment_color(i), 0.45), "ec": "none", "pad": 1.2})
     low, high = ax.get_xlim()
@@ -70,10 +74,12 @@ def _draw_bars(values: Sequence[float], ax: Axes) -> None:
 
 
 def _lines(
-    rows: Sequence[LedgerRow], n_shown: int, class_names: Sequence[str] | None
+    rows: Sequence[LedgerRow], n_shown: int, class_names: ClassNames | None, room: float
 ) -> list[tuple[str, float]]:
     """Return label and evidence of the leading rows, and of all others together."""
-    lines = [(_label(i, row, class_names), row.evidence) for i, row in enumerate(rows[:n_shown])]
+    lines = [
+        (_label(i, row, class_names, room), row.evidence) for i, row in enumerate(rows[:n_shown])
+    ]
     others = rows[n_shown:]
     if others:
         area = sum(row.area for row in others)
@@ -81,20 +87,8 @@ def _lines(
     return lines
 
 
-def _label(rank: int, row: LedgerRow, class_names: Sequence[str] | None) -> str:
+def _label(rank: int, row: LedgerRow, class_names: ClassNames | None, room: float) -> str:
     if row.class_index is None:
         return f"{rank + 1} · {row.area:.0%}"
     owner = class_name(row.class_index, class_names, "")
-    return f"{rank + 1} · {owner} #{row.prototype} · {row.area:.0%}"
-
-
-def class_name(c: int, names: Sequence[str] | None, prefix: str = "class ") -> str:
-    """Return a class's name, or its number after a prefix."""
-    if names is None:
-        return f"{prefix}{c}"
-    if c not in (names if isinstance(names, Mapping) else range(len(names))):
-        raise ValueError(
-            f"class_names has {len(names)} names, none for class {c}; pass one a logit, in the "
-            "order of the model's outputs"
-        )
-    return str(names[c])
+    return fitted(f"{rank + 1} · {{}} #{row.prototype} · {row.area:.0%}", [owner], room, _SIZE)

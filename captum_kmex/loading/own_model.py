@@ -15,6 +15,7 @@ from pathlib import Path
 from torch import nn
 
 from captum_kmex.exceptions import UsageError
+from captum_kmex.loading.opaque import check_open
 from captum_kmex.loading.preprocessing import IMAGENET, Preprocessing, from_timm, input_channels
 from captum_kmex.loading.zoos import IMAGENET_CLASSES, imagenet_names
 
@@ -38,7 +39,9 @@ class OwnModel:
         """Import the code and make the model; ``num_classes`` is passed on if it is taken."""
         made = _imported(self.place, self.name)
         if not isinstance(made, nn.Module):
+            check_open(made, f"{self.place}:{self.name}")
             made = _called(made, f"{self.place}:{self.name}", num_classes)
+        check_open(made, f"{self.place}:{self.name}")
         if not isinstance(made, nn.Module):
             raise TypeError(
                 f"{self.place}:{self.name} must be or return a torch.nn.Module; got "

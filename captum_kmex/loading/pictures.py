@@ -7,17 +7,18 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import overload
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from captum_kmex.exceptions import SkippedImageWarning, warn_user
+from captum_kmex.exceptions import PixelDepthWarning, SkippedImageWarning, warn_user
+from captum_kmex.loading.decoding import Check, check_picture, open_picture
+from captum_kmex.loading.finding import ENDINGS, Content, content_of
 from captum_kmex.loading.preprocessing import Preprocessing
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
     "readable",
 ]
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _DECODERS = 4  # threads that check files; Pillow decodes outside Python's lock
 
 
@@ -55,7 +55,7 @@ class PictureSet(Dataset[tuple[Tensor, int] | Tensor]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | Tensor:
-        x = self.preprocessing(open_picture(self.files[index]))
+        x = self.preprocessing(open_picture(self.files[index], self.preprocessing))
         return (x, self.labels[index]) if self.labels else x
 
     def subset(self, positions: Sequence[int]) -> PictureSet:
@@ -89,11 +89,13 @@ class PictureSet(Dataset[tuple[Tensor, int] | Tensor]):
         return replace(self, labels=tuple(labels[label] for label in self.labels))
 
     def names(self) -> list[str]:
-        """Return the files' names in their folder, the same on every system."""
-        return [
-            os.path.relpath(file.absolute(), self.root.absolute()).replace(os.sep, "/")
-            for file in self.files
-        ]
+        r"""Return the files' names in their folder, the same on every system.
+
+        They are text that any encoding of Unicode holds: bytes of a name that are no UTF-8 are
+        written as ``\xe9``.
+        """
+        names = (os.path.relpath(file, self.root) for file in self.files)
+        return [_text(name.replace(os.sep, "/")) for name in names]
 
     def digest(self) -> str:
         """Return a hash over the names, to know the set again."""
@@ -128,29 +130,10 @@ class NamedPictures(Sequence[object]):
         return x, label, self._names[index]
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Read a picture, 8 bits a channel.
-
-    Raises:
-        ValueError: The file is damaged, or no picture with 8 or 16 bits a channel.
-        FileNotFoundError: There is no such file.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as a picture ({error})") from error
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"{path} has pixels of type {image.mode!r}; save it with 8 or 16 bits")
-    return image
-
-
 def class_folders(root: Path, preprocessing: Preprocessing) -> PictureSet:
     """Find pictures in the layout of torchvision's ``ImageFolder``: one folder a class.
+
+    Explanations that were saved among them are no pictures.
 
     Args:
         root: The folder that holds the class folders.
@@ -158,26 +141,29 @@ def class_folders(root: Path, preprocessing: Preprocessing) -> PictureSet:
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It has no class folders, or one of them no pictures.
+        ValueError: It has no class folders, one of them no pictures, or pictures stand beside.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}; give one with a folder of pictures a class")
-    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = content_of(root)
+    folders = [name for name, seen in found.folders.items() if seen.files or not seen.has_own]
     if not folders:
         raise ValueError(f"{root} holds no folders; give one with a folder of pictures a class")
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(folders):
-        found = _walk(root / name)
-        if not found:
-            raise ValueError(f"{root / name} holds no pictures ({' '.join(_ENDINGS)})")
-        files += found
-        labels += [label] * len(found)
-    return PictureSet(tuple(files), root, preprocessing, tuple(labels), tuple(folders))
+    if found.beside:
+        raise ValueError(
+            f"{root} holds pictures ({found.beside[0].name}) beside its class folders "
+            f"({folders[0]}); move them into the folder of their class, or away"
+        )
+    empty = [name for name in folders if not found.folders[name].files]
+    if empty:
+        raise ValueError(f"{root / empty[0]} holds no pictures ({' '.join(ENDINGS)})")
+    return _labelled(root, found, preprocessing)
 
 
 def find_pictures(paths: Sequence[Path], preprocessing: Preprocessing) -> PictureSet:
     """Gather files, and whatever pictures stand in folders, in the order given.
+
+    Explanations that were saved among them are no pictures.
 
     Args:
         paths: Files and folders.
@@ -187,23 +173,28 @@ def find_pictures(paths: Sequence[Path], preprocessing: Preprocessing) -> Pictur
         FileNotFoundError: There is no such file or folder.
         ValueError: A folder holds no pictures.
     """
-    if len(paths) == 1 and paths[0].is_dir() and any(map(_is_class_folder, paths[0].iterdir())):
-        return class_folders(paths[0], preprocessing)
+    if len(paths) == 1 and paths[0].is_dir():
+        found = content_of(paths[0])
+        if any(seen.files for seen in found.folders.values()) and not found.beside:
+            return _labelled(paths[0], found, preprocessing)
     files: list[Path] = []
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"no file or folder {path}")
-        found = _walk(path) if path.is_dir() else [path]
-        if not found:
-            raise ValueError(f"{path} holds no pictures ({' '.join(_ENDINGS)})")
-        files += found
-    files = list(dict.fromkeys(files))
-    root = Path(os.path.commonpath([file.absolute().parent for file in files]))
-    return PictureSet(tuple(files), root, preprocessing)
+        added = content_of(path).all_files() if path.is_dir() else [path]
+        if not added:
+            raise ValueError(f"{path} holds no pictures ({' '.join(ENDINGS)})")
+        files += added
+    # without "..", which would lead out of the folder that the names are relative to
+    unique: dict[str, Path] = {}
+    for file in files:
+        unique.setdefault(os.path.abspath(file), file)
+    root = Path(os.path.commonpath([os.path.dirname(place) for place in unique]))
+    return PictureSet(tuple(unique.values()), root, preprocessing)
 
 
 def readable(pictures: PictureSet, *, strict: bool, show_progress: bool) -> PictureSet:
-    """Decode every file once and leave out those that cannot be read, with a warning each.
+    """Decode every file once and leave out those that cannot be used, with a warning each.
 
     Every pass of a fit must see the same images, so damage has to be known beforehand.
 
@@ -216,40 +207,59 @@ def readable(pictures: PictureSet, *, strict: bool, show_progress: bool) -> Pict
         ValueError: A file is damaged, and ``strict``; or none, or none of a class, is left.
     """
     with ThreadPoolExecutor(_DECODERS) as pool:
-        checks: Iterable[str] = pool.map(_fault, pictures.files)
-        bar = tqdm(checks, "checking pictures", len(pictures), disable=not show_progress)
-        faults = list(bar)
-    damaged = [fault for fault in faults if fault]
+        found: Iterable[Check] = pool.map(
+            check_picture, pictures.files, repeat(pictures.preprocessing)
+        )
+        bar = tqdm(found, "checking pictures", len(pictures), disable=not show_progress)
+        checks = list(bar)
+    damaged = [check.fault for check in checks if check.fault]
     if damaged and strict:
         more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
         raise ValueError(f"{damaged[0]}{more}; repair or remove it, or leave out --strict")
     for fault in damaged:
         warn_user(f"{fault}; it is left out", SkippedImageWarning)
-    kept = pictures.subset([i for i, fault in enumerate(faults) if not fault])
+    kept = pictures.subset([i for i, check in enumerate(checks) if not check.fault])
     if not len(kept):
         raise ValueError("no picture is left that can be read")
     empty = sorted(_folders_of(pictures) - _folders_of(kept)) if pictures.labels else []
     if empty:
         raise ValueError(f"no picture of {empty} is left that can be read")
+    _tell_depth(pictures, checks)
     return kept
+
+
+def _tell_depth(pictures: PictureSet, checks: Sequence[Check]) -> None:
+    """Warn once that pictures of more than 8 bits a pixel are scaled, and how."""
+    deep = [(path, c.values) for path, c in zip(pictures.files, checks, strict=True) if c.values]
+    if not deep:
+        return
+    path, (low, high) = deep[0]
+    given = pictures.preprocessing.pixel_range
+    how = (
+        "each is scaled from its own least and largest value; give --pixel-range LOW,HIGH to "
+        "scale all alike"
+        if given is None
+        else f"{given[0]:g} becomes black and {given[1]:g} white"
+    )
+    warn_user(
+        f"{len(deep)} pictures hold more than 8 bits a pixel ({path}: {low:g} to {high:g}): {how}",
+        PixelDepthWarning,
+    )
 
 
 def _folders_of(pictures: PictureSet) -> set[str]:
     return {name.partition("/")[0] for name in pictures.names()}
 
 
-def _fault(path: Path) -> str:
-    try:
-        open_picture(path)
-    except (ValueError, FileNotFoundError) as error:
-        return str(error)
-    return ""
+def _labelled(root: Path, found: Content, preprocessing: Preprocessing) -> PictureSet:
+    """Return the pictures with their folders as classes."""
+    folders = {name: seen.files for name, seen in found.folders.items() if seen.files}
+    files = [file for members in folders.values() for file in members]
+    labels = [label for label, members in enumerate(folders.values()) for _ in members]
+    names = tuple(map(_text, folders))
+    return PictureSet(tuple(files), root, preprocessing, tuple(labels), names)
 
 
-def _is_class_folder(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
-
-
-def _walk(folder: Path) -> list[Path]:
-    found = (Path(base) / name for base, _, names in os.walk(folder) for name in names)
-    return sorted(p for p in found if p.suffix.lower() in _ENDINGS and not p.name.startswith("."))
+def _text(name: str) -> str:
+    """Return a file name whose bytes may be no UTF-8 as text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

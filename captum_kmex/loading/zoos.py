@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from captum_kmex.exceptions import UsageError
 from captum_kmex.loading.extras import require
 from captum_kmex.loading.preprocessing import Preprocessing, from_timm
 
-__all__ = ["IMAGENET_CLASSES", "TimmModel", "TorchvisionModel", "imagenet_names"]
+__all__ = ["IMAGENET_CLASSES", "TimmModel", "TorchvisionModel", "imagenet_names", "wordnet_numbers"]
 
 IMAGENET_CLASSES = 1000
 
@@ -128,6 +129,17 @@ def imagenet_names() -> list[str]:
 
     info = ImageNetInfo()
     return [info.index_to_description(i).split(",")[0] for i in range(IMAGENET_CLASSES)]
+
+
+def wordnet_numbers() -> dict[str, int]:
+    """Return the class of each of ImageNet's numbers in WordNet, such as n01440764."""
+    if importlib.util.find_spec("timm") is None:
+        return {}
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info: Any = ImageNetInfo()  # its methods have no types
+    names: list[str] = info.label_names()
+    return {name: number for number, name in enumerate(names)}
 
 
 def _check_known(name: str, known: Sequence[str], where: str) -> None:

@@ -14,9 +14,11 @@ from tqdm.auto import tqdm
 
 from captum_kmex.arguments import checked
 from captum_kmex.bank import PrototypeBank
+from captum_kmex.class_names import ClassNames, read_class_names
 from captum_kmex.classes import class_count
 from captum_kmex.figures.colors import DIVERGING, PALETTE
 from captum_kmex.files import written_whole
+from captum_kmex.folders import claims, discard_dead_files
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.report.evidence import BatchEvidence, explain_batch
@@ -44,7 +46,7 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     train_set: Sequence[object] | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: ClassNames | None = None,
     picture: PictureOf | None = None,
     title: str | None = None,
     batch_size: int = 16,
@@ -60,7 +62,8 @@ def write_report(
             these; the label may be ``None``, and both may be missing.
         path: The HTML file; it is written whole or not at all.
         train_set: Data set of the fit, in its order, for pictures of the nearest patches.
-        class_names: A name for each logit; two for a single one, by its sign.
+        class_names: A name for each logit, two for a single one, by its sign; in any form that
+            ``Explanation.plot`` takes.
         picture: Makes a picture (H, W) or (H, W, 3), bytes or floats in [0, 1], of an input;
             ``visualization.picture`` if ``None``.
         title: Title of the page.
@@ -95,14 +98,18 @@ def write_report(
     bank = attribution.bank_ if attribution.is_fitted else None
     if bank is not None and train_set is not None:
         check_train_set(bank, train_set)
+    class_names = None if class_names is None else read_class_names(class_names)
     picture = picture or default_picture
     title = title or f"{type(attribution.model).__name__} explained"
     path = Path(path)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    discard_dead_files(path)
     with (
+        claims() as claim,
         written_whole(path) as unfinished,
         unfinished.open("w", encoding="utf-8", newline="\n") as file,  # as hashed in the policy
     ):
+        claim(file)
         page = Page(file, title)
         with tqdm(total=len(images), desc="report", disable=not show_progress) as bar:
             found = _explained(attribution, read_batches(images, batch_size), bar)
@@ -131,16 +138,16 @@ def _write_images(
     page: Page,
     found: Iterable[tuple[Samples, BatchEvidence]],
     bank: PrototypeBank | None,
-    class_names: Sequence[str] | None,
+    class_names: tuple[str, ...] | None,
     picture: PictureOf,
 ) -> Tally:
     """Write a part for each image, and count over all."""
     tally: Tally | None = None
     for samples, evidence in found:
         if tally is None:
-            n_logits = evidence.logits.shape[1]
-            tally = Tally(bank, class_count(n_logits))
-            _check_names(class_names, n_logits)
+            tally = Tally(bank, class_count(evidence.logits.shape[1]))
+            if class_names is not None:
+                read_class_names(class_names, tally.n_classes)
         tally.add(evidence, samples)
         for i in range(len(samples)):
             record = image_record(samples, evidence, i, picture)
@@ -150,25 +157,16 @@ def _write_images(
     return tally
 
 
-def _check_names(class_names: Sequence[str] | None, n_logits: int) -> None:
-    if class_names is not None and len(class_names) != class_count(n_logits):
-        form = "one a logit, in the order of the model's outputs"
-        raise ValueError(
-            f"class_names has {len(class_names)} names for {n_logits} logits; pass "
-            f"{form if n_logits > 1 else 'two, for a negative and a positive one'}"
-        )
-
-
 def _overview(
     attribution: LayerKMeansAttribution,
     bank: PrototypeBank | None,
     tally: Tally,
-    class_names: Sequence[str] | None,
+    class_names: tuple[str, ...] | None,
 ) -> dict[str, object]:
     names = class_names or [f"class {c}" for c in range(tally.n_classes)]
     shades = DIVERGING.resampled(_SHADES)
     return {
-        "classNames": [str(name) for name in names],
+        "classNames": list(names),
         "isFitted": bank is not None,
         "isAgnostic": bank is not None and bank.codebooks[0].membership.ndim == 2,
         "r2": attribution._surrogate_r2(),
