@@ -19,14 +19,8 @@ from captum_kmex.batches import IndexedBatches
 from captum_kmex.checks import check_forward_args
 from captum_kmex.deployment_parts import ModelReader
 from captum_kmex.exceptions import HeadNotFoundError
-from captum_kmex.head import (
-    HeadSite,
-    LinearHead,
-    find_head,
-    head_output,
-    linear_head,
-    own_head_misses,
-)
+from captum_kmex.head import HeadSite, LinearHead, linear_head, own_head_misses
+from captum_kmex.model.head_search import find_head, head_output
 from captum_kmex.model.layout import ChannelAxis
 from captum_kmex.opaque import plain_model
 from captum_kmex.preparation import Preparation, channels_last

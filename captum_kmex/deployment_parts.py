@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_kmex.activations import Recorder
 from captum_kmex.bank import Codebook
 from captum_kmex.class_prototypes import ClassPrototypes
 from captum_kmex.classes import class_logits
@@ -17,6 +16,7 @@ from captum_kmex.copies import copied
 from captum_kmex.exceptions import TargetError
 from captum_kmex.head import HeadSite, LinearHead
 from captum_kmex.interpolation import resize
+from captum_kmex.model.hooks import Recorder
 from captum_kmex.model.layout import ChannelAxis, feature_grid
 from captum_kmex.modes import evaluated
 from captum_kmex.scaling import unit_scale

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from captum_kmex.activations import Trace, own_hooks, trace, warn_training
+from captum_kmex.activations import Trace, trace, warn_training
 from captum_kmex.copies import copied
+from captum_kmex.model.hooks import own_hooks
 from captum_kmex.modes import evaluated
 
 __all__ = ["Preparation", "channels_last", "prepared_copy"]

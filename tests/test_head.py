@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes, HeadNotFoundError, LayerKMeansAttribution
 from captum_kmex.activations import trace
-from captum_kmex.head import LinearHead, find_head
+from captum_kmex.head import LinearHead
+from captum_kmex.model.head_search import find_head
 
 
 @pytest.fixture(autouse=True)

@@ -21,9 +21,10 @@ from captum_kmex.commands.options import (
 from captum_kmex.commands.record import record_of
 from captum_kmex.commands.subject import Subject, open_subject
 from captum_kmex.exceptions import HeadNotFoundError
-from captum_kmex.head import HeadSite, find_head
+from captum_kmex.head import HeadSite
 from captum_kmex.layer_suggestion import candidate_layers
 from captum_kmex.loading.preprocessing import Preprocessing
+from captum_kmex.model.head_search import find_head
 from captum_kmex.plain_text import printable
 
 __all__ = ["register", "run"]
