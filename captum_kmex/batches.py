@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 
 from captum_kmex.batch_marks import BatchMarks
+from captum_kmex.checks import check_inputs
 from captum_kmex.classes import class_count, predicted_classes
 from captum_kmex.items import BATCH, inputs_of, label_of, label_tensor
 from captum_kmex.ranks import rank, world_size
@@ -243,7 +244,12 @@ def _reads_all(loader: DataLoader[object], size: int) -> bool:
 def _split(batch: object) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Return the inputs and the labels of one batch."""
     inputs = inputs_of(batch, BATCH)
-    return inputs, label_tensor(label_of(batch, BATCH), len(inputs[0]))
+    labels = label_of(batch, BATCH)
+    try:
+        return inputs, label_tensor(labels, len(inputs[0]))
+    except ValueError:
+        check_inputs(inputs)  # what is no batch of images has no number of labels either
+        raise
 
 
 def class_pairs(labels: Labels, targets: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor]:
