@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_kmex.interpolation import resize, resize_matrix
@@ -150,13 +151,19 @@ class _TileScorer:
                 torch.index_select(part, 0, cells[tile], out=self.operand[rows])
             size = stop - start
             torch.mm(self.factors[:, start:stop].T, self.operand, out=self.scores[:size])
-            found = values[:size].argmax(1, out=to_index[start:stop])
+            found = self._winners(values[:size], image, self.tiling.pixels[start:stop])
+            to_index[start:stop] = found
             to_best[start:stop] = values[self.rows[:size], found]
-            if self.nearness is not None:
-                pixels = self.tiling.pixels[start:stop]
-                images = slice(image, image + 1)
-                self.nearness.add(self.scores[None, :size], self.chunk, images, pixels)
         return best, index
+
+    def _winners(self, scores: NDArray[Any], image: int, pixels: Tensor) -> NDArray[np.int64]:
+        """Return whose each pixel's highest score (p, K) is, and tell the vote."""
+        if self.nearness is None:
+            found: NDArray[np.int64] = scores.argmax(1)
+            return found
+        best = self.chunk.best(torch.from_numpy(scores).unsqueeze(0), 2)
+        self.nearness.add_best(best, self.chunk, slice(image, image + 1), pixels)
+        return self.chunk.winners(scores, best[0].numpy())
 
     def _multiply(self, first: int) -> None:
         """Multiply the deeper blocks of the images from ``first`` on that go together."""

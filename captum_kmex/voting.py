@@ -92,20 +92,48 @@ class LogNearness:
             pixels: Index tensor (p,), the pixels; all if ``None``.
             dim: Where the prototypes stand.
         """
-        squares, sums = self._squares[images], self._sums[images, chunk.runs]
-        squares = (squares if pixels is None else squares[:, pixels]).unsqueeze(dim)
+        first, _, _ = images.indices(len(self._squares))
         count = max(1, _SCORES // scores[0].numel())
         for start in range(0, len(scores), count):
-            some = slice(start, start + count)
-            best = chunk.best(scores[some], dim)
-            distances = torch.sub(squares[some], best, alpha=2).clamp_min_(0)
-            sums[some] += distances.mul_(1 / self._size).add_(_NEAR).log_().sum(3 - dim)
+            best = chunk.best(scores[start : start + count], dim)
+            some = slice(first + start, first + start + len(best))
+            self.add_best(best, chunk, some, pixels, dim)
+
+    def add_best(
+        self,
+        best: Tensor,
+        chunk: ClassChunk,
+        images: slice,
+        pixels: Tensor | None = None,
+        dim: int = 2,
+    ) -> None:
+        """Take in the highest scores of each class, float tensor (n, p, g) or (n, g, p)."""
+        squares = self._squares[images]
+        squares = (squares if pixels is None else squares[:, pixels]).unsqueeze(dim)
+        distances = torch.sub(squares, best, alpha=2).clamp_min_(0)
+        logs = _sum_of_logs(distances.mul_(1 / self._size).add_(_NEAR), 3 - dim)
+        self._sums[images, chunk.runs] += logs
 
     def scores(self, n_classes: int) -> Tensor:
         """Return what ``distance_scores`` does (N, C)."""
         found = self._sums.new_full((len(self._sums), n_classes), -torch.inf)
         found[:, self._runs.classes.to(found.device)] = -0.5 * self._sums / self._squares.shape[1]
         return found
+
+
+def _sum_of_logs(values: Tensor, dim: int) -> Tensor:
+    """Return the sum of logarithms along a dimension, of four values' product at a time.
+
+    They are neither so small nor so large that four overflow, and a product costs a tenth.
+    """
+    quarter = values.shape[dim] // 4
+    if not quarter:
+        return values.log().sum(dim)
+    one, two, three, four, *rest = values.split(quarter, dim)
+    total = (one * two).mul_(three).mul_(four).log_().sum(dim)
+    for part in rest:
+        total += part.log().sum(dim)
+    return total
 
 
 def mean_log_nearness(best: Tensor, squares: Tensor, size: float) -> Tensor:
