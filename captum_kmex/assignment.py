@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_kmex.interpolation import resize, resize_matrix
@@ -131,6 +130,8 @@ class _TileScorer:
             for block in stack.blocks[1:]
         ]
         self.factors = self.operand.new_ones(rows, len(tiling.pixels))
+        voters = 0 if nearness is None else len(chunk.sizes)
+        self.by_class = self.operand.new_empty(1, len(tiling.pixels), voters)
         stops = np.cumsum([top, *(cells.shape[1] for cells in tiling.cells)]).tolist()
         self.deeper = [slice(first, stop) for first, stop in pairwise(stops)]
         if self.finest.ndim == 2:
@@ -151,19 +152,15 @@ class _TileScorer:
                 torch.index_select(part, 0, cells[tile], out=self.operand[rows])
             size = stop - start
             torch.mm(self.factors[:, start:stop].T, self.operand, out=self.scores[:size])
-            found = self._winners(values[:size], image, self.tiling.pixels[start:stop])
-            to_index[start:stop] = found
+            found = values[:size].argmax(1, out=to_index[start:stop])
             to_best[start:stop] = values[self.rows[:size], found]
+            if self.nearness is not None:
+                scores = self.scores[None, :size]
+                self.by_class[:, start:stop] = self.chunk.best(scores, 2)
+        if self.nearness is not None:
+            images = slice(image, image + 1)
+            self.nearness.add_best(self.by_class, self.chunk, images, self.tiling.pixels)
         return best, index
-
-    def _winners(self, scores: NDArray[Any], image: int, pixels: Tensor) -> NDArray[np.int64]:
-        """Return whose each pixel's highest score (p, K) is, and tell the vote."""
-        if self.nearness is None:
-            found: NDArray[np.int64] = scores.argmax(1)
-            return found
-        best = self.chunk.best(torch.from_numpy(scores).unsqueeze(0), 2)
-        self.nearness.add_best(best, self.chunk, slice(image, image + 1), pixels)
-        return self.chunk.winners(scores, best[0].numpy())
 
     def _multiply(self, first: int) -> None:
         """Multiply the deeper blocks of the images from ``first`` on that go together."""

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["ClassChunk", "ClassRuns", "best_by_class"]
@@ -107,22 +104,6 @@ class ClassChunk:
             for size, own in self._alike.items()
         ]
         return torch.cat(found, dim).index_select(dim, self._places.to(scores.device))
-
-    def winners(self, scores: NDArray[Any], best: NDArray[Any]) -> NDArray[np.int64]:
-        """Return whose each row's highest score is, the first of equals.
-
-        Args:
-            scores: Array (p, k).
-            best: Array (p, g), what ``best`` makes of them.
-        """
-        found: NDArray[np.int64]
-        if len(self._alike) > 1:
-            found = scores.argmax(1)
-            return found
-        size, classes = self.sizes[0], best.argmax(1)
-        own = scores.reshape(len(scores), -1, size)[np.arange(len(scores)), classes]
-        found = classes * size + own.argmax(1)
-        return found
 
     @cached_property
     def _alike(self) -> dict[int, Tensor]:

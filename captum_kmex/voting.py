@@ -130,7 +130,7 @@ def _sum_of_logs(values: Tensor, dim: int) -> Tensor:
     if not quarter:
         return values.log().sum(dim)
     one, two, three, four, *rest = values.split(quarter, dim)
-    total = (one * two).mul_(three).mul_(four).log_().sum(dim)
+    total: Tensor = (one * two).mul_(three).mul_(four).log_().sum(dim)
     for part in rest:
         total += part.log().sum(dim)
     return total
