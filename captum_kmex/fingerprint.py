@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from captum_kmex.arguments import checked
+
 __all__ = ["ModelFingerprint"]
 
 
@@ -24,6 +26,7 @@ class ModelFingerprint:
     weights: str
 
     @classmethod
+    @checked
     def of(cls, model: nn.Module) -> ModelFingerprint:
         """Hash a model's parameters and buffers."""
         architecture, weights = hashlib.sha256(), hashlib.sha256()

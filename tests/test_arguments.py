@@ -368,7 +368,7 @@ def _methods(kind: type) -> Iterator[str]:
         ("weighting", b"nave"),
         ("average_top", 1),
         ("vote", None),
-        ("seed", -1),
+        ("seed", -(2**63) - 1),
         ("seed", 2**63),
         ("layers", 3),
         ("layers", []),
@@ -470,7 +470,7 @@ def test_commands_have_ranges_and_defaults_of_the_table():
         add_option(parser, name, "N", "")
     assert vars(parser.parse_args([])) == {name: OPTIONS[name].default for name in COMMANDS}
     for name in COMMANDS:
-        for word in ("-1", str(10**30), "1.5", "x"):
+        for word in (str(-(10**30)), str(10**30), "1.5", "x"):
             with pytest.raises(argparse.ArgumentError, match=f"{name}=|is not a whole number"):
                 parser.parse_args([f"--{name.replace('_', '-')}={word}"])
 

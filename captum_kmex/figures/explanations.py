@@ -145,11 +145,12 @@ def _headline_parts(
 
 def _evidence_title(explanation: Explanation, class_names: ClassNames | None, ax: Axes) -> None:
     """Write above a map what its colours mean."""
-    template, names = "evidence: red for, blue against", []
+    title = "evidence: red for, blue against"
     if explanation.logits.shape[1] == 1:
-        template = "evidence: red for {}, blue for {}"
         names = [class_name(c, class_names) for c in (1, 0)]
-    ax.set_title(fitted(template, names, _TITLE * column_width(ax), 9), fontsize=9, **PLAIN)
+        room = _TITLE * column_width(ax)
+        title = fitted("evidence: red for {}, blue for {}", names, room, 9)
+    ax.set_title(title, fontsize=9, **PLAIN)
 
 
 @checked
