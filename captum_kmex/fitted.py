@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from captum_kmex._version import __version__
 from captum_kmex.activations import layer_name
-from captum_kmex.arguments import Setting, checked, resolve_depth
+from captum_kmex.arguments import Setting, checked, checked_by_all, resolve_depth
 from captum_kmex.bank import ModelFingerprint, PrototypeBank
 from captum_kmex.base import Layer, PrototypeAttribution
 from captum_kmex.batches import Batch, Labels
@@ -107,7 +107,7 @@ class FittedAttribution(PrototypeAttribution):
             )
         return bank
 
-    @checked
+    @checked_by_all
     def fit(
         self: _Fitted,
         loader: Iterable[object],
