@@ -222,7 +222,10 @@ def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Pr
     weights, depths = fields.numbers("weights", above=0), fields.integer("n_depths", 1)
     if not depths == max(1, len(layers)) == len(weights):
         raise ValueError(f"{depths} codebooks and {len(weights)} weights for {len(layers)} layers")
-    check_bank_tensors(tensors, depths, n_classes, "surrogate" in fields)
+    about = fields.part("provenance")
+    check_provenance(about, n_classes)
+    n_logits = about.integer("n_logits") if "n_logits" in about else n_classes
+    check_bank_tensors(tensors, depths, n_classes, n_logits if "surrogate" in fields else None)
     input_range = fields.numbers("input_range")
     if len(input_range) != 2 or input_range[0] > input_range[1]:
         raise ValueError(f"input_range is {input_range[:2]}, not a least and a greatest value")
@@ -230,7 +233,6 @@ def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Pr
     if method != METHODS[0] and (len(layers) > 1 or tensors["0.membership"].ndim == 2):
         raise ValueError(f"{method} has one layer, and prototypes of classes")
     check_settings(fields.part("settings"), method, len(layers))
-    check_provenance(fields.part("provenance"))
     return PrototypeBank(
         method=method,
         layers=layers,

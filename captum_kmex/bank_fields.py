@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kmex.arguments import read_option
+from captum_kmex.classes import class_count
 from captum_kmex.fields import Fields, is_integer
 from captum_kmex.tensor_kinds import FLOAT, INTEGER, TensorKind, check_tensors
 
@@ -68,7 +69,7 @@ def _check_counts(counts: list[object]) -> None:
     _check_option("n_prototypes", dict(pairs))
 
 
-def check_provenance(about: Fields) -> None:
+def check_provenance(about: Fields, n_classes: int) -> None:
     """Compare what a bank tells of its fit with its types; any may be missing.
 
     Raises:
@@ -76,6 +77,8 @@ def check_provenance(about: Fields) -> None:
     """
     if "n_images" in about:
         about.integer("n_images")
+    if "n_logits" in about and class_count(about.integer("n_logits", 1)) != n_classes:
+        raise ValueError(f"provenance.n_logits does not make the {n_classes} classes of the bank")
     for name in ("rows_seen", "rows_kept"):
         if name in about:
             about.integers(name)
@@ -88,15 +91,15 @@ def check_provenance(about: Fields) -> None:
 
 
 def check_bank_tensors(
-    tensors: Mapping[str, Tensor], depths: int, n_classes: int, has_surrogate: bool
+    tensors: Mapping[str, Tensor], depths: int, n_classes: int, n_logits: int | None
 ) -> None:
     """Compare a bank's tensors with what they must be, and with each other.
 
     Args:
         tensors: The tensors, by name.
         depths: Number of codebooks.
-        n_classes: Number of logits.
-        has_surrogate: Whether there is a ridge surrogate of the logits.
+        n_classes: Number of classes.
+        n_logits: Number of logits of a ridge surrogate, ``None`` where there is none.
 
     Raises:
         ValueError: One is missing, unknown, of another type or shape, or out of range.
@@ -109,9 +112,9 @@ def check_bank_tensors(
         prefix = f"{depth}.representatives."
         if any(name.startswith(prefix) for name in tensors):
             kinds |= patch_kinds(prefix, depth)
-    if has_surrogate:
-        kinds["surrogate.columns"] = TensorKind(FLOAT, (n_classes, f"width {depths - 1}"))
-        kinds["surrogate.bias"] = TensorKind(FLOAT, (n_classes,))
+    if n_logits is not None:
+        kinds["surrogate.columns"] = TensorKind(FLOAT, (n_logits, f"width {depths - 1}"))
+        kinds["surrogate.bias"] = TensorKind(FLOAT, (n_logits,))
     check_tensors(tensors, kinds, {})
     for depth in range(depths):
         check_codebook(tensors, depth)

@@ -174,17 +174,17 @@ class Checkpoint:
             with together():
                 self.save(0, {})
 
-    def compare(self, n_classes: int, rows: Sequence[RowSource]) -> None:
+    def compare(self, n_logits: int, rows: Sequence[RowSource]) -> None:
         """Compare what the model gives for the first batch with what was saved, once.
 
         Raises:
             ValueError: Another number of logits, or rows of another width or dtype.
         """
         saved, self._outputs = self._outputs, None
-        if saved is not None and not saved.fits(n_classes, rows):
+        if saved is not None and not saved.fits(n_logits, rows):
             raise ValueError(
                 f"{self._path} holds features of another width or dtype, or of another number of "
-                f"classes, than the model gives; {_REMEDY}"
+                f"logits, than the model gives; {_REMEDY}"
             )
 
     @property

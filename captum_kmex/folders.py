@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import glob
 import hashlib
 import os
 import shutil
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 try:
     import fcntl
 except ImportError:  # Windows: nothing is known to be dead there, and nothing is removed
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["claims", "discard_dead_files", "folder_written_whole", "repair"]
+__all__ = ["folder_written_whole", "repair"]
 
 _MARK = "[0-9a-f]" * 32
-_BEGINNING = 60  # seconds during which an empty file may be one that is about to be claimed
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
@@ -64,30 +60,6 @@ def repair(folder: Path) -> None:
         with _dead(unfinished) as is_dead:
             if is_dead:
                 shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def claims() -> Iterator[Callable[[IO[str]], None]]:
-    """Give a function that marks open files as a live process's, until the end of the block."""
-    with contextlib.ExitStack() as held:
-
-        def claim(file: IO[str]) -> None:
-            descriptor = os.dup(file.fileno())  # the file itself may be closed earlier
-            held.callback(os.close, descriptor)
-            with contextlib.suppress(OSError):  # some network drives have no locks
-                _lock(descriptor)
-
-        yield claim
-
-
-def discard_dead_files(path: Path) -> None:
-    """Delete what processes that were killed left beside a file that they had claimed."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{_MARK}"):
-        with _dead(left) as is_dead, contextlib.suppress(FileNotFoundError):
-            about = left.stat()
-            is_beginning = about.st_size == 0 and time.time() - about.st_mtime < _BEGINNING
-            if is_dead and not is_beginning:
-                left.unlink()
 
 
 def _beside(folder: Path, mark: str) -> Path:

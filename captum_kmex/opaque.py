@@ -6,19 +6,9 @@ import torch
 from torch import fx, nn
 
 from captum_kmex.activations import unwrap
+from captum_kmex.arguments.objects import engine_of
 
 __all__ = ["plain_model"]
-
-_ENGINES = {
-    "torch.export": "an exported program",
-    "torch.jit": "TorchScript",
-    "torch._C": "TorchScript",
-    "torch._inductor": "compiled code",
-    "onnxruntime": "a session of ONNX Runtime",
-    "onnx": "an ONNX graph",
-    "openvino": "an OpenVINO graph",
-    "tensorrt": "a TensorRT engine",
-}
 
 
 def plain_model(model: object, who: str) -> nn.Module:
@@ -32,7 +22,7 @@ def plain_model(model: object, who: str) -> nn.Module:
         TypeError: It is no module, or a graph, whose layers do not run as modules.
     """
     plain = unwrap(model) if isinstance(model, nn.Module) else model
-    kind = _graph(plain) if isinstance(plain, nn.Module) else _engine(plain)
+    kind = _graph(plain) if isinstance(plain, nn.Module) else engine_of(plain)
     if kind or not isinstance(plain, nn.Module):
         remedy = " that it was made from" if kind else ""
         raise TypeError(
@@ -40,12 +30,6 @@ def plain_model(model: object, who: str) -> nn.Module:
             f"{type(plain).__name__}{kind and f', {kind}'}. Pass the Python model{remedy}"
         )
     return plain
-
-
-def _engine(model: object) -> str:
-    """Say what a model that is no module is made of, if that is known."""
-    place = type(model).__module__
-    return next((kind for start, kind in _ENGINES.items() if place.startswith(start)), "")
 
 
 def _graph(model: nn.Module) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from captum_kmex.bank_fields import check_codebook, check_widths, codebook_kinds, patch_kinds
 from captum_kmex.batch_marks import MARK_SIZE
+from captum_kmex.classes import class_count
 from captum_kmex.rows import RowSource
 from captum_kmex.tensor_kinds import FLOAT, INTEGER, TensorKind, check_tensors
 
@@ -97,19 +98,19 @@ class Outputs:
     """What a model gives a fit.
 
     Attributes:
-        n_classes: Number of logits.
+        n_logits: Number of logits.
         rows: Width and dtype of the rows of the depths of which some are kept.
     """
 
-    n_classes: int
+    n_logits: int
     rows: Mapping[int, tuple[int, torch.dtype]]
 
-    def fits(self, n_classes: int, sources: Sequence[RowSource]) -> bool:
+    def fits(self, n_logits: int, sources: Sequence[RowSource]) -> bool:
         """Whether logits and rows of a batch are alike."""
         first = torch.zeros(1, dtype=torch.int64, device=sources[0].squared_norms.device)
         found = {d: sources[d].rows(first, first) for d in self.rows}
         kinds = {d: (rows.shape[1], rows.dtype) for d, rows in found.items()}
-        return n_classes == self.n_classes and kinds == self.rows
+        return n_logits == self.n_logits and kinds == self.rows
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,9 @@ class ProgressCheck:
         """Compare what was saved of a first pass, or after it."""
         is_first, sizes = progress.stage == 0, dict[str, object]()
         state = progress.collected if is_first else progress.common
-        n_classes = _check_summary(state, self.depths)
-        kinds = _summary_kinds(self.depths) | _ridge_kinds(state, n_classes, self.depths)
+        n_logits = _check_summary(state, self.depths)
+        n_classes = class_count(n_logits)
+        kinds = _summary_kinds(self.depths) | _ridge_kinds(state, n_logits, self.depths)
         for depth in range(self.depths):
             kinds |= (
                 self._sample_kinds(state, depth, n_classes)
@@ -246,10 +248,10 @@ def _check_summary(state: Mapping[str, Tensor], depths: int) -> int:
     """Return the number of logits, once it is known to be one."""
     figures = {name: state[name] for name in ("summary.figures",) if name in state}
     check_tensors(figures, {"summary.figures": _summary_kinds(depths)["summary.figures"]}, {})
-    n_classes = float(figures["summary.figures"][0])
-    if not (1 <= n_classes < 2**31 and n_classes == math.floor(n_classes)):
-        raise ValueError(f"summary.figures say {n_classes:g} classes")
-    return int(n_classes)
+    n_logits = float(figures["summary.figures"][0])
+    if not (1 <= n_logits < 2**31 and n_logits == math.floor(n_logits)):
+        raise ValueError(f"summary.figures say {n_logits:g} logits")
+    return int(n_logits)
 
 
 def _summary_kinds(depths: int) -> dict[str, TensorKind]:
@@ -260,7 +262,7 @@ def _summary_kinds(depths: int) -> dict[str, TensorKind]:
     }
 
 
-def _ridge_kinds(state: Mapping[str, Tensor], n_classes: int, depths: int) -> dict[str, TensorKind]:
+def _ridge_kinds(state: Mapping[str, Tensor], n_logits: int, depths: int) -> dict[str, TensorKind]:
     """Return what the sums of the ridge surrogate must be; all zeros where none is needed."""
     gram = state.get("ridge.gram")
     if gram is None or not gram.ndim:
@@ -270,10 +272,10 @@ def _ridge_kinds(state: Mapping[str, Tensor], n_classes: int, depths: int) -> di
     return {
         "ridge.count": TensorKind(_WIDE, (), 1),
         "ridge.features": TensorKind(_WIDE, (width,)),
-        "ridge.logits": TensorKind(_WIDE, (n_classes,)),
+        "ridge.logits": TensorKind(_WIDE, (n_logits,)),
         "ridge.gram": TensorKind(_WIDE, (width, width)),
-        "ridge.cross": TensorKind(_WIDE, (width, n_classes)),
-        "ridge.squares": TensorKind(_WIDE, (n_classes,), 0),
+        "ridge.cross": TensorKind(_WIDE, (width, n_logits)),
+        "ridge.squares": TensorKind(_WIDE, (n_logits,), 0),
     }
 
 

@@ -484,7 +484,7 @@ def test_missing_folder_is_refused_before_any_work(tmp_path):
 def test_folder_as_checkpoint_is_refused_before_any_work(tmp_path):
     (tmp_path / "progress").mkdir()
     images = Images()
-    with pytest.raises(IsADirectoryError, match="is a folder; name a file in it"):
+    with pytest.raises(ValueError, match="is a folder; give a file in it"):
         fit("kmex", "ordered", images, tmp_path)
     assert images.n_read == 0
 

@@ -197,7 +197,7 @@ def test_what_is_being_written_stays(path):
 def test_remains_that_cannot_be_deleted_are_left(path, monkeypatch):
     left = remains(path)
 
-    def fail(*_):
+    def fail(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("captum_kmex.files.take_lock", fail)

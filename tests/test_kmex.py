@@ -281,7 +281,9 @@ def mlp_net() -> nn.Module:
 
 
 def test_model_without_linear_head_needs_a_layer(images, labels):
-    with pytest.raises(HeadNotFoundError, match=r"no layer to pool was found .*MLP.*pass layer="):
+    with pytest.raises(
+        HeadNotFoundError, match=r"no layer to pool was found .*further layers.*pass layer="
+    ):
         KMExAttribution(mlp_net()).fit([(images, labels)])
 
 

@@ -673,7 +673,9 @@ def mlp() -> LayerKMeansAttribution:
 
 
 def test_model_without_linear_head_needs_a_fit_for_maps(mlp):
-    with pytest.raises(NotFittedError, match=r"MLP.*ridge surrogate of the logits is used, which"):
+    with pytest.raises(
+        NotFittedError, match=r"further layers.*ridge surrogate of the logits is used, which"
+    ):
         mlp.attribute(X)
 
 

@@ -373,7 +373,7 @@ def test_refine_of_a_loader_that_does_not_repeat_is_refused(net, x, y, left):
 
 @pytest.mark.parametrize("refine", [-1, -5])
 def test_negative_number_of_passes_is_refused(net, x, y, refine):
-    with pytest.raises(ValueError, match=f"refine at least 0; got 10, 100 and {refine}"):
+    with pytest.raises(ValueError, match=f"refine={refine} "):
         KMExAttribution(net).fit([(x, y)], refine=refine)
 
 

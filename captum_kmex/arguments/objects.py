@@ -14,6 +14,17 @@ from torch import Tensor, nn
 
 from captum_kmex.arguments.misfits import Misfit
 
+_ENGINES = {
+    "torch.export": "an exported program",
+    "torch.jit": "TorchScript",
+    "torch._C": "TorchScript",
+    "torch._inductor": "compiled code",
+    "onnxruntime": "a session of ONNX Runtime",
+    "onnx": "an ONNX graph",
+    "openvino": "an OpenVINO graph",
+    "tensorrt": "a TensorRT engine",
+}
+
 __all__ = ["Callback", "Color", "Instance", "Layer", "Model", "Path", "Picture", "Values"]
 
 # what numbers pass for what is asked for
@@ -61,7 +72,14 @@ class Model:
             raise Misfit(value, f"{self.said} (make one: {value.__name__}(...))")
         if isinstance(value, Mapping):
             raise Misfit(value, f"{self.said} (load weights by model.load_state_dict(weights))")
-        raise Misfit(value, self.said)
+        engine = engine_of(value)
+        raise Misfit(value, f"{self.said}, not {engine}" if engine else self.said)
+
+
+def engine_of(model: object) -> str:
+    """Say what a model that is no module is made of, if that is known."""
+    place = type(model).__module__
+    return next((kind for start, kind in _ENGINES.items() if place.startswith(start)), "")
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ _MARKS = Listed(Values((1, 2), "(K, D) of vectors, or (K,) of their classes"), 2
 _GRID = Values((2,), "(h, w)", "whole", is_array=True)
 
 _MODELS = {
-    "model": Option(Model()),
+    "model": Option(Model(), remedy="pass the Python model"),
     "layer": Option(Layer(), None),
     "layers": Option(
         OneOf((Layer(), Listed(Layer(), 1, is_distinct=True))),

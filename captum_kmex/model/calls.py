@@ -168,11 +168,11 @@ class CallLog:
 
     def _keep(self, new: _KeptMap) -> None:
         """Keep a map; of equal ones in a row, under the name of the last, outermost module."""
-        self._largest = max(self._largest, new.grid.nbytes)
+        self._largest = max(self._largest, _bytes(new.grid))
         last = self._kept[-1] if self._kept else None
         if last is not None and last.has(new.moments):
             self._kept[-1] = replace(last, name=new.name)
-        elif new.grid.nbytes * _SMALL <= self._largest:
+        elif _bytes(new.grid) * _SMALL <= self._largest:
             self._kept.append(new.copied())
         else:
             self._kept.clear()
@@ -202,6 +202,11 @@ class _KeptMap:
     def is_untouched(self) -> bool:
         """Whether no module wrote to the map after it was returned."""
         return self.is_copy or self.has(MapMoments.of(self.grid))
+
+
+def _bytes(tensor: Tensor) -> int:
+    # not `nbytes`, which a compiled part of a model cannot trace
+    return tensor.numel() * tensor.element_size()
 
 
 def _record(

@@ -171,17 +171,17 @@ class Recorder:
         """Clone a tensor: an in-place ReLU would overwrite the record (captum #156)."""
         if value is None:
             return None
-        if value.is_quantized:
-            raise TypeError(
-                "the model is quantized: its layers pass on int8, in which there are no features "
-                "to compare. Pass the Python model in floating point that it was made from"
-            )
         self._note_dtype(value)
         wide = torch.float64 if value.dtype == torch.float64 else torch.float32
         # one pass over channels-last maps, which would be copied again later
         return value.detach().to(wide, copy=True, memory_format=torch.contiguous_format)
 
     def _note_dtype(self, value: Tensor | None) -> None:
+        if value is not None and value.is_quantized:
+            raise TypeError(
+                "the model is quantized: its layers pass on int8, in which there are no features "
+                "to compare. Pass the Python model in floating point that it was made from"
+            )
         if value is not None and value.is_floating_point():
             self.dtype = coarser(self.dtype, value.dtype)
 

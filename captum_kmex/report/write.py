@@ -17,8 +17,7 @@ from captum_kmex.bank import PrototypeBank
 from captum_kmex.class_names import ClassNames, read_class_names
 from captum_kmex.classes import class_count
 from captum_kmex.figures.colors import DIVERGING, PALETTE
-from captum_kmex.files import written_whole
-from captum_kmex.folders import claims, discard_dead_files
+from captum_kmex.files import discard_unfinished, written_whole
 from captum_kmex.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.one_bank import one_bank_a_call
 from captum_kmex.report.evidence import BatchEvidence, explain_batch
@@ -103,13 +102,11 @@ def write_report(
     title = title or f"{type(attribution.model).__name__} explained"
     path = Path(path)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    discard_dead_files(path)
+    discard_unfinished(path)
     with (
-        claims() as claim,
         written_whole(path) as unfinished,
         unfinished.open("w", encoding="utf-8", newline="\n") as file,  # as hashed in the policy
     ):
-        claim(file)
         page = Page(file, title)
         with tqdm(total=len(images), desc="report", disable=not show_progress) as bar:
             found = _explained(attribution, read_batches(images, batch_size), bar)
