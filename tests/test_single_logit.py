@@ -331,7 +331,7 @@ def test_figures_name_the_class_of_the_sign(images, sign):
         _, axes = result.plot(i, class_names=NAMES)
         name, z = NAMES[int(sign[i])], result.output[i]
         assert axes[0].get_title() == f"{name} (p = {float(z.abs().sigmoid()):.2f})"
-        assert axes[2].get_title() == "evidence: red for malignant, blue for benign"
+        assert axes[2].get_title() == "red: malignant, blue: benign"
     deep = attr.explain(images, depth=-1)
     _, axes = plot_depths([deep, result], 3, class_names=NAMES)
     assert axes[0, 0].get_title() == NAMES[int(sign[3])]

@@ -100,7 +100,7 @@ class Names:
         is_other = is_other or (isinstance(value, Mapping) and not self.takes_mappings)
         if is_other or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
             raise Misfit(value, self.said)
-        return value if hasattr(value, "__getitem__") else tuple(islice(value, _MOST))
+        return tuple(islice(value, _MOST)) if isinstance(value, Iterator) else value
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _evidence_title(explanation: Explanation, class_names: ClassNames | None, ax
     if explanation.logits.shape[1] == 1:
         names = [class_name(c, class_names) for c in (1, 0)]
         room = _TITLE * column_width(ax)
-        title = fitted("evidence: red for {}, blue for {}", names, room, 9)
+        title = fitted("red: {}, blue: {}", names, room, 9)
     ax.set_title(title, fontsize=9, **PLAIN)
 
 
