@@ -73,7 +73,8 @@ def build_ledger(
     for i in range(len(segments)):
         present = areas[i].nonzero().squeeze(1)
         order = present[sums[i, present].abs().argsort(descending=True, stable=True)]
-        chosen = prototypes[i, order.to(prototypes.device)].tolist()
+        own = prototypes[i, order.to(prototypes.device)]
+        patches = [()] * len(own) if found is None else _patches(found, own)
         shares, evidence = (areas[i, order] / cells).tolist(), sums[i, order].tolist()
         rows = [
             LedgerRow(
@@ -82,10 +83,10 @@ def build_ledger(
                 None if owners is None else owners[prototype],
                 share,
                 value,
-                () if found is None else patches_of(found, prototype),
+                near,
             )
-            for segment, prototype, share, value in zip(
-                order.tolist(), chosen, shares, evidence, strict=True
+            for segment, prototype, share, value, near in zip(
+                order.tolist(), own.tolist(), shares, evidence, patches, strict=True
             )
         ]
         ledgers.append(tuple(rows))
@@ -101,9 +102,18 @@ def _owners(book: Codebook) -> list[int]:
 
 def patches_of(found: Representatives, prototype: int) -> tuple[Patch, ...]:
     """Return the training patches of a prototype, nearest first."""
-    patches = []
-    indices, boxes = found.indices[prototype].tolist(), found.boxes[prototype].tolist()
-    for index, box, far in zip(indices, boxes, found.distances[prototype].tolist(), strict=True):
-        if index >= 0:
-            patches.append(Patch(index, (box[0], box[1], box[2], box[3]), far))
-    return tuple(patches)
+    return _patches(found, torch.tensor([prototype]))[0]
+
+
+def _patches(found: Representatives, prototypes: Tensor) -> list[tuple[Patch, ...]]:
+    """Return the training patches of some prototypes (M,), read at once."""
+    own = prototypes.to(found.indices.device)
+    parts = (found.indices[own], found.boxes[own], found.distances[own])
+    return [
+        tuple(
+            Patch(index, (box[0], box[1], box[2], box[3]), far)
+            for index, box, far in zip(*of_one, strict=True)
+            if index >= 0
+        )
+        for of_one in zip(*(part.tolist() for part in parts), strict=True)
+    ]
