@@ -86,6 +86,7 @@ class FittedAttribution(PrototypeAttribution):
         self.n_prototypes = n_prototypes
         self.seed = seed
         self._bank: PrototypeBank | None = None
+        self._is_head_settled = False  # during a fit, whether there is one
 
     @property
     def is_fitted(self) -> bool:
@@ -340,6 +341,7 @@ class FittedAttribution(PrototypeAttribution):
     def _fitted_bank(self, fit: Fit, at_input: bool) -> PrototypeBank:
         if isinstance(self._site, str):
             self._site = None
+        self._is_head_settled = False
         with torch.no_grad():
             found = fit.run()
         names = self._layer_names()

@@ -459,13 +459,16 @@ class LayerKMeansAttribution(FittedAttribution):
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         images = check_inputs(batch.inputs)
-        had_head = isinstance(self._site, HeadSite)
-        passed = self._run_layers(images, args, at_input, keeps_refusal=True)
-        if had_head and passed.head is None:
+        before = self._site
+        passed = self._run_layers(images, args, at_input, keeps_refusal=self._is_head_settled)
+        self._is_head_settled = before is not None  # two batches have been searched
+        if before is not None and isinstance(before, str) != isinstance(self._site, str):
+            others = "earlier" if isinstance(before, HeadSite) else "these"
+            reason, place = passed.refusal or before, batch.indices.tolist()[:3]
             raise ValueError(
-                f"the head that earlier images had does not hold for batch "
-                f"{batch.indices.tolist()[:3]}...: {passed.refusal}. Leave these images out, or "
-                "pass a model whose logits all come from one head"
+                f"some images have no exact head: at batch {place}... {others} "
+                f"images have one, and of the others {reason}. Leave the others out, or pass a "
+                "model whose logits all come from one head"
             )
         with plain_arithmetic(images[0]):
             stack = self._weighted(passed, "balanced")
