@@ -60,7 +60,8 @@ class LogNearness:
     """
 
     def __init__(self, runs: ClassRuns, squares: Tensor, size: float) -> None:
-        self._runs, self._squares, self._size = runs, squares, size
+        self._runs, self._size = runs, size
+        self._offsets = squares / size + _NEAR
         self._sums = squares.new_zeros(len(squares), len(runs.sizes))
 
     @classmethod
@@ -92,7 +93,7 @@ class LogNearness:
             pixels: Index tensor (p,), the pixels; all if ``None``.
             dim: Where the prototypes stand.
         """
-        first, _, _ = images.indices(len(self._squares))
+        first, _, _ = images.indices(len(self._offsets))
         count = max(1, _SCORES // scores[0].numel())
         for start in range(0, len(scores), count):
             best = chunk.best(scores[start : start + count], dim)
@@ -108,16 +109,16 @@ class LogNearness:
         dim: int = 2,
     ) -> None:
         """Take in the highest scores of each class, float tensor (n, p, g) or (n, g, p)."""
-        squares = self._squares[images]
-        squares = (squares if pixels is None else squares[:, pixels]).unsqueeze(dim)
-        distances = torch.sub(squares, best, alpha=2).clamp_min_(0)
-        logs = _sum_of_logs(distances.mul_(1 / self._size).add_(_NEAR), 3 - dim)
-        self._sums[images, chunk.runs] += logs
+        offsets = self._offsets[images]
+        offsets = (offsets if pixels is None else offsets[:, pixels]).unsqueeze(dim)
+        # max(0, |z|^2 - 2 best) / size + near, in two passes over memory
+        distances = torch.sub(offsets, best, alpha=2 / self._size).clamp_min_(_NEAR)
+        self._sums[images, chunk.runs] += _sum_of_logs(distances, 3 - dim)
 
     def scores(self, n_classes: int) -> Tensor:
         """Return what ``distance_scores`` does (N, C)."""
         found = self._sums.new_full((len(self._sums), n_classes), -torch.inf)
-        found[:, self._runs.classes.to(found.device)] = -0.5 * self._sums / self._squares.shape[1]
+        found[:, self._runs.classes.to(found.device)] = -0.5 * self._sums / self._offsets.shape[1]
         return found
 
 
