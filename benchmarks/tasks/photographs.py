@@ -139,9 +139,14 @@ def load_backgrounds() -> list[Tensor]:
     from sklearn.datasets import load_sample_images
 
     folder = find_folder("backgrounds", "lomiri-wallpapers-16.04")
-    pictures: list[Image.Image] = [
-        Image.open(path) for name in _WALLPAPERS for path in folder.glob(f"{name}_by_*")
-    ]
+    found = {name: sorted(folder.glob(f"{name}_by_*")) for name in _WALLPAPERS}
+    missing = [name for name, paths in found.items() if not paths]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {missing}; unpack the Debian packages lomiri-wallpapers-16.04 and "
+            "lomiri-wallpapers-20.04 into one folder, and set CAPTUM_KMEX_DATA to it"
+        )
+    pictures: list[Image.Image] = [Image.open(path) for paths in found.values() for path in paths]
     bundled = [data.coffee(), data.rocket(), data.astronaut(), data.chelsea()]
     pictures += [Image.fromarray(x) for x in (*bundled, *load_sample_images().images)]
     for picture in pictures:
