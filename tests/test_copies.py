@@ -139,7 +139,7 @@ def test_changed_masks_are_seen(images):
     prune.identity(net[2][0], "weight")
     prepared = ClassifierPrototypes(net).prepare()
     before = prepared.attribute(images)
-    net[2][0].weight_mask[:, 1] = 0
+    net[2][0].weight_mask.mul_(0.5)  # all of it: a single channel may be dead
     net(images)
     after = prepared.attribute(images)
     assert not torch.allclose(before, after)
