@@ -10,12 +10,18 @@ from torch import Tensor, nn
 
 from captum_kmex.model.layout import ChannelAxis, feature_grid
 
-__all__ = ["Call", "CallLog", "MapMoments", "Record", "moments"]
+__all__ = ["Call", "CallLog", "MapMoments", "Record", "is_linear", "moments"]
 
 _MAPS_KEPT = 3  # the tap is hardly ever an earlier one
-_LINEAR = (nn.Linear, nn.Conv2d)  # what a head may be, so that its input must be known
 _SMALL = 16  # a map this many times smaller than the largest is copied, others are only held
 _PARTS = (4, 8)  # into how many a map is cut to take its moments, by images and by channels
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module may be a head: a linear layer or a 1x1 convolution."""
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ class CallLog:
             axes: The dimension of the channels in each.
         """
         after = _record(tensors[1], self._size, axes[1], self._with_moments)
-        is_told = isinstance(module, _LINEAR) or (after is not None and after.positions == 1)
+        is_told = is_linear(module) or (after is not None and after.positions == 1)
         before = _record(tensors[0], self._size, axes[0], self._with_moments and is_told)
         if next(module.children(), None) is None:
             self._shrinking.take(module, before, after)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from captum_kmex.activations import Trace
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.head import HeadSite, Kind, LinearHead, is_close, weights
-from captum_kmex.model.calls import Call, Record, moments
+from captum_kmex.model.calls import Call, Record, is_linear, moments
 from captum_kmex.model.hooks import own_hooks
 from captum_kmex.model.layout import NORMS
 
@@ -59,7 +59,7 @@ def head_output(trace: Trace, site: HeadSite) -> Tensor | None:
 
 
 def _head_index(trace: Trace, linear: str | None) -> int:
-    candidates = [i for i, call in enumerate(trace.calls) if _is_linear(call.module)]
+    candidates = [i for i, call in enumerate(trace.calls) if is_linear(call.module)]
     if linear is not None:
         named = [i for i in candidates if trace.calls[i].name == linear]
         if not named:
@@ -79,12 +79,6 @@ def _head_index(trace: Trace, linear: str | None) -> int:
         "the model's output is not the output of a linear layer (the last one that ran: "
         f"{last}): something follows or surrounds it, such as softmax, scaling, or the sum or "
         "concatenation of several layers. Let the model return logits, without softmax or scaling"
-    )
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (
-        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
     )
 
 
