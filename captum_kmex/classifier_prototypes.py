@@ -13,7 +13,7 @@ from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
 from captum_kmex.arguments import checked
 from captum_kmex.base import Forward, Layer, PrototypeAttribution, logged, plain_arithmetic
 from captum_kmex.batches import class_pairs
-from captum_kmex.checks import Inputs, check_choice, check_inputs
+from captum_kmex.checks import Inputs, check_inputs
 from captum_kmex.deployment import ExplainedModel
 from captum_kmex.deployment_parts import HeadEvidence
 from captum_kmex.evidence import (
@@ -120,7 +120,6 @@ class ClassifierPrototypes(PrototypeAttribution):
             ValueError: Malformed inputs or options.
             TargetError: Malformed target.
         """
-        check_choice("units", units, ("logit", "alignment"))
         if per_channel and upsample is not None:
             raise ValueError("per_channel=True keeps the layer's grid; leave upsample= out")
         images = check_inputs(inputs)

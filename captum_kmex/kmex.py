@@ -13,7 +13,7 @@ from captum_kmex.arguments import checked
 from captum_kmex.bank import Codebook, PrototypeBank
 from captum_kmex.base import Forward, Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch, Labels, class_pairs
-from captum_kmex.checks import Inputs, check_choice, check_inputs
+from captum_kmex.checks import Inputs, check_inputs
 from captum_kmex.classes import class_logits
 from captum_kmex.composite_by_class import best_by_class
 from captum_kmex.deployment import MarginModel
@@ -120,7 +120,6 @@ class KMExAttribution(FittedAttribution):
             ValueError: Malformed inputs or options, or a class without prototypes.
             TargetError: Malformed target.
         """
-        check_choice("units", units, ("margin", "distance"))
         if contrast is not None and units == "distance":
             raise ValueError("contrast needs units='margin'; a distance has no second class")
         images = check_inputs(inputs)

@@ -13,7 +13,7 @@ from captum_kmex.arguments import Setting, checked, read_option, resolve_depth
 from captum_kmex.bank import PrototypeBank
 from captum_kmex.base import Forward, Layer, logged, plain_arithmetic
 from captum_kmex.batches import Batch
-from captum_kmex.checks import Inputs, check_choice, check_inputs
+from captum_kmex.checks import Inputs, check_inputs
 from captum_kmex.classes import class_of, predicted_classes
 from captum_kmex.composite import StackedBlocks, block_weights
 from captum_kmex.deployment import SegmentedModel
@@ -527,7 +527,6 @@ class LayerKMeansAttribution(FittedAttribution):
         is_voting: bool = False,
     ) -> Evidence:
         """Turn activations into evidence: everything after the forward pass."""
-        check_choice("units", units, ("logit", "alignment"))
         head, tap = self._head_and_tap(passed)
         explained, against = contrast_targets(target, contrast, passed.logits, units)
         owner = class_of(explained, passed.logits)

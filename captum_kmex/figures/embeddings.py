@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_kmex.arguments import checked
-from captum_kmex.checks import check_choice
 from captum_kmex.class_names import ClassNames, class_name
 from captum_kmex.figures.colors import segment_color
 from captum_kmex.figures.lettering import PLAIN, fitted
@@ -77,7 +76,6 @@ def plot_embeddings(
     Reference:
         Boubekki & Clemmensen (2026), Figure 2.
     """
-    check_choice("projection", projection, ("pca", "tsne"))
     marks = dict(prototypes or {})
     for name, (vectors, _) in marks.items():
         if vectors.ndim != 2 or vectors.shape[1] != rows.shape[1]:

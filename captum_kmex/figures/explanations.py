@@ -14,7 +14,6 @@ from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 
 from captum_kmex.arguments import checked, resolve_index
-from captum_kmex.checks import check_choice
 from captum_kmex.class_names import ClassNames, class_name
 from captum_kmex.classes import class_logits, class_of
 from captum_kmex.figures.colors import segment_color
@@ -196,7 +195,6 @@ def plot_contrast(
         >>> axes[0, 2].get_title()
         'ledger: bias + segments = difference'
     """
-    check_choice("scale", scale, ("each", "shared"))
     index = resolve_index("index", index, len(target))
     both = contrasted(target, contrast, index)
     shown = picture(target.inputs[index] if image is None else image)

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from captum_kmex.arguments import check_count, checked, resolve_index
-from captum_kmex.checks import check_choice
 from captum_kmex.figures.colors import DIVERGING
 from captum_kmex.figures.panels import density, draw_map, draw_scale, panel_scales
 from captum_kmex.figures.pictures import (
@@ -26,8 +25,6 @@ from captum_kmex.figures.pictures import (
 )
 
 __all__ = ["plot_methods", "visualize_image_attr"]
-
-_SCALES = ("each", "method", "shared")
 
 
 @checked
@@ -58,7 +55,6 @@ def plot_methods(
     Raises:
         ValueError: Another number of maps than of images, an unknown scale, NaN or Inf.
     """
-    check_choice("scale", scale, _SCALES)
     if names is not None:
         check_count("names", names, len(images), "images")
     for method, found in maps.items():
