@@ -1,13 +1,16 @@
 """Post-hoc self-explanation of CNNs for Captum: prototypes, concept segments, exact maps."""
 
 from captum_kmex._version import __version__
-from captum_kmex.bank import PrototypeBank
-from captum_kmex.classifier_prototypes import ClassifierPrototypes
+from captum_kmex.attributions.classifier_prototypes import ClassifierPrototypes
+from captum_kmex.attributions.kmex import KMExAttribution
+from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError, TargetError
 from captum_kmex.explanation import Explanation
-from captum_kmex.kmex import KMExAttribution
-from captum_kmex.layer_kmeans import LayerKMeansAttribution
-from captum_kmex.layer_suggestion import suggest_layers
+from captum_kmex.model.layer_suggestion import suggest_layers
+from captum_kmex.moved import keep_old_paths
+
+keep_old_paths()
 
 __all__ = [
     "ClassifierPrototypes",

@@ -2,7 +2,7 @@
 
 import sys
 
-from captum_kmex.cli import main
+from captum_kmex.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from captum_kmex.composite_by_class import best_by_class
+from captum_kmex.composite.by_class import best_by_class
 from captum_kmex.scaling import unit_scale
 
 __all__ = ["AlignmentSums", "PrototypeAlignment", "rescaled"]

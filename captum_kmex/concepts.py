@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from captum_kmex.arguments import checked, resolve_depth
 from captum_kmex.arguments.misfits import shortened
-from captum_kmex.bank import PrototypeBank
-from captum_kmex.descriptions import described
-from captum_kmex.items import ITEM, inputs_of
+from captum_kmex.bank.prototype_bank import PrototypeBank
+from captum_kmex.data.items import ITEM, inputs_of
+from captum_kmex.text.descriptions import described
 
 __all__ = ["crop_box", "image_of", "random_concept", "to_concepts"]
 

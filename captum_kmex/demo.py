@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm.auto import tqdm
 
-from captum_kmex.classifier_prototypes import ClassifierPrototypes
+from captum_kmex.attributions.classifier_prototypes import ClassifierPrototypes
+from captum_kmex.attributions.kmex import KMExAttribution
+from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.explanation import Explanation
-from captum_kmex.kmex import KMExAttribution
-from captum_kmex.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.loading.zoos import imagenet_names
-from captum_kmex.metrics import SurrogateScores, surrogate_scores
+from captum_kmex.metrics.surrogate_scores import SurrogateScores, surrogate_scores
 from captum_kmex.visualization import plot_comparison
 
 __all__ = ["load_digits_split", "load_efficientnet_lite0", "load_photographs", "run"]

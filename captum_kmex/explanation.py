@@ -14,9 +14,9 @@ import numpy as np
 from torch import Tensor
 
 from captum_kmex.arguments import checked
-from captum_kmex.class_names import ClassNames, read_class_names
-from captum_kmex.folders import folder_written_whole, repair
-from captum_kmex.ledger import LedgerRow
+from captum_kmex.explaining.ledger import LedgerRow
+from captum_kmex.files.folders import folder_written_whole, repair
+from captum_kmex.text.class_names import ClassNames, read_class_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure

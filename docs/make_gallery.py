@@ -25,8 +25,9 @@ from captum_kmex.demo import (
     load_efficientnet_lite0,
     load_photographs,
 )
-from captum_kmex.embedding import pooled_embeddings
 from captum_kmex.loading.zoos import imagenet_names
+from captum_kmex.metrics.embedding import pooled_embeddings
+from captum_kmex.metrics.wins import prototype_wins
 from captum_kmex.visualization import (
     evidence_scale,
     plot_comparison,
@@ -38,7 +39,6 @@ from captum_kmex.visualization import (
     plot_prototypes,
     visualize_image_attr,
 )
-from captum_kmex.wins import prototype_wins
 
 FOLDER = Path(__file__).parent / "images" / "gallery"
 LARGEST = 150_000  # bytes of a picture

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from captum_kmex.alignment import AlignmentSums, rescaled
-from captum_kmex.head import LinearHead
+from captum_kmex.model.head import LinearHead
 
 MEMBERSHIP = torch.tensor([0, 2, 2, 0, 1])
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from captum_kmex.cli import main
+from captum_kmex.cli.main import main
 from captum_kmex.demo import load_digits_split, load_efficientnet_lite0, load_photographs
 
 

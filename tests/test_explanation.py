@@ -11,9 +11,9 @@ import torch
 from conftest import LAYERS, make_net
 
 from captum_kmex import LayerKMeansAttribution
-from captum_kmex.bank import Codebook
-from captum_kmex.ledger import LedgerRow, Patch, build_ledger
-from captum_kmex.representatives import Representatives
+from captum_kmex.bank.prototype_bank import Codebook
+from captum_kmex.bank.representatives import Representatives
+from captum_kmex.explaining.ledger import LedgerRow, Patch, build_ledger
 
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 

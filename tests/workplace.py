@@ -16,7 +16,7 @@ from skimage import data
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from captum_kmex.cli import main
+from captum_kmex.cli.main import main
 
 SIZE = 64
 CLASSES = ["chelsea", "coffee", "rocket"]

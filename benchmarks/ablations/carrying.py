@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from captum_kmex.composite import resize_keeping_mean
-from captum_kmex.interpolation import resize_matrix
-from captum_kmex.segments import segment_means
+from captum_kmex.composite.resizing import resize_matrix
+from captum_kmex.composite.stack import resize_keeping_mean
+from captum_kmex.explaining.segments import segment_means
 
 __all__ = ["carry_down", "fit_to_deepest"]
 

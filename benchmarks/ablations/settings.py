@@ -15,7 +15,7 @@ from benchmarks.ablations.carrying import carry_down, fit_to_deepest
 from benchmarks.ablations.replay import Replay
 from benchmarks.evaluation.task import Sample, Task
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution
-from captum_kmex.composite import resize_keeping_mean
+from captum_kmex.composite.stack import resize_keeping_mean
 
 __all__ = ["FINER", "Answer", "Setting", "deepest_density", "object_masks", "rows"]
 

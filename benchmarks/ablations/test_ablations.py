@@ -10,7 +10,7 @@ from benchmarks.ablations.replay import Replay, record
 from benchmarks.ablations.settings import Setting, deepest_density
 from benchmarks.evaluation.task import Sample
 from captum_kmex import LayerKMeansAttribution
-from captum_kmex.composite import resize
+from captum_kmex.composite.stack import resize
 
 LAYERS = ["1", "3", "5"]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks.evaluation.task import Task
-from captum_kmex.activations import trace
+from captum_kmex.model.activations import trace
 
 __all__ = ["crowded", "cut_out", "embed", "few_superpixels", "overlaps", "superpixels"]
 

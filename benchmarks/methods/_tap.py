@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.evaluation.method import UnavailableError
-from captum_kmex.activations import trace, unwrap
 from captum_kmex.exceptions import HeadNotFoundError
+from captum_kmex.model.activations import trace, unwrap
 from captum_kmex.model.head_search import find_head
 
 __all__ = ["Tap"]

@@ -13,8 +13,8 @@ from benchmarks.evaluation.method import Method, Prototypes, UnavailableError
 from benchmarks.evaluation.task import Task
 from benchmarks.methods._fitted import fitted
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
-from captum_kmex.bank import Codebook
-from captum_kmex.base import PrototypeAttribution
+from captum_kmex.attributions.prototype_attribution import PrototypeAttribution
+from captum_kmex.bank.prototype_bank import Codebook
 
 __all__ = ["METHODS"]
 

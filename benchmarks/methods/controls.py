@@ -24,8 +24,8 @@ from benchmarks.evaluation.method import Method, UnavailableError
 from benchmarks.evaluation.task import LabelledData, Task
 from benchmarks.methods.captum_kmex import LayerKMeans
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution
-from captum_kmex.interpolation import resize_keeping_mean
-from captum_kmex.segments import segment_means
+from captum_kmex.composite.resizing import resize_keeping_mean
+from captum_kmex.explaining.segments import segment_means
 
 __all__ = ["METHODS", "Permuted", "reinitialised"]
 

@@ -11,7 +11,7 @@ from benchmarks.evaluation.method import Method, UnavailableError
 from benchmarks.evaluation.task import Task
 from benchmarks.methods._flint import Budget, Interpreter, stacked, train
 from benchmarks.methods._training import draw, small
-from captum_kmex.activations import trace
+from captum_kmex.model.activations import trace
 
 __all__ = ["METHODS"]
 

@@ -10,8 +10,8 @@ from benchmarks.evaluation.task import Task
 from benchmarks.methods._tiny_task import tiny_task
 from benchmarks.methods.controls import METHODS, Permuted, reinitialised
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution
+from captum_kmex.composite.resizing import resize_keeping_mean
 from captum_kmex.demo import SmallResNet
-from captum_kmex.interpolation import resize_keeping_mean
 
 TARGETS = torch.tensor([0, 2, 1, 1])
 MOVED = ["Permuted B234 segments + CAM", "Shifted B234 segments + CAM"]

@@ -13,9 +13,9 @@ from benchmarks.speed.mixtures import Rows
 from benchmarks.speed.solvers import inertia
 from benchmarks.speed.streams import Stream
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
-from captum_kmex.clustering import kmeans
-from captum_kmex.fitted import FittedAttribution
-from captum_kmex.sampling import SLACK
+from captum_kmex.attributions.fitted_attribution import FittedAttribution
+from captum_kmex.clustering.kmeans import kmeans
+from captum_kmex.fitting.sample import SLACK
 
 __all__ = [
     "OnePass",

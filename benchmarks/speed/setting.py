@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from captum_kmex import LayerKMeansAttribution
-from captum_kmex.bank import Codebook, ModelFingerprint, PrototypeBank
-from captum_kmex.composite import StackedBlocks
+from captum_kmex.bank.prototype_bank import Codebook, ModelFingerprint, PrototypeBank
+from captum_kmex.composite.stack import StackedBlocks
 
 __all__ = ["LAYERS", "Setting", "deepest_map", "fitted", "make_setting", "unfitted"]
 

@@ -11,7 +11,7 @@ import torch
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from benchmarks.speed.mixtures import Rows
-from captum_kmex.clustering import kmeans_by_class
+from captum_kmex.clustering.kmeans import kmeans_by_class
 
 __all__ = ["SOLVERS", "Solver", "inertia", "lloyd_once", "ours"]
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from benchmarks.speed.setting import Setting
 from benchmarks.timing import cpu_seconds
 from captum_kmex import LayerKMeansAttribution
-from captum_kmex.base import plain_arithmetic
-from captum_kmex.evidence import finish_map
-from captum_kmex.segmentation import SegmentOptions
+from captum_kmex.attributions.prototype_attribution import plain_arithmetic
+from captum_kmex.explaining.evidence import finish_map
+from captum_kmex.explaining.segmentation import SegmentOptions
 
 __all__ = ["AfterForward", "Tail"]
 

@@ -16,7 +16,7 @@ from benchmarks.recorder import Recorder
 from benchmarks.speed.setting import LAYERS, make_setting
 from benchmarks.timing import cpu_seconds
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
-from captum_kmex.fitted import FittedAttribution
+from captum_kmex.attributions.fitted_attribution import FittedAttribution
 
 _TABLE = "fit, cost over the forward passes"
 _CLASSES = 2

@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from benchmarks.surrogate.features import N_ROWS, Features, distances
-from captum_kmex.clustering import kmeans_by_class
+from captum_kmex.clustering.kmeans import kmeans_by_class
 
 __all__ = ["N_AGREED", "agreement", "solve", "study_seeds"]
 

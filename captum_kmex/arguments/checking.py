@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 from captum_kmex.arguments.options import option_of
 from captum_kmex.arguments.settings import check_settings
-from captum_kmex.ranks import together
+from captum_kmex.distributed import together
 
 __all__ = ["checked", "checked_by_all"]
 

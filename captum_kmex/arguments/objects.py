@@ -40,7 +40,7 @@ class Instance:
     """An object of a class of ours or of matplotlib's, told by the class's address.
 
     Attributes:
-        types: Addresses such as ``"captum_kmex.bank:PrototypeBank"``.
+        types: Addresses such as ``"captum_kmex.bank.prototype_bank:PrototypeBank"``.
         said: The object in words, and where it comes from.
     """
 

@@ -66,12 +66,12 @@ class Option:
             raise misfit.error(name, self.remedy) from None
 
 
-_ATTRIBUTION = "captum_kmex.base:PrototypeAttribution"
-_FITTED = "captum_kmex.fitted:FittedAttribution"
-_KMEX = "captum_kmex.kmex:KMExAttribution"
-_LAYERS = "captum_kmex.layer_kmeans:LayerKMeansAttribution"
-_COLUMNS = "captum_kmex.classifier_prototypes:ClassifierPrototypes"
-_BANK = "captum_kmex.bank:PrototypeBank"
+_ATTRIBUTION = "captum_kmex.attributions.prototype_attribution:PrototypeAttribution"
+_FITTED = "captum_kmex.attributions.fitted_attribution:FittedAttribution"
+_KMEX = "captum_kmex.attributions.kmex:KMExAttribution"
+_LAYERS = "captum_kmex.attributions.layer_kmeans:LayerKMeansAttribution"
+_COLUMNS = "captum_kmex.attributions.classifier_prototypes:ClassifierPrototypes"
+_BANK = "captum_kmex.bank.prototype_bank:PrototypeBank"
 
 _INDEX = Whole(0, 2**31 - 1)
 _PROTOTYPES = Whole(1, 10**6)
@@ -79,7 +79,9 @@ _POSITIVE = Number(0, is_open=True)
 _MAP_SCALE = OneOf((Choice(("each", "shared")), _POSITIVE))
 _MAPS = Values((4,), "(N, C, h, w)")
 _RESULT = Instance(("captum_kmex.explanation:Explanation",), "an Explanation, as explain() returns")
-_ROWS = Instance(("captum_kmex.ledger:LedgerRow",), "a LedgerRow of an explanation's ledger")
+_ROWS = Instance(
+    ("captum_kmex.explaining.ledger:LedgerRow",), "a LedgerRow of an explanation's ledger"
+)
 _MARKS = Listed(Values((1, 2), "(K, D) of vectors, or (K,) of their classes"), 2)
 _GRID = Values((2,), "(h, w)", "whole", is_array=True)
 
@@ -209,9 +211,13 @@ _DRAWN = {
     "draw_segments.image": Option(Picture(takes_tensors=False)),
     "picture": Option(Callback(), None),
     "indices": Option(Listed(Whole(-(2**31), 2**31 - 1), 1)),
-    "wins": Option(Instance(("captum_kmex.wins:PrototypeWins",), "what prototype_wins counted")),
+    "wins": Option(
+        Instance(("captum_kmex.metrics.wins:PrototypeWins",), "what prototype_wins counted")
+    ),
     "source": Option(Instance((_FITTED, _BANK), "a fitted attribution or its bank")),
-    "patch": Option(Instance(("captum_kmex.ledger:Patch",), "a Patch of a ledger's row")),
+    "patch": Option(
+        Instance(("captum_kmex.explaining.ledger:Patch",), "a Patch of a ledger's row")
+    ),
     "draw_segments.rows": Option(Listed(_ROWS, 1)),
     "draw_ledger.rows": Option(Listed(_ROWS)),
     "bias": Option(Number()),

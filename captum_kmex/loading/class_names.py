@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from captum_kmex.class_names import read_class_names
+from captum_kmex.text.class_names import read_class_names
 
 __all__ = ["names_of_file"]
 

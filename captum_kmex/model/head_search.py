@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from captum_kmex.activations import Trace
 from captum_kmex.exceptions import HeadNotFoundError
-from captum_kmex.head import HeadSite, Kind, LinearHead, is_close, weights
+from captum_kmex.model.activations import Trace
 from captum_kmex.model.calls import Call, Record, is_linear, moments
+from captum_kmex.model.head import HeadSite, Kind, LinearHead, is_close, weights
 from captum_kmex.model.hooks import own_hooks
 from captum_kmex.model.layout import NORMS
 

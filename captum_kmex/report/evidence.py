@@ -12,20 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_kmex.base import Forward, plain_arithmetic
-from captum_kmex.checks import check_inputs
+from captum_kmex.arguments.inputs import check_inputs
+from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.attributions.one_bank import one_bank_a_call
+from captum_kmex.attributions.prototype_attribution import Forward, plain_arithmetic
 from captum_kmex.classes import class_count, class_of_logit, predicted_classes
-from captum_kmex.evidence import (
+from captum_kmex.explaining.evidence import (
     carried_down,
     explained_bias,
     explained_output,
     finish_map,
     head_evidence,
 )
-from captum_kmex.layer_kmeans import LayerKMeansAttribution
-from captum_kmex.one_bank import one_bank_a_call
-from captum_kmex.segmentation import Segmentation, SegmentOptions
-from captum_kmex.segments import segment_sums
+from captum_kmex.explaining.segmentation import Segmentation, SegmentOptions
+from captum_kmex.explaining.segments import segment_sums
 
 __all__ = ["BatchEvidence", "DepthEvidence", "explain_batch"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from captum_kmex._version import __version__
-from captum_kmex.bank import Codebook, PrototypeBank
-from captum_kmex.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.bank.prototype_bank import Codebook, PrototypeBank
 from captum_kmex.report.prototypes import Neighbours, group_of, purity
 from captum_kmex.report.tally import Tally
 

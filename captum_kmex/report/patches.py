@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from captum_kmex.bank import PrototypeBank
+from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.concepts import image_of
 from captum_kmex.report.pictures import PictureOf, encode_picture
 

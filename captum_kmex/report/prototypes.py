@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_kmex.bank import Codebook, PrototypeBank
+from captum_kmex.bank.prototype_bank import Codebook, PrototypeBank
 from captum_kmex.report.patches import PatchPictures
 from captum_kmex.report.tally import Tally
 

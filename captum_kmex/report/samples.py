@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from captum_kmex.concepts import image_of
-from captum_kmex.descriptions import described
-from captum_kmex.items import ITEM, label_of, name_of
+from captum_kmex.data.items import ITEM, label_of, name_of
+from captum_kmex.text.descriptions import described
 
 __all__ = ["Samples", "read_batches"]
 

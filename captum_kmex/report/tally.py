@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_kmex.bank import PrototypeBank
+from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.report.evidence import BatchEvidence
 from captum_kmex.report.samples import Samples
 

@@ -13,13 +13,11 @@ from matplotlib.colors import to_hex
 from tqdm.auto import tqdm
 
 from captum_kmex.arguments import checked
-from captum_kmex.bank import PrototypeBank
-from captum_kmex.class_names import ClassNames, read_class_names
+from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
+from captum_kmex.attributions.one_bank import one_bank_a_call
+from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.classes import class_count
-from captum_kmex.figures.colors import DIVERGING, PALETTE
-from captum_kmex.files import discard_unfinished, written_whole
-from captum_kmex.layer_kmeans import LayerKMeansAttribution
-from captum_kmex.one_bank import one_bank_a_call
+from captum_kmex.files.atomic import discard_unfinished, written_whole
 from captum_kmex.report.evidence import BatchEvidence, explain_batch
 from captum_kmex.report.overview import describe_depths, overview_scores, provenance
 from captum_kmex.report.page import Page
@@ -29,7 +27,9 @@ from captum_kmex.report.prototypes import group_records
 from captum_kmex.report.records import image_record
 from captum_kmex.report.samples import Samples, read_batches
 from captum_kmex.report.tally import Tally
+from captum_kmex.text.class_names import ClassNames, read_class_names
 from captum_kmex.visualization import picture as default_picture
+from captum_kmex.visualization.colors import DIVERGING, PALETTE
 
 __all__ = ["write_report"]
 

@@ -1,0 +1,1 @@
+"""The three attributions, as Captum has them, and the life of a bank."""

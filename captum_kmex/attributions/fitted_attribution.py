@@ -1,0 +1,410 @@
+"""What the two fitted attributions share: the bank, its life cycle and its checks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from captum.concept import Concept
+from torch import Tensor, nn
+
+from captum_kmex._version import __version__
+from captum_kmex.arguments import Setting, checked, checked_by_all, resolve_depth
+from captum_kmex.arguments.inputs import Inputs, check_choice
+from captum_kmex.attributions.one_bank import bank_of, one_bank_a_call
+from captum_kmex.attributions.prototype_attribution import Layer, PrototypeAttribution
+from captum_kmex.bank.prototype_bank import ModelFingerprint, PrototypeBank
+from captum_kmex.classes import class_count
+from captum_kmex.concepts import to_concepts
+from captum_kmex.data.batches import Batch, Labels
+from captum_kmex.distributed import check_alike, together, world_size
+from captum_kmex.exceptions import NotFittedError
+from captum_kmex.fitting.checkpoint import Checkpoint, held
+from captum_kmex.fitting.options import FitOptions, Observation
+from captum_kmex.fitting.progress import ProgressCheck
+from captum_kmex.fitting.run import Fit, describe
+from captum_kmex.model.activations import layer_name
+
+__all__ = ["Classification", "FittedAttribution"]
+
+_Fitted = TypeVar("_Fitted", bound="FittedAttribution")
+_OWN_HEAD = "<own>"  # no name of a module has such brackets
+
+
+def restored(settings: Mapping[str, object], head: Layer | None) -> dict[str, Any]:
+    """Return a bank's settings as arguments of the constructor.
+
+    Raises:
+        ValueError: The fit had a head of the user's own, which a bank does not hold.
+    """
+    k, named = settings.get("n_prototypes", 5), settings.get("head")
+    if head is None and named == _OWN_HEAD:
+        raise ValueError("the bank was fitted with a head of your own; pass it again as head=")
+    restored_head = named if head is None else head
+    counts = k if isinstance(k, int) else dict(k)  # type: ignore[call-overload]
+    return {**settings, "n_prototypes": counts, "head": restored_head}
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The surrogate's verdict beside the model's.
+
+    Attributes:
+        scores: Float tensor (N, C), larger for the likelier class.
+        prediction: Integer tensor (N,).
+        logits: Float tensor (N, J), the model's.
+    """
+
+    scores: Tensor
+    prediction: Tensor
+    logits: Tensor
+
+
+class FittedAttribution(PrototypeAttribution):
+    """An attribution with a ``PrototypeBank``, which ``fit`` or ``load`` gives it."""
+
+    n_prototypes = Setting[int | Mapping[int, int]]()
+    seed = Setting[int]()
+    _label_modes: tuple[Labels, ...] = ("target", "predicted", None)
+    _has_masses = False  # rows are sampled by their norm too
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: object,
+        head: Layer | None,
+        n_prototypes: int | Mapping[int, int],
+        seed: int,
+        layout: str | None,
+    ) -> None:
+        super().__init__(model, layer, head, layout)
+        self.n_prototypes = n_prototypes
+        self.seed = seed
+        self._bank: PrototypeBank | None = None
+        self._is_head_settled = False  # during a fit, whether there is one
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there are prototypes."""
+        return bank_of(self) is not None
+
+    @property
+    def bank_(self) -> PrototypeBank:
+        """The fitted prototypes.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+        """
+        bank = bank_of(self)
+        if bank is None:
+            raise NotFittedError(
+                f"this {self.get_name()} is not fitted, and what was asked for needs its "
+                "prototypes; call fit(loader) first, or load(path, model)"
+            )
+        return bank
+
+    @checked_by_all
+    def fit(
+        self: _Fitted,
+        loader: Iterable[object],
+        *,
+        labels: Labels = "target",
+        classes: Sequence[int] | None = None,
+        n_init: int = 10,
+        max_iter: int = 100,
+        refine: int = 0,
+        memory_budget: int = 2 * 2**30,
+        n_representatives: int = 5,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_interval: float = 60.0,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        show_progress: bool = False,
+    ) -> _Fitted:
+        """Cluster the features of each class in one pass of bounded memory.
+
+        ``LayerKMeansAttribution`` clusters the pixels of every depth,
+        ``KMExAttribution`` pooled embeddings. A last pass finds the training patches nearest
+        to each prototype. A shuffled ``DataLoader`` is read in data-set order; the result
+        depends on the data and the seed, not on the batch size. Switch random augmentation
+        off: all passes must see the same images.
+
+        Under an initialised ``torch.distributed`` group every process calls ``fit`` with its
+        own shard of the data, best a ``DataLoader`` with a ``DistributedSampler``, and ends
+        with the same bank.
+
+        Args:
+            loader: A ``DataLoader`` or iterable of (images, labels), or of images where no
+                labels are needed, or of dicts with one image tensor and ``"label"``. Labels are
+                integers (N,) or multi-hot (N, C); of a single logit 0 or 1, its sign.
+            labels: ``"target"``: the loader's labels; ``"predicted"``: the model's; ``None``:
+                one class-agnostic codebook whose clusters vote by the predictions in them
+                (not for ``KMExAttribution``, which is class-wise).
+            classes: Fit only these classes; by default every class must have images.
+            n_init: Starts of k-means, up to 1,000.
+            max_iter: Most Lloyd steps on the sampled rows, up to 100,000.
+            refine: Further passes, up to 1,000, each one Lloyd step over all rows; none is kept.
+            memory_budget: Bytes for the sampled rows of all classes and depths together, of
+                each process.
+            n_representatives: Nearest training patches kept of each prototype, up to 1,000; 0
+                skips the last pass.
+            checkpoint: File for the progress. A fit that was interrupted goes on from there
+                and ends as it would have; the file is deleted at the end.
+            checkpoint_interval: Seconds between two saves of the progress, at least; 0 saves
+                after every batch.
+            additional_forward_args: Further arguments of the model.
+            attribute_to_layer_input: Read the layers at their input.
+            show_progress: Show progress bars.
+
+        Returns:
+            The object itself, fitted. An earlier fit is kept if this one fails.
+
+        Raises:
+            ValueError: No or bad labels, a class without samples, fewer rows than prototypes,
+                an empty loader, or bad layers; a checkpoint of another fit or of other data,
+                damaged, or used by another fit that still runs; processes that differ in
+                model, options or data set.
+            TypeError: ``loader`` yields no batches, or an option is of another type.
+            RuntimeError: The fit failed on another process of the group.
+        """
+        at_input = bool(attribute_to_layer_input)
+        with together():
+            check_choice("labels", labels, self._label_modes)
+            options = FitOptions(
+                n_prototypes=self.n_prototypes,
+                labels=labels,
+                classes=None if classes is None else tuple(classes),
+                n_init=n_init,
+                max_iter=max_iter,
+                refine=refine,
+                seed=self.seed,
+                memory_budget=memory_budget,
+                n_representatives=n_representatives,
+            )
+            batches = self._batches(loader)
+            is_compared = checkpoint is not None or world_size() > 1
+            identity = self._fit_identity(options, at_input) if is_compared else {}
+        check_alike(identity | {"data": batches.kind()})
+        batches.check_shards()
+        observe = partial(self._observe, args=additional_forward_args, at_input=at_input)
+        with held(checkpoint):
+            identity |= batches.identity() if checkpoint is not None else {}
+            check = self._progress_check(options, identity)
+            progress = Checkpoint(checkpoint, identity, checkpoint_interval, check)
+            fit = Fit(batches, observe, options, progress, show_progress)
+            self._bank = self._fitted_bank(fit, at_input)
+        return self
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the bank to a safetensors file; see ``PrototypeBank.save``."""
+        self.bank_.save(path)
+
+    @classmethod
+    @checked
+    def load(
+        cls: type[_Fitted],
+        path: str | os.PathLike[str],
+        model: nn.Module,
+        *,
+        strict: bool = True,
+        head: Layer | None = None,
+    ) -> _Fitted:
+        """Read a fitted bank for the model it was fitted on.
+
+        Args:
+            path: A file written by ``save``.
+            model: The model of the fit.
+            strict: Refuse another model's bank; otherwise accept it if the shapes fit.
+            head: As in the constructor of ``LayerKMeansAttribution``.
+
+        Raises:
+            ValueError: The file is damaged, foreign, or fitted on another model or layer.
+        """
+        bank = PrototypeBank.load(path)
+        if bank.method != cls._method():
+            raise ValueError(
+                f"the bank was fitted by {bank.method}, not by {cls._method()}; use "
+                f"{bank.method}.load"
+            )
+        attribution = cls._for_bank(model, bank, head)
+        attribution._layer_names()  # names the layer that this model lacks
+        if strict:
+            bank.check_model(attribution.model)
+        attribution._bank = bank
+        return attribution
+
+    @classmethod
+    def _method(cls) -> str:
+        """Return the name of the package's class, for subclasses too."""
+        own = (base for base in cls.__mro__ if base.__module__.startswith(f"{__package__}."))
+        return next(own).__name__
+
+    @classmethod
+    def _for_bank(
+        cls: type[_Fitted], model: nn.Module, bank: PrototypeBank, head: Layer | None
+    ) -> _Fitted:
+        """Return an unfitted object with a bank's layers."""
+        raise NotImplementedError
+
+    def classify(self, inputs: Inputs, additional_forward_args: object = None) -> Classification:
+        """Return the surrogate's scores and prediction beside the model's logits."""
+        raise NotImplementedError
+
+    @checked
+    def predict(self, inputs: Inputs, additional_forward_args: object = None) -> Tensor:
+        """Return the class (N,) that the prototypes predict.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+        """
+        return self.classify(inputs, additional_forward_args).prediction
+
+    @checked
+    @one_bank_a_call
+    def to_concepts(
+        self,
+        dataset: Sequence[object],
+        prototypes: Sequence[int] | None = None,
+        *,
+        depth: int | str = 0,
+        context: float = 0.25,
+        batch_size: int = 16,
+    ) -> list[Concept]:
+        """Return prototypes as Captum concepts, for TCAV on concepts nobody had to collect.
+
+        Args:
+            dataset: The training set of the fit.
+            prototypes: Which prototypes; all if ``None``.
+            depth: Which codebook, by position or name of its shallowest layer.
+            context: Least side of a crop, as a share of the image's; 1 takes whole images.
+            batch_size: Patches a batch.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+            ValueError: The bank has no representatives, or a prototype is out of range.
+        """
+        bank = self.bank_
+        position = resolve_depth(depth, bank.layers, len(bank.codebooks))
+        if prototypes is None:
+            prototypes = range(len(bank.codebooks[position].centroids))
+        return to_concepts(
+            bank, dataset, prototypes, depth=position, context=context, batch_size=batch_size
+        )
+
+    def _layer_names(self) -> tuple[str, ...]:
+        """Return the names of the layers, shallow to deep; none if the tap is found by itself."""
+        raise NotImplementedError
+
+    def _settings(self) -> dict[str, object]:
+        """Return the constructor's options, fit for JSON; ``_for_bank`` reads them."""
+        k = self.n_prototypes
+        head = None if self.head is None or self._has_own_head() else self.head
+        return {
+            "n_prototypes": k if isinstance(k, int) else sorted(k.items()),
+            "seed": self.seed,
+            "layout": self.layout,
+            "head": _OWN_HEAD if self._has_own_head() else head and layer_name(self.model, head),
+        }
+
+    def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
+        """Run the model on a batch of the fit."""
+        raise NotImplementedError
+
+    def _fit_identity(self, options: FitOptions, at_input: bool) -> dict[str, object]:
+        """Return what must be equal on all machines, and for an interrupted fit to go on."""
+        identity = {
+            "method": self._method(),
+            "model": ModelFingerprint.of(self.model).weights,
+            "layers": self._layer_names(),
+            "at_input": at_input,
+            "settings": self._settings(),
+            "options": options.describe(),
+            "machines": world_size(),
+            "version": __version__,
+        }
+        as_saved: dict[str, object] = json.loads(json.dumps(identity))
+        return as_saved
+
+    def _progress_check(self, options: FitOptions, identity: Mapping[str, object]) -> ProgressCheck:
+        """Return what a checkpoint of a fit is compared with."""
+        depths = max(1, len(self._layer_names()))
+        n_batches = identity.get("batches") if identity.get("order") else None
+        return ProgressCheck(
+            options, depths, self._has_masses, n_batches if isinstance(n_batches, int) else None
+        )
+
+    def _fitted_bank(self, fit: Fit, at_input: bool) -> PrototypeBank:
+        if isinstance(self._site, str):
+            self._site = None
+        self._is_head_settled = False
+        with torch.no_grad():
+            found = fit.run()
+        names = self._layer_names()
+        return PrototypeBank(
+            method=self._method(),
+            layers=names,
+            at_input=at_input,
+            weights=found.summary.weights,
+            codebooks=tuple(found.codebooks),
+            n_classes=found.summary.n_classes,
+            input_range=(found.summary.low, found.summary.high),
+            fingerprint=ModelFingerprint.of(self.model),
+            provenance=describe(found, fit.options),
+            surrogate=found.ridge.solve(names[-1]) if found.ridge else None,
+            settings=self._settings(),
+        )
+
+    def _check_bank(self, images: Tensor, at_input: bool) -> None:
+        """Compare a call with the fit.
+
+        Raises:
+            NotFittedError: There is no bank.
+            ValueError: Other layers, another side of them, or inputs far outside the fit's.
+        """
+        bank = self.bank_
+        if bank.layers != self._layer_names():
+            raise ValueError(
+                f"the bank was fitted on layers {list(bank.layers)}, this object has "
+                f"{list(self._layer_names())}; fit again"
+            )
+        if bank.at_input != at_input:
+            raise ValueError(
+                f"the bank was fitted with attribute_to_layer_input={bank.at_input}; explain "
+                "with the same, or fit again"
+            )
+        low, high = bank.input_range
+        least, most = (float(x) for x in images.detach().aminmax())
+        # wide enough for NoiseTunnel on normalised images, far too narrow for bytes
+        margin = 10 * max(high - low, abs(high), abs(low))
+        if least < low - margin or most > high + margin:
+            raise ValueError(
+                f"inputs range from {least:.4g} to {most:.4g}, the fit saw {low:.4g} to "
+                f"{high:.4g}; preprocess them as the fit's images were"
+            )
+
+    def _check_logits(self, logits: Tensor) -> None:
+        """Raise ``ValueError`` for a model with another number of logits than the fit's."""
+        found, bank = logits.shape[1], self.bank_
+        fitted = bank.provenance.get("n_logits", bank.n_classes)
+        if class_count(found) != bank.n_classes or found != bank.provenance.get("n_logits", found):
+            raise ValueError(
+                f"the bank was fitted on {fitted} logits, the model returns "
+                f"{found}; load the model it was fitted on, or fit again"
+            )
+
+    def _check_classes(self, classes: Tensor) -> None:
+        """Raise ``ValueError`` for a class that the bank has no prototypes of."""
+        membership = self.bank_.codebooks[0].membership
+        if membership.ndim == 1:
+            known = membership.unique().to(classes.device)
+            missing = classes[~torch.isin(classes, known)]
+            if len(missing):
+                raise ValueError(
+                    f"class {int(missing[0])} has no prototypes; the bank has classes "
+                    f"{known.tolist()[:20]}. Fit with images of it"
+                )

@@ -1,0 +1,1 @@
+"""The ``captum-kmex`` command, one module a subcommand."""

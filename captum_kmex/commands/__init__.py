@@ -1,1 +1,0 @@
-"""The subcommands of ``captum-kmex``, one a module: ``register`` its words, ``run`` the work."""

@@ -1,0 +1,1 @@
+"""Stacked layers, and the nearest prototype of each of their pixels (eqs. 6-9)."""

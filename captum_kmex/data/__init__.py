@@ -1,0 +1,1 @@
+"""Data sets and loaders, read alike in every pass and on every machine."""

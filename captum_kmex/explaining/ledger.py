@@ -1,0 +1,119 @@
+"""The ledger: what each segment of an image adds to the logit, and what it stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from captum_kmex.bank.prototype_bank import Codebook
+from captum_kmex.bank.representatives import Representatives
+from captum_kmex.explaining.segments import segment_sums
+
+__all__ = ["LedgerRow", "Patch", "build_ledger", "patches_of"]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A training patch near a prototype.
+
+    Attributes:
+        index: Position of the image in the training set.
+        box: x0, y0, x1, y1 in input pixels.
+        distance: Distance to the prototype, in the prototypes' space.
+    """
+
+    index: int
+    box: tuple[int, int, int, int]
+    distance: float
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """One line of the account: a segment, what it stands for and what it adds.
+
+    Attributes:
+        segment: Id in the segment map.
+        prototype: Index in the bank, or the image's own cluster if unfitted.
+        class_index: Class of the prototype; ``None`` if unfitted; the most frequent class of
+            a class-agnostic prototype.
+        area: Share of the grid, 0 to 1.
+        evidence: Sum of the map over the segment, in logit units.
+        representatives: Nearest training patches of the prototype.
+    """
+
+    segment: int
+    prototype: int
+    class_index: int | None
+    area: float
+    evidence: float
+    representatives: tuple[Patch, ...] = ()
+
+
+def build_ledger(
+    maps: Tensor, segments: Tensor, prototypes: Tensor, book: Codebook | None
+) -> tuple[tuple[LedgerRow, ...], ...]:
+    """Return the rows of each image, largest absolute evidence first.
+
+    Args:
+        maps: Float tensor (N, 1, H, W), in logit units.
+        segments: Index tensor (N, H, W).
+        prototypes: Prototype of each segment (N, S).
+        book: The codebook, if fitted.
+    """
+    count = prototypes.shape[1]
+    maps, segments = maps.cpu().double(), segments.cpu()  # not every device has float64
+    sums = segment_sums(maps, segments, count)
+    areas = segment_sums(torch.ones_like(maps), segments, count)
+    cells = segments[0].numel()
+    owners = None if book is None else _owners(book)
+    found = None if book is None else book.representatives
+    ledgers = []
+    for i in range(len(segments)):
+        present = areas[i].nonzero().squeeze(1)
+        order = present[sums[i, present].abs().argsort(descending=True, stable=True)]
+        own = prototypes[i, order.to(prototypes.device)]
+        patches = [()] * len(own) if found is None else _patches(found, own)
+        shares, evidence = (areas[i, order] / cells).tolist(), sums[i, order].tolist()
+        rows = [
+            LedgerRow(
+                segment,
+                prototype,
+                None if owners is None else owners[prototype],
+                share,
+                value,
+                near,
+            )
+            for segment, prototype, share, value, near in zip(
+                order.tolist(), own.tolist(), shares, evidence, patches, strict=True
+            )
+        ]
+        ledgers.append(tuple(rows))
+    return tuple(ledgers)
+
+
+def _owners(book: Codebook) -> list[int]:
+    """Return the class of each prototype, the most frequent one where there are several."""
+    members = book.membership
+    owners: list[int] = (members if members.ndim == 1 else members.argmax(1)).tolist()
+    return owners
+
+
+def patches_of(found: Representatives, prototype: int) -> tuple[Patch, ...]:
+    """Return the training patches of a prototype, nearest first."""
+    return _patches(found, torch.tensor([prototype]))[0]
+
+
+def _patches(found: Representatives, prototypes: Tensor) -> list[tuple[Patch, ...]]:
+    """Return the training patches of some prototypes (M,), read at once."""
+    own = prototypes.to(found.indices.device)
+    parts = (found.indices[own], found.boxes[own], found.distances[own])
+    return [
+        tuple(
+            Patch(index, (box[0], box[1], box[2], box[3]), far)
+            for index, box, far in zip(*of_one, strict=True)
+            if index >= 0
+        )
+        for of_one in zip(*(part.tolist() for part in parts), strict=True)
+    ]

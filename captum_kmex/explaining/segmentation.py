@@ -1,0 +1,138 @@
+"""Assign the pixels of stacked layers to prototypes or to the image's own clusters (eq. 9)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from captum_kmex.arguments.inputs import check_choice
+from captum_kmex.bank.prototype_bank import Codebook
+from captum_kmex.composite.packed import packed_prototypes
+from captum_kmex.composite.stack import StackedBlocks
+from captum_kmex.exceptions import FewPixelsWarning, warn_user
+from captum_kmex.explaining.image_clusters import cluster_image_rows
+from captum_kmex.explaining.segments import connected_segments
+from captum_kmex.explaining.votes import LogNearness
+
+__all__ = ["SegmentOptions", "Segmentation", "segment_by_image", "segment_by_prototypes"]
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How pixels are assigned: the depth, who competes, and whether segments are split."""
+
+    depth: int | str = 0
+    restrict: str | None = None
+    connected: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("restrict", self.restrict, (None, "predicted"))
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Segments of one depth.
+
+    Attributes:
+        labels: Segment of each pixel, index tensor (N, H, W).
+        count: Number of segments, the same for every image.
+        prototypes: Prototype (or cluster) of each segment, integer tensor (N, count).
+        nearest: Prototype (or cluster) of each pixel, index tensor (N, H, W).
+        best: Its score, float tensor (N, H, W).
+        stack: The composite whose pixels were assigned.
+        nearness: How near the pixels come to each class, where it was asked for.
+    """
+
+    labels: Tensor
+    count: int
+    prototypes: Tensor
+    nearest: Tensor
+    best: Tensor
+    stack: StackedBlocks
+    nearness: LogNearness | None = None
+
+    @cached_property
+    def distances(self) -> Tensor:
+        """Squared distance of each pixel to its prototype, float tensor (N, H, W)."""
+        return self.stack.distances(self.best)
+
+
+def segment_by_image(
+    stack: StackedBlocks, n_clusters: int, options: SegmentOptions, seed: int
+) -> Segmentation:
+    """Cluster each image's own pixels and assign them; warn where there are fewer pixels."""
+    height, width = stack.grid
+    count = min(n_clusters, height * width)
+    if count < n_clusters:
+        warn_user(
+            f"n_clusters={n_clusters} is more than the {count} pixels of the {height}x{width} grid "
+            f"of this depth; {count} are used. Ask for fewer, or choose a shallower layer",
+            FewPixelsWarning,
+        )
+    found = stack.best(cluster_image_rows(stack, count, seed=seed))
+    return _segmentation(stack, found, count, options.connected)
+
+
+def segment_by_prototypes(
+    stack: StackedBlocks,
+    book: Codebook,
+    target: Tensor,
+    options: SegmentOptions,
+    is_voting: bool = False,
+) -> Segmentation:
+    """Assign pixels to the nearest prototype of all classes, or of the explained one (eq. 9).
+
+    Args:
+        stack: Composite of the codebook's depth.
+        book: The prototypes.
+        target: Explained class of each image (N,), for a restriction.
+        options: How to assign.
+        is_voting: Collect the scores for a vote by distance, if all prototypes compete.
+
+    Raises:
+        ValueError: A restriction to a class in a class-agnostic codebook.
+
+    Reference:
+        Boubekki & Clemmensen (2026), eq. 9.
+    """
+    nearness = None
+    if options.restrict is None:
+        prototypes = packed_prototypes(book, stack.blocks[0])
+        if is_voting and prototypes.runs is not None:
+            nearness = LogNearness.of(stack, prototypes)
+        found = stack.best(prototypes, nearness)
+    elif book.membership.ndim == 1:
+        found = _best_of_class(stack, book, target)
+    else:
+        raise ValueError("restrict needs a class-wise fit; this bank has labels=None")
+    segments = _segmentation(stack, found, len(book.centroids), options.connected)
+    return replace(segments, nearness=nearness)
+
+
+def _segmentation(
+    stack: StackedBlocks, found: tuple[Tensor, Tensor], count: int, connected: bool
+) -> Segmentation:
+    best, nearest = found
+    if not connected:
+        everyone = torch.arange(count, device=nearest.device).expand(len(nearest), -1)
+        return Segmentation(nearest, count, everyone, nearest, best, stack)
+    labels, owners = connected_segments(nearest)
+    prototypes = pad_sequence(owners, batch_first=True, padding_value=-1).to(nearest.device)
+    return Segmentation(labels, prototypes.shape[1], prototypes, nearest, best, stack)
+
+
+def _best_of_class(stack: StackedBlocks, book: Codebook, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return best scores and indices among the prototypes of each image's own class."""
+    nearest = target.new_zeros((len(target), *stack.grid))
+    best = stack.blocks[0].new_zeros(nearest.shape)
+    for c in target.unique().tolist():
+        images = (target == c).nonzero().squeeze(1)
+        own = book.of_class(c).to(target.device)
+        part = stack.select(images)
+        best[images], index = part.best(book.centroids.to(part.blocks[0])[own.cpu()])
+        nearest[images] = own[index]
+    return best, nearest

@@ -1,0 +1,1 @@
+"""Files and folders that no kill can lose, and locks."""

@@ -1,0 +1,140 @@
+"""Which layers of an unknown CNN to explain: the last module on each of its last grids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from captum_kmex.arguments import checked
+from captum_kmex.model.activations import trace
+from captum_kmex.model.calls import Call, Record
+from captum_kmex.model.opaque import plain_model
+
+__all__ = ["LayerCandidate", "candidate_layers", "suggest_layers"]
+
+_ALL_CALLS = 2**20  # more than any model makes
+_COPIES = 2  # of the example, to tell what belongs to an image from what does not
+_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # what they leave is no finer than the tap
+
+Grid = tuple[int, int]
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LayerCandidate:
+    """A module whose output could be one of ``LayerKMeansAttribution``'s layers.
+
+    Attributes:
+        name: Its name in the model.
+        kind: Its class.
+        width: Channels D of its output.
+        grid: Height and width of its output, in cells.
+        is_suggested: Whether ``suggest_layers`` takes it.
+    """
+
+    name: str
+    kind: str
+    width: int
+    grid: Grid
+    is_suggested: bool = False
+
+
+@checked
+def suggest_layers(model: nn.Module, example: Tensor, count: int = 3) -> list[str]:
+    """Return names of layers to explain: the last one on each of the last grids.
+
+    Args:
+        model: A classifier that returns logits (N, J).
+        example: Images (N, C, H, W) of the size to explain; their values hardly matter.
+        count: Number of grids; a model with fewer gives fewer layers.
+
+    Returns:
+        Names for ``LayerKMeansAttribution``, shallow to deep.
+
+    Raises:
+        ValueError: No layer has a grid, or the model returns no logits.
+        TypeError: The model is no module, or a graph whose layers cannot be read.
+
+    Example:
+        >>> import torch, torchvision
+        >>> model = torchvision.models.resnet18().eval()
+        >>> suggest_layers(model, torch.rand(1, 3, 64, 64), count=2)
+        ['layer3', 'layer4']
+    """
+    return [c.name for c in candidate_layers(model, example, count) if c.is_suggested]
+
+
+@checked
+def candidate_layers(
+    model: nn.Module, example: Tensor, count: int = 3
+) -> tuple[LayerCandidate, ...]:
+    """List the stages of a model with their grids, in the order in which they run.
+
+    A module that takes one grid to at most one other is listed whole; one that holds more of
+    them is opened. So blocks of residual or dense layers stand in the list, not their parts.
+
+    Args:
+        model: A classifier that returns logits (N, J).
+        example: Images (N, C, H, W) of the size to explain; the first one is used.
+        count: Number of grids to suggest a layer on.
+
+    Raises:
+        ValueError: No layer has a grid, or the model returns no logits.
+    """
+    model = plain_model(model, "suggest_layers")
+    few = example[:1].repeat(_COPIES, 1, 1, 1)
+    passed = trace(model, (few,), tail=_ALL_CALLS, with_moments=False)
+    size = (example.shape[-2], example.shape[-1])
+    calls = {call.name: call for call in passed.calls}
+    outputs = {name: _shape(call, call.left, size) for name, call in calls.items()}
+    inputs = {name: _shape(call, call.entered, size) for name, call in calls.items()}
+    listed = set(_stages(model, inputs, outputs))
+    found = [
+        LayerCandidate(name, type(calls[name].module).__name__, shape[0], shape[1:])
+        for name, shape in outputs.items()
+        if name in listed and shape is not None
+    ]
+    if not found:
+        raise ValueError(
+            f"no layer of the model {type(model).__name__} has a grid of more than one cell for "
+            f"inputs of {size[0]}x{size[1]}; give larger images"
+        )
+    return _marked(found, count)
+
+
+def _shape(call: Call, record: Record | None, size: Grid) -> Shape | None:
+    """Return width, height and width of the grid of a call's tensor, if it has one."""
+    if record is None or record.grid is None or isinstance(call.module, _POOLS):
+        return None
+    images, width, rows, columns = record.grid
+    # windows of attention stand in the batch, or in one long row; tables of positions alone
+    misfit = abs(rows * size[1] / size[0] - columns)
+    is_grid = images == _COPIES and rows * columns > 1 and misfit <= 2
+    return (width, rows, columns) if is_grid else None
+
+
+def _stages(
+    model: nn.Module, inputs: dict[str, Shape | None], outputs: dict[str, Shape | None]
+) -> Iterator[str]:
+    """Walk down from the top as far as modules hold several grids."""
+    todo = [name for name, _ in model.named_children()]
+    while todo:
+        name = todo.pop()
+        inside = [outputs[key] for key in outputs if key.startswith(f"{name}.")]
+        left = {shape[1:] for shape in (*inside, outputs.get(name)) if shape is not None}
+        entered = inputs.get(name)
+        spanned = left | ({entered[1:]} if entered is not None else set())
+        if len(spanned) <= 2 and outputs.get(name) is not None:
+            yield name
+        elif len(left) > 1 or len(spanned) > 2 or name not in outputs:
+            children = model.get_submodule(name).named_children()
+            todo += [f"{name}.{child}" for child, _ in children]
+
+
+def _marked(found: Sequence[LayerCandidate], count: int) -> tuple[LayerCandidate, ...]:
+    """Mark the last candidate on each of the last ``count`` grids."""
+    last = {candidate.grid: i for i, candidate in enumerate(found)}
+    chosen = sorted(last.values())[-count:]
+    return tuple(replace(c, is_suggested=i in chosen) for i, c in enumerate(found))

@@ -1,0 +1,1 @@
+"""Names and values as text, for messages, terminals and figures."""

@@ -1,0 +1,272 @@
+"""One image's explanation in full: the panel of Figure 1, and "why not that class"."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from numpy.typing import NDArray
+
+from captum_kmex.arguments import checked, resolve_index
+from captum_kmex.classes import class_logits, class_of
+from captum_kmex.explaining.ledger import LedgerRow
+from captum_kmex.text.class_names import ClassNames, class_name
+from captum_kmex.visualization.colors import segment_color
+from captum_kmex.visualization.ledgers import draw_ledger
+from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
+from captum_kmex.visualization.panels import (
+    density,
+    draw_map,
+    draw_scale,
+    draw_segments,
+    evidence_scale,
+)
+from captum_kmex.visualization.pictures import (
+    Canvas,
+    Picture,
+    canvas,
+    draw_patch,
+    draw_picture,
+    picture,
+    relative_height,
+)
+
+if TYPE_CHECKING:
+    from captum_kmex.explanation import Explanation
+
+__all__ = ["plot_contrast", "plot_explanation"]
+
+_TITLE = 0.8  # of a column's width, beside which the ledger's labels need theirs
+_SCALE = "logit, if every cell were like this"
+
+
+@checked
+def plot_explanation(
+    explanation: Explanation,
+    index: int = 0,
+    dataset: Sequence[object] | None = None,
+    class_names: ClassNames | None = None,
+    image: Picture | None = None,
+    *,
+    scale: float | None = None,
+    figure: Canvas | None = None,
+) -> tuple[Figure, NDArray[np.object_]]:
+    """Draw one image's explanation: image, segments, map, ledger and nearest patches.
+
+    Arguments are those of ``Explanation.plot``.
+
+    Returns:
+        The figure and its axes: four, then one for each patch.
+    """
+    index = resolve_index("index", index, len(explanation))
+    rows = explanation.ledger[index]
+    shown = picture(explanation.inputs[index] if image is None else image)
+    patches = [row for row in rows[:4] if row.representatives] if dataset is not None else []
+    side = 2.6 * max(0.8, relative_height(shown))
+    figure = canvas(figure, 12.4, side + 0.95 + (1.3 if patches else 0))
+    heights = [side + 0.75, 1.25] if patches else [1.0]
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    top = grid[0].subgridspec(1, 4, width_ratios=[1, 1, 1, 1.45])
+    axes = [figure.add_subplot(top[0, i]) for i in range(4)]
+    draw_picture(shown, axes[0])
+    _headline(explanation, index, class_names, axes[0])
+    _segment_panel(explanation, index, shown, axes[1])
+    values = explanation.attribution[index]
+    drawn = draw_map(density(values), shown, axes[2], scale or evidence_scale([values]))
+    draw_scale(drawn, _SCALE)
+    _evidence_title(explanation, class_names, axes[2])
+    _ledger_panel(explanation, index, axes[3], class_names)
+    if patches and dataset is not None:
+        axes += _patch_row(figure, grid[1], patches, rows, dataset)
+    return figure.figure, np.array(axes, dtype=object)
+
+
+def _segment_panel(explanation: Explanation, index: int, shown: Picture, ax: Axes) -> None:
+    rows = explanation.ledger[index]
+    draw_segments(explanation.segments[index].cpu().numpy(), rows, shown, ax)
+    restricted = ", own prototypes only" if explanation.restricted else ""
+    ax.set_title(f"{len(rows)} segments{restricted}", fontsize=9)
+    layers = fitted("{}", [" + ".join(explanation.layers)], _TITLE * column_width(ax), 8)
+    ax.set_xlabel(layers, fontsize=8, **PLAIN)
+
+
+def _ledger_panel(
+    explanation: Explanation, index: int, ax: Axes, class_names: ClassNames | None
+) -> None:
+    bias, output = float(explanation.bias[index]), float(explanation.output[index])
+    total = "logit" if explanation.contrast is None else "difference"
+    draw_ledger(explanation.ledger[index], bias, output, ax, class_names, total)
+    r2 = explanation.surrogate_r2
+    surrogate = "" if r2 is None else f" (of a surrogate, R² = {r2:.2f})"
+    ax.set_title(f"ledger: bias + segments = {total}{surrogate}", fontsize=9)
+
+
+def _patch_row(
+    figure: Canvas,
+    spec: SubplotSpec,
+    patches: Sequence[LedgerRow],
+    rows: Sequence[LedgerRow],
+    dataset: Sequence[object],
+) -> list[Axes]:
+    """Draw up to three nearest training patches of each of the leading segments."""
+    cells = spec.subgridspec(1, 12)
+    axes = []
+    for i, row in enumerate(patches):
+        rank = rows.index(row)
+        for j, patch in enumerate(row.representatives[:3]):
+            ax = figure.add_subplot(cells[0, 3 * i + j])
+            draw_patch(patch, dataset, segment_color(rank), ax)
+            ax.set_title(f"{rank + 1}: d={patch.distance:.2f}", fontsize=7)
+            axes.append(ax)
+    return axes
+
+
+def _headline(
+    explanation: Explanation, index: int, class_names: ClassNames | None, ax: Axes
+) -> None:
+    """Write what is explained above a picture."""
+    template, names = _headline_parts(explanation, index, class_names)
+    ax.set_title(fitted(template, names, _TITLE * column_width(ax), 9), fontsize=9, **PLAIN)
+
+
+def _headline_parts(
+    explanation: Explanation, index: int, class_names: ClassNames | None
+) -> tuple[str, list[str]]:
+    owner = int(class_of(explanation.target, explanation.logits)[index])
+    name = class_name(owner, class_names)
+    output = float(explanation.output[index])
+    if explanation.contrast is not None:
+        other = class_name(int(explanation.contrast[index]), class_names)
+        return f"{{}}, not {{}}: {output:+.2f}", [name, other]
+    share = float(class_logits(explanation.logits).softmax(1)[index, owner])
+    return f"{{}} (p = {share:.2f})", [name]
+
+
+def _evidence_title(explanation: Explanation, class_names: ClassNames | None, ax: Axes) -> None:
+    """Write above a map what its colours mean."""
+    title = "evidence: red for, blue against"
+    if explanation.logits.shape[1] == 1:
+        names = [class_name(c, class_names) for c in (1, 0)]
+        room = _TITLE * column_width(ax)
+        title = fitted("red: {}, blue: {}", names, room, 9)
+    ax.set_title(title, fontsize=9, **PLAIN)
+
+
+@checked
+def plot_contrast(
+    target: Explanation,
+    contrast: Explanation,
+    index: int = 0,
+    *,
+    class_names: ClassNames | None = None,
+    image: Picture | None = None,
+    scale: str = "each",
+    figure: Canvas | None = None,
+) -> tuple[Figure, NDArray[np.object_]]:
+    """Draw why one class and not another: both maps, their difference and its ledger.
+
+    The third map is the first less the second, cell by cell.
+
+    Args:
+        target: Explanation of the class.
+        contrast: Explanation of the other class, of the same images, layers and segments.
+        index: Which image of the batch.
+        class_names: Names of the classes.
+        image: The picture to show; by default the input, rescaled.
+        scale: ``"shared"``: the three maps have one scale; ``"each"``: the two classes share
+            one, and the difference, which may be small, has its own.
+        figure: Where to draw.
+
+    Returns:
+        The figure and its axes (2, 3): picture, segments, ledger; the two maps, the difference.
+
+    Raises:
+        ValueError: The explanations differ in their segments, or explain a difference already.
+
+    Example:
+        >>> import torch
+        >>> from captum_kmex import LayerKMeansAttribution
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        ...     torch.nn.Flatten(), torch.nn.Linear(8, 4)).eval()
+        >>> x, attr = torch.rand(1, 1, 12, 12), LayerKMeansAttribution(model, "1", n_clusters=3)
+        >>> figure = Figure(layout="constrained")
+        >>> _, axes = plot_contrast(attr.explain(x, 0), attr.explain(x, 3), figure=figure)
+        >>> axes[0, 2].get_title()
+        'ledger: bias + segments = difference'
+    """
+    index = resolve_index("index", index, len(target))
+    both = contrasted(target, contrast, index)
+    shown = picture(target.inputs[index] if image is None else image)
+    side = 2.7 * max(0.6, relative_height(shown))
+    figure = canvas(figure, 10.0, 2 * side + 1.2)
+    axes = figure.subplots(2, 3, width_ratios=[1, 1, 1.3])
+    draw_picture(shown, axes[0, 0])
+    _headline(both, 0, class_names, axes[0, 0])
+    _segment_panel(both, 0, shown, axes[0, 1])
+    _ledger_panel(both, 0, axes[0, 2], class_names)
+    maps = [target.attribution[index], contrast.attribution[index], both.attribution[0]]
+    names = [class_name(int(e.target[index]), class_names) for e in (target, contrast)]
+    outputs = [float(e.output[index]) for e in (target, contrast)] + [float(both.output[0])]
+    titles = [names[:1], names[1:], names]
+    shared = evidence_scale(maps if scale == "shared" else maps[:2])
+    axes[1, 2].set_anchor("W")  # beside the other two: its column is as wide as the ledger
+    scales = [shared, shared, shared if scale == "shared" else evidence_scale(maps[2:])]
+    for ax, values, title, output, full in zip(axes[1], maps, titles, outputs, scales, strict=True):
+        drawn = draw_map(density(values), shown, ax, full)
+        template = " less ".join(["{}"] * len(title)) + f": {output:+.2f}"
+        ax.set_title(fitted(template, title, _TITLE * column_width(ax), 9), fontsize=9, **PLAIN)
+        draw_scale(drawn, _SCALE)
+    return figure.figure, axes
+
+
+def contrasted(target: Explanation, contrast: Explanation, index: int) -> Explanation:
+    """Return the explanation of the difference of two logits of one image: theirs, subtracted.
+
+    Raises:
+        ValueError: As in ``plot_contrast``.
+    """
+    one = slice(index, index + 1) if index >= 0 else slice(index, index + 1 or None)
+    _check_pair(target, contrast, one)
+    evidence = {row.segment: row.evidence for row in contrast.ledger[index]}
+    rows = [
+        dataclasses.replace(row, evidence=row.evidence - evidence[row.segment])
+        for row in target.ledger[index]
+    ]
+    return dataclasses.replace(
+        target,
+        inputs=target.inputs[one],
+        target=target.target[one],
+        contrast=contrast.target[one],
+        logits=target.logits[one],
+        attribution=target.attribution[one] - contrast.attribution[one],
+        segments=target.segments[one],
+        ledger=(tuple(sorted(rows, key=lambda row: -abs(row.evidence))),),
+        bias=target.bias[one] - contrast.bias[one],
+        output=target.output[one] - contrast.output[one],
+        class_scores=None,
+        prediction=None,
+    )
+
+
+def _check_pair(target: Explanation, contrast: Explanation, one: slice) -> None:
+    """Raise ``ValueError`` unless two explanations of an image can be subtracted."""
+    if target.contrast is not None or contrast.contrast is not None:
+        raise ValueError(
+            "an explanation with contrast= is a difference already; pass those of the two classes"
+        )
+    if target.logits.shape[1] == 1:
+        raise ValueError(
+            "a single logit has no second class; its own map tells one from the other by its sign"
+        )
+    if not torch.equal(target.segments[one], contrast.segments[one]):
+        raise ValueError(
+            "the two explanations have different segments; explain the same images at the same "
+            "depth, without restrict="
+        )

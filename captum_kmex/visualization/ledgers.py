@@ -1,0 +1,94 @@
+"""The ledger as a chart: from the bias, segment by segment, to the logit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from captum_kmex.arguments import checked
+from captum_kmex.explaining.ledger import LedgerRow
+from captum_kmex.text.class_names import ClassNames, class_name
+from captum_kmex.visualization.colors import NEGATIVE, POSITIVE, TOTAL, segment_color
+from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
+
+__all__ = ["draw_ledger"]
+
+_N_ROWS = 8
+_SIZE = 7  # of the labels' letters, in points
+_LABELS = 0.42  # of the ledger's width, that the labels take at most
+
+
+@checked
+def draw_ledger(
+    rows: Sequence[LedgerRow],
+    bias: float,
+    output: float,
+    ax: Axes,
+    class_names: ClassNames | None = None,
+    total: str = "logit",
+) -> None:
+    """Draw the account: from the bias, segment by segment, to the logit.
+
+    Args:
+        rows: The image's ledger.
+        bias: Where the bars begin.
+        output: The logit, where they end.
+        ax: Where to draw.
+        class_names: Names of the prototypes' classes.
+        total: What the bars end at.
+    """
+    n_shown = _N_ROWS if len(rows) > _N_ROWS + 1 else len(rows)
+    lines = _lines(rows, n_shown, class_names, _LABELS * column_width(ax))
+    labels = ["bias", *(label for label, _ in lines), total]
+    values = [bias, *(evidence for _, evidence in lines), output]
+    _draw_bars(values, ax)
+    ax.set_yticks(range(len(labels)), labels, fontsize=_SIZE, **PLAIN)
+    for i, tick in enumerate(ax.get_yticklabels()[1 : n_shown + 1]):
+        tick.set_bbox({"fc": (*segment_color(i), 0.45), "ec": "none", "pad": 1.2})
+    low, high = ax.get_xlim()
+    ax.set_xlim(low - 0.02 * (high - low), high + 0.22 * (high - low))
+    digits = 2 if max(map(abs, values)) >= 1 else 3
+    for y, value in enumerate(values):
+        ax.text(1.0, y, f"{value:+.{digits}f}", transform=ax.get_yaxis_transform(), fontsize=7,
+                ha="right", va="center")  # fmt: skip
+    ax.axvline(0, color="black", lw=0.6)
+    ax.invert_yaxis()
+    ax.tick_params(axis="x", labelsize=7)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _draw_bars(values: Sequence[float], ax: Axes) -> None:
+    """Draw the first and last value from zero, the others each where the one before ended."""
+    level = values[0]
+    ax.barh(0, level, color=TOTAL, height=0.7)
+    for y, evidence in enumerate(values[1:-1], start=1):
+        color = POSITIVE if evidence >= 0 else NEGATIVE
+        ax.barh(y, evidence, left=level, color=color, height=0.7)
+        ax.plot([level, level], [y - 1.35, y + 0.35], color="#999999", lw=0.6)
+        level += evidence
+    last = len(values) - 1
+    ax.plot([level, level], [last - 1.35, last + 0.35], color="#999999", lw=0.6)
+    ax.barh(last, values[-1], color=TOTAL, height=0.7)
+
+
+def _lines(
+    rows: Sequence[LedgerRow], n_shown: int, class_names: ClassNames | None, room: float
+) -> list[tuple[str, float]]:
+    """Return label and evidence of the leading rows, and of all others together."""
+    lines = [
+        (_label(i, row, class_names, room), row.evidence) for i, row in enumerate(rows[:n_shown])
+    ]
+    others = rows[n_shown:]
+    if others:
+        area = sum(row.area for row in others)
+        lines.append((f"{len(others)} others · {area:.0%}", sum(row.evidence for row in others)))
+    return lines
+
+
+def _label(rank: int, row: LedgerRow, class_names: ClassNames | None, room: float) -> str:
+    if row.class_index is None:
+        return f"{rank + 1} · {row.area:.0%}"
+    owner = class_name(row.class_index, class_names, "")
+    return fitted(f"{rank + 1} · {{}} #{row.prototype} · {row.area:.0%}", [owner], room, _SIZE)
