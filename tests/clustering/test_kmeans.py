@@ -133,7 +133,7 @@ def test_kmeans_by_class_in_small_groups_changes_nothing(monkeypatch):
     generator = torch.Generator().manual_seed(4)
     samples = [torch.randn(30 + i, 5, generator=generator) for i in range(7)]
     together = list(kmeans_by_class(samples, [4] * 7))
-    monkeypatch.setattr(kmeans, "_PROBLEM_FLOATS", 1)
+    monkeypatch.setattr("captum_kmex.clustering.kmeans._PROBLEM_FLOATS", 1)
     for found, other in zip(together, kmeans_by_class(samples, [4] * 7), strict=True):
         assert torch.equal(found.labels, other.labels)
 
@@ -221,7 +221,7 @@ def test_kmeans_of_a_large_class_agrees_between_seeds():
 def test_kmeans_of_a_large_class_in_small_groups_of_parts_changes_nothing(monkeypatch):
     rows = large_rows(1)
     whole = kmeans(rows, 4)
-    monkeypatch.setattr(kmeans, "_PROBLEM_FLOATS", 1)
+    monkeypatch.setattr("captum_kmex.clustering.kmeans._PROBLEM_FLOATS", 1)
     assert torch.equal(kmeans(rows, 4).labels, whole.labels)
 
 
