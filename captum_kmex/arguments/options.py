@@ -78,7 +78,9 @@ _PROTOTYPES = Whole(1, 10**6)
 _POSITIVE = Number(0, is_open=True)
 _MAP_SCALE = OneOf((Choice(("each", "shared")), _POSITIVE))
 _MAPS = Values((4,), "(N, C, h, w)")
-_RESULT = Instance(("captum_kmex.explanation:Explanation",), "an Explanation, as explain() returns")
+_RESULT = Instance(
+    ("captum_kmex.explaining.result:ExplanationData",), "an Explanation, as explain() returns"
+)
 _ROWS = Instance(
     ("captum_kmex.explaining.ledger:LedgerRow",), "a LedgerRow of an explanation's ledger"
 )
@@ -212,7 +214,9 @@ _DRAWN = {
     "picture": Option(Callback(), None),
     "indices": Option(Listed(Whole(-(2**31), 2**31 - 1), 1)),
     "wins": Option(
-        Instance(("captum_kmex.metrics.wins:PrototypeWins",), "what prototype_wins counted")
+        Instance(
+            ("captum_kmex.explaining.pixel_wins:PrototypeWins",), "what prototype_wins counted"
+        )
     ),
     "source": Option(Instance((_FITTED, _BANK), "a fitted attribution or its bank")),
     "patch": Option(
