@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import cast
 
 from captum_kmex.arguments.containers import DataSet, Listed, Loader, Mapped, Names
-from captum_kmex.arguments.kinds import Choice, Kind, Number, OneOf, Switch, Text, Whole
+from captum_kmex.arguments.kinds import Choice, Key, Kind, Number, OneOf, Switch, Text, Whole
 from captum_kmex.arguments.misfits import Misfit
 from captum_kmex.arguments.objects import (
     Callback,
@@ -105,9 +105,9 @@ _FIT = {
     "n_prototypes": Option(OneOf((_PROTOTYPES, Mapped(_INDEX, _PROTOTYPES))), 5),
     "n_clusters": Option(Whole(1, 2**16), 20),
     "weighting": Option(
-        OneOf((Choice(("balanced", "nave", "dimension")), Listed(_POSITIVE, 1))),
+        OneOf((Key("captum_kmex.composite.weighting:WEIGHTINGS"), Listed(_POSITIVE, 1))),
         None,
-        "pass one positive number a layer, or a name: 'balanced', 'nave' or 'dimension'",
+        "pass one positive number a layer, or a name",
     ),
     "average_top": Option(Switch(), False),
     "vote": Option(Choice(("distance", "share")), "distance"),

@@ -16,7 +16,8 @@ from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import Forward, Layer, logged, plain_arithmetic
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.classes import class_of, predicted_classes
-from captum_kmex.composite.stack import StackedBlocks, block_weights
+from captum_kmex.composite.stack import StackedBlocks
+from captum_kmex.composite.weighting import block_weights
 from captum_kmex.data.batches import Batch
 from captum_kmex.deployment.modules import SegmentedModel
 from captum_kmex.deployment.parts import HeadEvidence, PixelAssignment, Vote
