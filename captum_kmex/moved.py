@@ -37,10 +37,7 @@ class _OldPaths(MetaPathFinder):
     """Finds the aliases, after everything that is really there."""
 
     def find_spec(
-        self,
-        name: str,
-        path: Sequence[str] | None,  # noqa: ARG002  # the import system's own arguments
-        target: ModuleType | None = None,  # noqa: ARG002
+        self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return an alias for a path that has moved."""
         return ModuleSpec(name, _Alias()) if name in MOVED else None

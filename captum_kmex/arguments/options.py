@@ -110,7 +110,7 @@ _FIT = {
         "pass one positive number a layer, or a name",
     ),
     "average_top": Option(Switch(), False),
-    "vote": Option(Choice(("distance", "share")), "distance"),
+    "vote": Option(Key("captum_kmex.explaining.votes:VOTES"), "distance"),
     "seed": Option(Whole(-(2**63), 2**63 - 1), 0),
     "loader": Option(Loader()),
     "labels": Option(Choice(("target", "predicted", None)), "target"),
