@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from captum_kmex.composite.stack import StackedBlocks, block_weights
+from captum_kmex.composite.stack import StackedBlocks
+from captum_kmex.composite.weighting import block_weights
 from captum_kmex.demo import SmallResNet
 
 __all__ = ["DEPTHS", "N_ROWS", "Features", "distances", "hits"]

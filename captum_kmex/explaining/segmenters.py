@@ -13,7 +13,8 @@ from torch import Tensor
 from captum_kmex.bank.checks import check_classes
 from captum_kmex.bank.prototype_bank import Codebook, PrototypeBank
 from captum_kmex.bank.ridge_head import Surrogate
-from captum_kmex.composite.stack import StackedBlocks, block_weights
+from captum_kmex.composite.stack import StackedBlocks
+from captum_kmex.composite.weighting import block_weights
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.explaining.segmentation import (
     Segmentation,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from captum_kmex.arguments import checked
-from captum_kmex.metrics.wins import PrototypeWins
+from captum_kmex.explaining.pixel_wins import PrototypeWins
 from captum_kmex.text.class_names import ClassNames, class_name, read_class_names
 from captum_kmex.visualization.colors import segment_color
 from captum_kmex.visualization.lettering import PLAIN, fitted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +11,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from captum_kmex.arguments import checked, resolve_depth
-from captum_kmex.attributions.fitted_attribution import FittedAttribution
 from captum_kmex.bank.prototype_bank import Codebook, PrototypeBank
 from captum_kmex.concepts import image_of
 from captum_kmex.explaining.ledger import Patch, patches_of
@@ -25,9 +25,17 @@ _GAP = 10.0  # points left free beside a text
 _N_BARS = 4  # commonest classes shown of a class-agnostic prototype
 
 
+class HasBank(Protocol):
+    """What has been fitted: an attribution."""
+
+    @property
+    def bank_(self) -> PrototypeBank:
+        """The prototypes; ``NotFittedError`` before a fit."""
+
+
 @checked
 def plot_prototypes(
-    source: FittedAttribution | PrototypeBank,
+    source: HasBank | PrototypeBank,
     dataset: Sequence[object],
     class_index: int | None = None,
     *,
