@@ -20,7 +20,6 @@ from captum_kmex.deployment.modules import SegmentedModel
 from captum_kmex.deployment.parts import HeadEvidence, PixelAssignment, Vote
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.explaining.evidence import finish_map
-from captum_kmex.explaining.ledger import build_ledger
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.explanation import Explanation
 from captum_kmex.model.reading import plain_arithmetic
@@ -205,27 +204,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         start, question = explainer.depth(depth), explainer.question(target, contrast)
         with plain_arithmetic(images[0]):
             competition = explainer.competition(question, restrict, connected)
-            *_, found = explainer.evidence([question], start, competition, voting=(start,))
-            maps = finish_map(found.densities[0], images[0], None, sums=True)
-            segments = found.averaged or explainer.segments(start, competition, is_voting=True)
-            verdict = explainer.vote(start, segments if restrict is None else None)
-        book = explainer.segmenter.codebook(start)
-        return Explanation(
-            inputs=images[0].detach(),
-            layers=explainer.reading.layers[start:],
-            target=question.target,
-            contrast=question.contrast,
-            logits=explainer.logits,
-            attribution=maps,
-            segments=segments.labels,
-            ledger=build_ledger(maps, segments.labels, segments.prototypes, book),
-            bias=question.bias(explainer.head),
-            output=question.output(explainer.logits),
-            class_scores=None if verdict is None else verdict.scores,
-            prediction=None if verdict is None else verdict.prediction,
-            restricted=restrict == "predicted",
-            surrogate_r2=self.surrogate_r2,
-        )
+            return Explanation.of(images[0], explainer, question, start, competition)
 
     @checked
     @one_bank_a_call

@@ -95,6 +95,12 @@ class Explainer:
         """The head of ``head_and_map``."""
         return self.head_and_map[0]
 
+    @property
+    def ridge_r2(self) -> float | None:
+        """R2 of the ridge head that stands in for the model's, if one does."""
+        ridge = self.segmenter.ridge_head
+        return None if ridge is None or self.own_head is not None else ridge.r2
+
     def depth(self, depth: int | str) -> int:
         """Return the place of a depth's shallowest layer.
 
