@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_kmex.arguments import checked, resolve_depth
+from captum_kmex.arguments import checked
 from captum_kmex.arguments.inputs import check_inputs
 from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
@@ -77,7 +77,7 @@ def prototype_wins(
         ValueError: No such depth; or the loader is empty or yields no labels.
     """
     bank = attribution.bank_
-    start = resolve_depth(depth, bank.layers)
+    start = bank.depth(depth)
     membership = bank.codebooks[start].membership.cpu()
     counts = torch.zeros(bank.n_classes, len(membership), dtype=torch.int64)
     for batch in attribution._batches(loader):
