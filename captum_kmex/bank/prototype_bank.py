@@ -19,8 +19,9 @@ from captum_kmex.bank.representatives import Representatives
 from captum_kmex.bank.ridge_head import Surrogate
 from captum_kmex.bank.tensor_kinds import part
 from captum_kmex.exceptions import UncheckedFileWarning, warn_user
-from captum_kmex.files.atomic import discard_unfinished, read_tensors, write_tensors
+from captum_kmex.files.atomic import discard_unfinished
 from captum_kmex.files.fields import Fields
+from captum_kmex.files.tensor_file import read_tensors, write_tensors
 
 __all__ = ["Codebook", "ModelFingerprint", "PrototypeBank"]
 

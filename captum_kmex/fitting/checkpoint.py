@@ -12,9 +12,10 @@ from torch import Tensor
 
 from captum_kmex.data.digests import BatchMarks
 from captum_kmex.distributed import gather, rank, together, world_size
-from captum_kmex.files.atomic import discard_unfinished, name_beside, read_tensors, write_tensors
 from captum_kmex.files.fields import Fields
 from captum_kmex.files.locks import free_lock, take_lock
+from captum_kmex.files.tensor_file import read_tensors, write_tensors
+from captum_kmex.files.workplace import discard_unfinished, name_beside
 from captum_kmex.fitting.progress import Outputs, Progress
 from captum_kmex.fitting.rows import RowSource
 
