@@ -108,8 +108,10 @@ def check_bank_tensors(
     if depths > len(tensors):
         raise ValueError(f"n_depths is {depths}, of {len(tensors)} tensors")
     kinds: dict[str, TensorKind] = {}
+    membership = tensors.get("0.membership")
+    is_agnostic = membership is not None and membership.ndim == 2
     for depth in range(depths):
-        own = codebook_kinds(n_classes, _is_agnostic(tensors, 0))
+        own = codebook_kinds(n_classes, is_agnostic)
         if part(tensors, f"{depth}.representatives."):
             patches = patch_kinds(("prototypes", "/patches"))
             own |= {f"representatives.{name}": kind for name, kind in patches.items()}
@@ -157,11 +159,6 @@ def patch_kinds(
         "boxes": TensorKind(INTEGER, (*shape, 4), 0),
         "distances": TensorKind(dtype, shape, 0, takes_infinity=True, alike="rows"),
     }
-
-
-def _is_agnostic(tensors: Mapping[str, Tensor], depth: int) -> bool:
-    membership = tensors.get(f"{depth}.membership")
-    return membership is not None and membership.ndim == 2
 
 
 def check_codebook(tensors: Mapping[str, Tensor], depth: int) -> None:

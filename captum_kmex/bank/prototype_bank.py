@@ -205,7 +205,8 @@ def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Pr
     if len(input_range) != 2 or input_range[0] > input_range[1]:
         raise ValueError(f"input_range is {input_range[:2]}, not a least and a greatest value")
     method = fields.text("method", METHODS)
-    if method != METHODS[0] and (len(layers) > 1 or tensors["0.membership"].ndim == 2):
+    codebooks = tuple(_codebook(tensors, depth) for depth in range(depths))
+    if method != METHODS[0] and (len(layers) > 1 or codebooks[0].is_agnostic):
         raise ValueError(f"{method} has one layer, and prototypes of classes")
     check_settings(fields.part("settings"), method, len(layers))
     return PrototypeBank(
@@ -213,7 +214,7 @@ def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Pr
         layers=layers,
         at_input=fields.flag("at_input"),
         weights=weights,
-        codebooks=tuple(_codebook(tensors, depth) for depth in range(depths)),
+        codebooks=codebooks,
         n_classes=n_classes,
         input_range=(input_range[0], input_range[1]),
         fingerprint=_fingerprint(fields.part("fingerprint")),

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kmex.bank.codebook import Codebook
-from captum_kmex.bank.fields import codebook_kinds
-from captum_kmex.bank.tensor_kinds import TensorKind, part, scoped
+from captum_kmex.bank.tensor_kinds import part
 from captum_kmex.fitting.ridge import RidgeSums
 from captum_kmex.fitting.state import State
 from captum_kmex.fitting.summary import Summary
@@ -18,7 +17,7 @@ __all__ = ["Fitted"]
 
 
 class Fitted(State):
-    """What a fit has found so far: everything but the patches is saved.
+    """What a fit has found so far; everything but the patches is saved.
 
     Args:
         summary: Figures of the images.
@@ -55,12 +54,3 @@ class Fitted(State):
         for depth, book in enumerate(self.codebooks):
             saved |= {f"{depth}.{name}": tensor for name, tensor in book.state().items()}
         return saved
-
-    def kinds(self, saved: Mapping[str, Tensor]) -> dict[str, TensorKind]:
-        """Return what the tensors must be of a class-wise or class-agnostic fit."""
-        kinds = super().kinds(saved)
-        membership = saved.get("0.membership")
-        is_agnostic = membership is not None and membership.ndim == 2
-        for depth in range(len(self.summary.weights)):
-            kinds |= scoped(codebook_kinds(self.summary.n_classes, is_agnostic), depth)
-        return kinds

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_kmex.bank.fields import check_codebook, check_widths
-from captum_kmex.bank.tensor_kinds import TensorKind, check_tensors, part
+from captum_kmex.bank.fields import check_codebook, check_widths, codebook_kinds
+from captum_kmex.bank.tensor_kinds import TensorKind, check_tensors, part, scoped
 from captum_kmex.data.digests import MARK_SIZE
 from captum_kmex.fitting.fitted import Fitted
 from captum_kmex.fitting.lloyd_pass import LloydPass
@@ -162,10 +162,12 @@ class ProgressCheck:
 
     def _check_found(self, progress: Progress, expected: Fitted, sizes: dict[str, object]) -> None:
         """Compare the codebooks, and what a pass over the data has collected for them."""
-        membership = progress.common.get("0.membership")
-        if membership is not None and (membership.ndim == 2) != (self.options.labels is None):
-            raise ValueError("0.membership is not the kind of the fit's")
-        expected.check(progress.common, sizes)
+        kinds = expected.kinds(progress.common)
+        of_book = codebook_kinds(expected.summary.n_classes, self.options.labels is None)
+        for depth in range(self.depths):
+            kinds |= scoped(of_book, depth)
+        check_tensors(progress.common, kinds, sizes)
+        expected.check_values(progress.common)
         for depth in range(self.depths):
             check_codebook(progress.common, depth)
         if progress.position:

@@ -11,7 +11,7 @@ from captum_kmex.arguments import checked
 from captum_kmex.attributions.classifier_prototypes import ClassifierPrototypes
 from captum_kmex.attributions.kmex import KMExAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.data.batches import class_pairs
+from captum_kmex.data.labels import class_pairs
 
 __all__ = ["pooled_embeddings"]
 

@@ -14,7 +14,7 @@ from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import plain_arithmetic
 from captum_kmex.classes import predicted_classes
-from captum_kmex.data.batches import class_pairs
+from captum_kmex.data.labels import class_pairs
 from captum_kmex.explaining.segmentation import SegmentOptions
 from captum_kmex.explaining.segments import to_classes
 
