@@ -11,9 +11,19 @@ from torch import Tensor
 from captum_kmex.arguments import checked
 from captum_kmex.bank.representatives import Representatives
 
-__all__ = ["Codebook"]
+__all__ = ["Codebook", "is_agnostic", "owners"]
 
 _TENSORS = ("centroids", "membership", "counts", "spread")
+
+
+def is_agnostic(membership: Tensor) -> bool:
+    """Whether prototypes have shares of classes (K, C), rather than a class each (K,)."""
+    return membership.ndim == 2
+
+
+def owners(membership: Tensor) -> Tensor:
+    """Return the class of each prototype (K,), the most frequent one where there are several."""
+    return membership.argmax(1) if is_agnostic(membership) else membership
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +48,12 @@ class Codebook:
     @property
     def is_agnostic(self) -> bool:
         """Whether its clusters belong to no class and vote by the classes in them."""
-        return self.membership.ndim == 2
+        return is_agnostic(self.membership)
+
+    @property
+    def owners(self) -> Tensor:
+        """The class of each prototype (K,), the most frequent one where there are several."""
+        return owners(self.membership)
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors but for the representatives."""

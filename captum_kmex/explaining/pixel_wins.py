@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from captum_kmex.bank.codebook import owners
 from captum_kmex.explaining.segments import to_classes
 
 __all__ = ["PrototypeWins"]
@@ -46,6 +47,6 @@ class PrototypeWins:
 
     def _own(self) -> Tensor:
         """Return 1 where a prototype is of a class (C, K); of its commonest, if of several."""
-        owner = self.membership if self.membership.ndim == 1 else self.membership.argmax(1)
+        owner = owners(self.membership)
         classes = torch.arange(len(self.counts), device=owner.device)
         return (classes[:, None] == owner).double()

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from captum_kmex.bank.codebook import is_agnostic
 from captum_kmex.composite.by_class import ClassRuns
 from captum_kmex.composite.packed import PackedPrototypes
 from captum_kmex.composite.stack import StackedBlocks
@@ -80,7 +81,7 @@ def by_share(ballot: Ballot) -> tuple[Tensor, Tensor]:
 
 def by_distance(ballot: Ballot) -> tuple[Tensor, Tensor]:
     """Vote by the mean log distance to each class; class-agnostic prototypes vote by share."""
-    if ballot.membership.ndim == 2:
+    if is_agnostic(ballot.membership):
         return by_share(ballot)
     scores = ballot.log_nearness()
     return scores, scores.argmax(1)

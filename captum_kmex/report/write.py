@@ -165,7 +165,7 @@ def _overview(
     return {
         "classNames": list(names),
         "isFitted": bank is not None,
-        "isAgnostic": bank is not None and bank.codebooks[0].membership.ndim == 2,
+        "isAgnostic": bank is not None and bank.codebooks[0].is_agnostic,
         "r2": attribution.surrogate_r2,
         "depths": describe_depths(attribution.layer_names, bank, tally),
         "provenance": provenance(attribution),

@@ -76,7 +76,7 @@ def plot_prototypes(
     book = bank.codebooks[resolve_depth(depth, bank.layers, len(bank.codebooks))]
     chosen = _chosen(book, class_index, prototypes)
     patches = [_patches(book, k, n_patches) for k in chosen]
-    is_agnostic = book.membership.ndim == 2
+    is_agnostic = book.is_agnostic
     has_crops = any(_is_part(patch, dataset) for row in patches for patch in row)
     widths = [1.15] + [1.0] * is_agnostic + [1.0] * (max(map(len, patches)) * (1 + has_crops))
     figure = canvas(figure, 1.1 * sum(widths), 1.22 * len(chosen) + 0.3)
@@ -107,8 +107,7 @@ def _chosen(book: Codebook, class_index: int | None, prototypes: Sequence[int] |
         return list(prototypes)
     if class_index is None:
         raise ValueError(f"pass class_index, or prototypes= to choose some of the {count}")
-    owner = book.membership if book.membership.ndim == 1 else book.membership.argmax(1)
-    own = (owner == class_index).nonzero().squeeze(1)
+    own = (book.owners == class_index).nonzero().squeeze(1)
     if not len(own):
         raise ValueError(
             f"class {class_index} has no prototypes; the bank has classes "
