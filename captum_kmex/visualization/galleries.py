@@ -111,7 +111,7 @@ def _chosen(book: Codebook, class_index: int | None, prototypes: Sequence[int] |
     if not len(own):
         raise ValueError(
             f"class {class_index} has no prototypes; the bank has classes "
-            f"{owner.unique().tolist()[:20]}"
+            f"{book.owners.unique().tolist()[:20]}"
         )
     order = book.counts[own].argsort(descending=True, stable=True)
     found: list[int] = own[order].tolist()
