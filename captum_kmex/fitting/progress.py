@@ -145,6 +145,8 @@ class ProgressCheck:
             self._check_found(progress, Fitted(summary, RidgeSums(), []), sizes)
         else:
             self._check_sample(saved, summary, sizes)
+        if int(saved["ridge.count"]) not in (0, summary.n_images):
+            raise ValueError("ridge.count is not the number of images")
         _check_widths(sizes, self.depths)
 
     def _check_sample(

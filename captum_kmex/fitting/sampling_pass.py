@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -90,12 +90,6 @@ class Collection(State):
             raise ValueError("the loader yielded no batch; pass one with at least one image")
         self.summary.seen = tuple(self.samples[0].seen.tolist())
         self.summary.kept = self.samples[0].kept_by_all()
-
-    def check_values(self, saved: Mapping[str, Tensor], prefix: str = "") -> None:
-        """Raise ``ValueError`` for sums of other images, or of features of another width."""
-        super().check_values(saved, prefix)
-        if int(saved["ridge.count"]) not in (0, int(saved["summary.n_images"])):
-            raise ValueError(f"{prefix}ridge.count is not the number of images")
 
     def _open_samples(self) -> None:
         n_classes, missing = self.summary.n_classes, len(self.summary.weights) - len(self.samples)
