@@ -19,7 +19,7 @@ def lint(session: nox.Session) -> None:
     install(session, "ruff>=0.6", "import-linter>=2.5", "codespell[toml]>=2.3")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
+    session.run("lint-imports", "--no-cache")
     session.run("codespell")
 
 
