@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from captum_kmex.composite.nearest import nearest_at_once, nearest_by_tiles
+from captum_kmex.composite.nearness import LogNearness
 from captum_kmex.composite.packed import PackedPrototypes, prototype_offsets
 from captum_kmex.composite.resizing import (
     interpolated_norm,
@@ -21,9 +22,6 @@ from captum_kmex.composite.resizing import (
     transposed_resize,
 )
 from captum_kmex.scaling import unit_scale
-
-if TYPE_CHECKING:
-    from captum_kmex.explaining.votes import LogNearness
 
 __all__ = [
     "StackedBlocks",
@@ -152,6 +150,17 @@ class StackedBlocks:
             if _FEWEST_PROTOTYPES <= prototypes.count <= self._together():
                 return nearest_at_once(self, prototypes, nearness)
         return self._nearest_by_chunks(prototypes, nearness)
+
+    def nearness_to(self, prototypes: PackedPrototypes) -> LogNearness:
+        """Return what ``best`` fills: how near each image comes to each class.
+
+        Raises:
+            ValueError: The prototypes do not stand class by class.
+        """
+        if prototypes.runs is None:
+            raise ValueError("a vote by distance needs prototypes that stand class by class")
+        size = math.fsum(weight**2 for weight in self.weights)
+        return LogNearness(prototypes.runs, self.squared_norms.flatten(1), size)
 
     def _together(self) -> int:
         """Return how many prototypes' scores are computed at once."""

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from captum_kmex.arguments.targets import resolve_target
 from captum_kmex.bank.prototype_bank import Codebook
 from captum_kmex.classes import class_logits
+from captum_kmex.composite.nearness import mean_log_nearness
 from captum_kmex.composite.own_class import ClassPrototypes
 from captum_kmex.composite.resizing import resize
 from captum_kmex.exceptions import TargetError
 from captum_kmex.explaining.segments import class_scores, predicted_class
-from captum_kmex.explaining.votes import mean_log_nearness
 from captum_kmex.model.copies import copied
 from captum_kmex.model.head import HeadSite, LinearHead
 from captum_kmex.model.hooks import Recorder

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from captum_kmex.explaining.ledger import LedgerRow
+from captum_kmex.explaining.evidence import Question, finish_map
+from captum_kmex.explaining.explainer import Explainer
+from captum_kmex.explaining.ledger import LedgerRow, build_ledger
+from captum_kmex.explaining.segmenters import Competition
 
 __all__ = ["FORMAT", "SCHEMA_VERSION", "ExplanationData"]
+
+_Data = TypeVar("_Data", bound="ExplanationData")
 
 FORMAT = "captum_kmex.explanation"
 SCHEMA_VERSION = 1
@@ -54,6 +60,47 @@ class ExplanationData:
     prediction: Tensor | None = None
     restricted: bool = False
     surrogate_r2: float | None = None
+
+    @classmethod
+    def of(
+        cls: type[_Data],
+        images: Tensor,
+        explainer: Explainer,
+        question: Question,
+        depth: int,
+        competition: Competition,
+    ) -> _Data:
+        """Find everything about a batch that was read once.
+
+        Args:
+            images: The images (N, C, H, W).
+            explainer: The batch.
+            question: What is explained, in logit units.
+            depth: Place of the shallowest layer.
+            competition: Who competes for the pixels.
+        """
+        *_, found = explainer.evidence([question], depth, competition, voting=(depth,))
+        maps = finish_map(found.densities[0], images, None, sums=True)
+        segments = found.averaged or explainer.segments(depth, competition, is_voting=True)
+        is_free = competition.own_class is None
+        verdict = explainer.vote(depth, segments if is_free else None)
+        book = explainer.segmenter.codebook(depth)
+        return cls(
+            inputs=images.detach(),
+            layers=explainer.reading.layers[depth:],
+            target=question.target,
+            contrast=question.contrast,
+            logits=explainer.logits,
+            attribution=maps,
+            segments=segments.labels,
+            ledger=build_ledger(maps, segments.labels, segments.prototypes, book),
+            bias=question.bias(explainer.head),
+            output=question.output(explainer.logits),
+            class_scores=None if verdict is None else verdict.scores,
+            prediction=None if verdict is None else verdict.prediction,
+            restricted=not is_free,
+            surrogate_r2=explainer.ridge_r2,
+        )
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
 
 from captum_kmex.arguments import checked, resolve_depth
-from captum_kmex.arguments.inputs import check_inputs
 from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.attributions.prototype_attribution import plain_arithmetic
-from captum_kmex.classes import predicted_classes
-from captum_kmex.data.batches import class_pairs
+from captum_kmex.data.batches import IndexedBatches, class_pairs
 from captum_kmex.explaining.pixel_wins import PrototypeWins
-from captum_kmex.explaining.segmentation import SegmentOptions
+from captum_kmex.model.reading import plain_arithmetic
 
 __all__ = ["PrototypeWins", "prototype_wins"]
 
@@ -40,25 +36,15 @@ def prototype_wins(
     start = resolve_depth(depth, bank.layers)
     membership = bank.codebooks[start].membership.cpu()
     counts = torch.zeros(bank.n_classes, len(membership), dtype=torch.int64)
-    for batch in attribution._batches(loader):
+    for batch in IndexedBatches(loader, attribution.device):
         if batch.targets is None:
             raise ValueError("the loader yields no labels; yield (images, labels)")
-        logits, segments = _segments(attribution, batch.inputs, start)
-        images, classes = class_pairs("target", batch.targets, logits)
+        explainer = attribution.read(batch.inputs, None, bank.at_input, needs_head=False)
+        images, classes = class_pairs("target", batch.targets, explainer.logits)
+        with plain_arithmetic(explainer.logits):
+            segments = explainer.segments(start).labels.flatten(1)
         flat = classes[:, None] * counts.shape[1] + segments[images]
         counts += torch.bincount(flat.flatten().cpu(), minlength=counts.numel()).view_as(counts)
     if not counts.any():
         raise ValueError("the loader yielded no batch; pass one with at least one image")
     return PrototypeWins(counts, membership)
-
-
-def _segments(
-    attribution: LayerKMeansAttribution, inputs: tuple[Tensor, ...], start: int
-) -> tuple[Tensor, Tensor]:
-    """Return the logits (N, J) and the prototype of each pixel (N, H*W) of one pass."""
-    images = check_inputs(inputs)
-    passed = attribution._pass(images, None, attribution.bank_.at_input, needs_head=False)
-    predicted = predicted_classes(passed.logits)
-    with plain_arithmetic(images[0]):
-        found = attribution._segment(attribution._stack(passed), start, predicted, SegmentOptions())
-    return passed.logits, found.labels.flatten(1)

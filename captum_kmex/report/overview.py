@@ -113,7 +113,7 @@ def _strongest(pixels: Tensor, is_member: Tensor) -> int:
 
 def provenance(attribution: LayerKMeansAttribution) -> list[list[str]]:
     """Return where the numbers come from, as pairs of a name and a text."""
-    lines = [["layers", ", ".join(attribution._layer_names())]]
+    lines = [["layers", ", ".join(attribution.layer_names)]]
     if not attribution.is_fitted:
         return [
             *lines,
