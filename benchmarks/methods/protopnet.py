@@ -17,7 +17,7 @@ from benchmarks.evaluation.task import Task
 from benchmarks.methods._protopnet import ProtoPNet, Schedule, similarity, train
 from benchmarks.methods._tap import Tap
 from benchmarks.methods._training import draw
-from captum_kmex.files.atomic import write_tensors
+from captum_kmex.files.tensor_file import write_tensors
 from captum_kmex.model.activations import unwrap
 
 __all__ = ["METHODS"]

@@ -13,7 +13,8 @@ from captum_kmex.arguments import checked
 from captum_kmex.arguments.inputs import Inputs, check_inputs
 from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.prototype_attribution import Layer, PrototypeAttribution, logged
-from captum_kmex.data.batches import IndexedBatches, class_pairs
+from captum_kmex.data.batches import IndexedBatches
+from captum_kmex.data.labels import class_pairs
 from captum_kmex.deployment.modules import ExplainedModel
 from captum_kmex.deployment.parts import HeadEvidence
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError

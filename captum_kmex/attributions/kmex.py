@@ -19,7 +19,8 @@ from captum_kmex.bank.checks import check_call, check_classes, check_logits
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.bank.representatives import Representatives
 from captum_kmex.classes import class_logits
-from captum_kmex.data.batches import Batch, IndexedBatches, Labels, class_pairs
+from captum_kmex.data.batches import Batch, IndexedBatches
+from captum_kmex.data.labels import Labels, class_pairs
 from captum_kmex.deployment.modules import MarginModel
 from captum_kmex.deployment.parts import CentroidMargin
 from captum_kmex.exceptions import HeadNotFoundError

@@ -147,7 +147,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             TargetError: Malformed target.
         """
         images = check_inputs(inputs)
-        explainer = self.read(images, additional_forward_args, attribute_to_layer_input)
+        explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         question = explainer.question(target, contrast, units)
         with plain_arithmetic(images[0]):
             competition = explainer.competition(question, restrict, connected)
@@ -173,7 +173,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
     ) -> Tensor:
         """Return sum of the maps plus bias minus logit (N,), for maps in logit units."""
         at_input = attribute_to_layer_input or (self.is_fitted and self.bank_.at_input)
-        explainer = self.read(inputs, additional_forward_args, at_input)
+        explainer = self._explainer(check_inputs(inputs), additional_forward_args, at_input)
         question = explainer.question(target, contrast)
         return question.delta(attributions, explainer.head, explainer.logits)
 
@@ -200,7 +200,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             An ``Explanation`` of the whole batch.
         """
         images = check_inputs(inputs)
-        explainer = self.read(images, additional_forward_args, attribute_to_layer_input)
+        explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         start, question = explainer.depth(depth), explainer.question(target, contrast)
         with plain_arithmetic(images[0]):
             competition = explainer.competition(question, restrict, connected)
@@ -224,8 +224,9 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         Once fitted, a segment is the index of a prototype in ``bank_``; unfitted, of a
         cluster of the image; with ``connected``, of a component, numbered in each image.
         """
-        explainer = self.read(
-            inputs, additional_forward_args, attribute_to_layer_input, needs_head=False
+        images = check_inputs(inputs)
+        explainer = self._explainer(
+            images, additional_forward_args, attribute_to_layer_input, needs_head=False
         )
         start, question = explainer.depth(depth), explainer.question(target)
         with plain_arithmetic(explainer.logits):
@@ -251,7 +252,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             ValueError: ``vote`` is neither of the two.
         """
         at_input = self.bank_.at_input
-        explainer = self.read(inputs, additional_forward_args, at_input, needs_head=False)
+        images = check_inputs(inputs)
+        explainer = self._explainer(images, additional_forward_args, at_input, needs_head=False)
         start = explainer.depth(depth)
         with plain_arithmetic(explainer.logits):
             return cast("Classification", explainer.vote(start))  # there is a bank
@@ -299,7 +301,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
                 "ClassifierPrototypes(model).as_module(x) needs no fit"
             )
         bank = self.bank_
-        explainer = self.read(inputs, None, bank.at_input)
+        explainer = self._explainer(check_inputs(inputs), None, bank.at_input)
         start = explainer.depth(depth)
         reading, logits = explainer.reading, explainer.logits
         head, tap = explainer.head_and_map

@@ -12,7 +12,6 @@ from captum_kmex.arguments.inputs import Inputs, check_inputs
 from captum_kmex.attributions.fitted_attribution import FittedAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import Layer
-from captum_kmex.bank.checks import check_call, check_logits
 from captum_kmex.data.batches import Batch
 from captum_kmex.explaining.explainer import Explainer
 from captum_kmex.explaining.segmenters import (
@@ -71,15 +70,9 @@ class StackedLayersAttribution(FittedAttribution):
         Raises:
             ValueError: Malformed inputs or layers, or others than those that the bank is for.
         """
-        images, at_input = check_inputs(inputs), attribute_to_layer_input
-        segmenter = self._segmenter()
-        if isinstance(segmenter, PrototypeSegments):
-            check_call(segmenter.bank, self.layer_names, images[0], at_input)
-            needs_head = needs_head and segmenter.ridge_head is None
-        reading = self._read_layers(images, additional_forward_args, at_input, needs_head)
-        if isinstance(segmenter, PrototypeSegments):
-            check_logits(segmenter.bank, reading.logits)
-        return Explainer(reading, segmenter, self.average_top, self._own_head())
+        return self._explainer(
+            check_inputs(inputs), additional_forward_args, attribute_to_layer_input, needs_head
+        )
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -110,6 +103,17 @@ class StackedLayersAttribution(FittedAttribution):
             "vote": self.vote,
         }
 
+    def _explainer(
+        self, images: tuple[Tensor, ...], args: object, at_input: bool, needs_head: bool = True
+    ) -> Explainer:
+        """Read a batch whose arguments have been checked."""
+        names, segmenter = self.layer_names, self._segmenter()
+        segmenter.check_call(names, images[0], at_input)
+        needs_head = needs_head and segmenter.ridge_head is None
+        reading = self._read_layers(names, images, args, at_input, needs_head)
+        segmenter.check_logits(reading.logits)
+        return Explainer(reading, segmenter, self.average_top, self._own_head())
+
     def _segmenter(self) -> Segmenter:
         """Return who makes the segments: the one place where it matters whether there was a fit."""
         if self.is_fitted:
@@ -118,13 +122,13 @@ class StackedLayersAttribution(FittedAttribution):
 
     def _read_layers(
         self,
+        names: tuple[str, ...],
         images: tuple[Tensor, ...],
         args: object,
         at_input: bool,
         needs_head: bool = True,
         keeps_refusal: bool = False,
     ) -> Reading:
-        names = self.layer_names
         reading = self._read(
             images, names, args, at_input, needs_head=needs_head, keeps_refusal=keeps_refusal
         )
@@ -138,7 +142,9 @@ class StackedLayersAttribution(FittedAttribution):
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         images = check_inputs(batch.inputs)
         before = self._site
-        reading = self._read_layers(images, args, at_input, keeps_refusal=self._is_head_settled)
+        reading = self._read_layers(
+            self.layer_names, images, args, at_input, keeps_refusal=self._is_head_settled
+        )
         self._is_head_settled = before is not None  # two batches have been searched
         if before is not None and isinstance(before, str) != isinstance(reading.site, str):
             others = "earlier" if isinstance(before, HeadSite) else "these"

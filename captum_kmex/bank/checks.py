@@ -59,10 +59,10 @@ def check_logits(bank: PrototypeBank, logits: Tensor) -> None:
 
 def check_classes(bank: PrototypeBank, classes: Tensor) -> None:
     """Raise ``ValueError`` for a class that the bank has no prototypes of."""
-    membership = bank.codebooks[0].membership
-    if membership.ndim == 2:
+    book = bank.codebooks[0]
+    if book.is_agnostic:
         return
-    known = membership.unique().to(classes.device)
+    known = book.membership.unique().to(classes.device)
     missing = classes[~torch.isin(classes, known)]
     if len(missing):
         raise ValueError(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from captum_kmex.arguments.targets import resolve_target
 from captum_kmex.bank.prototype_bank import Codebook
 from captum_kmex.classes import class_logits
+from captum_kmex.composite.by_class import ClassPrototypes
 from captum_kmex.composite.nearness import mean_log_nearness
-from captum_kmex.composite.own_class import ClassPrototypes
 from captum_kmex.composite.resizing import resize
 from captum_kmex.exceptions import TargetError
 from captum_kmex.explaining.segments import class_scores, predicted_class
@@ -136,7 +136,7 @@ def class_table(book: Codebook, n_classes: int) -> tuple[Tensor, Tensor]:
         class, L where it has none.
     """
     everyone = torch.arange(n_classes, device=book.centroids.device)
-    groups = ClassPrototypes.of(book.centroids, book.membership)
+    groups = ClassPrototypes.of(book)
     known = groups.known(everyone)
     owner = groups.owner[known]
     column = torch.full_like(everyone, len(known))

@@ -102,7 +102,7 @@ def segment_by_class(
     Raises:
         ValueError: The codebook is class-agnostic.
     """
-    if book.membership.ndim == 2:
+    if book.is_agnostic:
         raise ValueError("restrict needs a class-wise fit; this bank has labels=None")
     found = _best_of_class(stack, book, classes)
     return _segmentation(stack, found, len(book.centroids), connected)

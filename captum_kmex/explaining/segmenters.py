@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from captum_kmex.bank.checks import check_classes
+from captum_kmex.bank.checks import check_call, check_classes, check_logits
 from captum_kmex.bank.prototype_bank import Codebook, PrototypeBank
 from captum_kmex.bank.ridge_head import Surrogate
 from captum_kmex.composite.stack import StackedBlocks
@@ -57,6 +57,12 @@ class ImageClusters:
     @property
     def ridge_head(self) -> None:
         """``None``: only a fit gives one."""
+
+    def check_call(self, _layers: Sequence[str], _images: Tensor, _at_input: bool) -> None:
+        """Do nothing: there is no fit to differ from."""
+
+    def check_logits(self, _logits: Tensor) -> None:
+        """Do nothing, likewise."""
 
     def stack(self, blocks: Sequence[Tensor]) -> StackedBlocks:
         """Return the composite of the layers."""
@@ -105,6 +111,14 @@ class PrototypeSegments:
     def ridge_head(self) -> Surrogate | None:
         """What stands in for the head of a model that has none."""
         return self.bank.surrogate
+
+    def check_call(self, layers: Sequence[str], images: Tensor, at_input: bool) -> None:
+        """Compare a call with the fit; errors are those of ``bank.checks.check_call``."""
+        check_call(self.bank, layers, images, at_input)
+
+    def check_logits(self, logits: Tensor) -> None:
+        """Raise ``ValueError`` for a model with another number of logits than the fit's."""
+        check_logits(self.bank, logits)
 
     def stack(self, blocks: Sequence[Tensor]) -> StackedBlocks:
         """Return the composite of the layers, with the weights of the fit.

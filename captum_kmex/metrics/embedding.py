@@ -11,7 +11,8 @@ from captum_kmex.arguments import checked
 from captum_kmex.attributions.classifier_prototypes import ClassifierPrototypes
 from captum_kmex.attributions.kmex import KMExAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.data.batches import IndexedBatches, class_pairs
+from captum_kmex.data.batches import IndexedBatches
+from captum_kmex.data.labels import class_pairs
 from captum_kmex.model.reading import Reading
 
 __all__ = ["pooled_embeddings"]

@@ -16,7 +16,8 @@ from captum_kmex.attributions.kmex import KMExAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import PrototypeAttribution
 from captum_kmex.classes import class_logits, predicted_classes
-from captum_kmex.data.batches import IndexedBatches, class_pairs
+from captum_kmex.data.batches import IndexedBatches
+from captum_kmex.data.labels import class_pairs
 
 __all__ = ["SurrogateScores", "sensitivity_max", "surrogate_scores"]
 

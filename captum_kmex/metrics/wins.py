@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 import torch
 
-from captum_kmex.arguments import checked, resolve_depth
+from captum_kmex.arguments import checked
 from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.data.batches import IndexedBatches, class_pairs
+from captum_kmex.data.batches import IndexedBatches
+from captum_kmex.data.labels import class_pairs
 from captum_kmex.explaining.pixel_wins import PrototypeWins
 from captum_kmex.model.reading import plain_arithmetic
 
@@ -33,7 +34,7 @@ def prototype_wins(
         ValueError: No such depth; or the loader is empty or yields no labels.
     """
     bank = attribution.bank_
-    start = resolve_depth(depth, bank.layers)
+    start = bank.depth(depth)
     membership = bank.codebooks[start].membership.cpu()
     counts = torch.zeros(bank.n_classes, len(membership), dtype=torch.int64)
     for batch in IndexedBatches(loader, attribution.device):
