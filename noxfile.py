@@ -57,7 +57,7 @@ def docs(session: nox.Session) -> None:
 def speed(session: nox.Session) -> None:
     """The tables of docs/speed.md, on an idle machine only."""
     install(session, "-e", ".[test]")
-    session.run("python", "-m", "benchmarks.report", *session.posargs, env=ONE_THREAD)
+    session.run("python", "-m", "benchmarks", "speed", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(reuse_venv=False)
