@@ -19,7 +19,7 @@ def lint(session: nox.Session) -> None:
     install(session, "ruff>=0.6", "import-linter>=2.5", "codespell[toml]>=2.3")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": "."})
+    session.run("lint-imports", "--no-cache")
     session.run("codespell")
 
 
@@ -57,7 +57,7 @@ def docs(session: nox.Session) -> None:
 def speed(session: nox.Session) -> None:
     """The tables of docs/speed.md, on an idle machine only."""
     install(session, "-e", ".[test]")
-    session.run("python", "-m", "benchmarks.report", *session.posargs, env=ONE_THREAD)
+    session.run("python", "-m", "benchmarks", "speed", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session(reuse_venv=False)

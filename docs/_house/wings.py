@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-import tomllib
-
 import captum_kmex
 from _house.drawing import GAP, HEIGHT, box, svg
 
 __all__ = ["draw_wings", "imports"]
 
-ROOT = Path(captum_kmex.__file__).parents[1]
-PACKAGE = ROOT / "captum_kmex"
+PACKAGE = Path(captum_kmex.__file__).parent
 WIDTH = 104  # of a box
 STEP = 66  # from a row of boxes to the next
 
@@ -24,15 +21,12 @@ STEP = 66  # from a row of boxes to the next
 def imports() -> dict[str, set[str]]:
     """Return, of each wing, the wings that it imports from."""
     found: dict[str, set[str]] = {}
-    skipped = _broken_rules()
     for path in sorted(PACKAGE.rglob("*.py")):
         module = _module(path)
         if module.startswith("_") or module in ("", "moved"):  # what only the package imports
             continue
         others = found.setdefault(module.split(".")[0], set())
-        for target in _imported(path):
-            if (module, target) not in skipped:
-                others.add(target.split(".")[0])
+        others |= {target.split(".")[0] for target in _imported(path)}
     return {wing: {o for o in others - {wing} if o in found} for wing, others in found.items()}
 
 
@@ -46,14 +40,6 @@ def _imported(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("captum_kmex."):
             yield str(node.module).removeprefix("captum_kmex.")
-
-
-def _broken_rules() -> set[tuple[str, str]]:
-    """Return the imports that the contract of the levels overlooks."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    lines = [line for each in contracts["contracts"] for line in each.get("ignore_imports", ())]
-    pairs = (line.replace("captum_kmex.", "").split(" -> ") for line in lines)
-    return {(one, other) for one, other in pairs}
 
 
 def heights(edges: Mapping[str, set[str]]) -> dict[str, int]:
