@@ -20,8 +20,7 @@ from captum_kmex.attributions.prototype_attribution import (
     plain_arithmetic,
 )
 from captum_kmex.data.batches import class_pairs
-from captum_kmex.deployment.modules import ExplainedModel
-from captum_kmex.deployment.parts import HeadEvidence
+from captum_kmex.deployment import ExplainedModel, HeadEvidence, fixed_target
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.explaining.evidence import (
     contrast_targets,
@@ -248,7 +247,7 @@ class ClassifierPrototypes(PrototypeAttribution):
         reads_tap = not self._has_own_head()
         passed = replace(passed, layers=() if reads_tap else passed.layers)
         reader = self._frozen_reader(passed, False, reads_tap)
-        return ExplainedModel(reader, HeadEvidence(head, target, passed.logits))
+        return ExplainedModel(reader, HeadEvidence(head, fixed_target(target, passed.logits)))
 
     def _read(
         self,

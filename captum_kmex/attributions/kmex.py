@@ -19,8 +19,7 @@ from captum_kmex.bank.representatives import Representatives
 from captum_kmex.classes import class_logits
 from captum_kmex.composite.by_class import best_by_class
 from captum_kmex.data.batches import Batch, Labels, class_pairs
-from captum_kmex.deployment.modules import MarginModel
-from captum_kmex.deployment.parts import CentroidMargin
+from captum_kmex.deployment import CentroidMargin, MarginModel, fixed_target
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.explaining.evidence import contrast_targets, finish_map
 from captum_kmex.fitting.options import Observation
@@ -206,7 +205,9 @@ class KMExAttribution(FittedAttribution):
         self._check_classes(resolve_target(target, class_logits(logits)))
         if len(self.prototype_classes.unique()) < 2:
             raise ValueError("a margin needs prototypes of two classes; fit more classes")
-        margin = CentroidMargin(self._book, self.bank_.n_classes, target, logits, features)
+        target = fixed_target(target, class_logits(logits))
+        centroids, classes = self.prototypes.to(features), self.prototype_classes
+        margin = CentroidMargin(centroids, classes, self.bank_.n_classes, target)
         reader = self._frozen_reader(passed, at_input, reads_tap=not passed.layers)
         return MarginModel(reader, margin).to(logits.device)
 

@@ -18,8 +18,13 @@ from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.classes import class_of, predicted_classes
 from captum_kmex.composite.stack import StackedBlocks, block_weights
 from captum_kmex.data.batches import Batch
-from captum_kmex.deployment.modules import SegmentedModel
-from captum_kmex.deployment.parts import HeadEvidence, PixelAssignment, Vote
+from captum_kmex.deployment import (
+    DistanceVote,
+    HeadEvidence,
+    SegmentedModel,
+    ShareVote,
+    fixed_target,
+)
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.explaining.evidence import (
     carried_down,
@@ -393,16 +398,18 @@ class LayerKMeansAttribution(FittedAttribution):
         passed = self._pass(check_inputs(inputs), None, bank.at_input)
         start = resolve_depth(depth, passed.layers)
         stack, books = self._stack(passed).suffix(start), bank.codebooks[start:]
-        vote = Vote(books[0], bank.n_classes, stack.weights, by_distance=self.vote == "distance")
-        assignments = [
-            PixelAssignment(book, stack.weights[i:], stack.blocks[i])
-            for i, book in enumerate(books)
-        ]
+        members, by_distance = books[0].membership, self.vote == "distance"
+        kind = DistanceVote if by_distance and members.ndim == 1 else ShareVote
         head, tap = self._head_and_tap(passed)
         seen = replace(passed, layers=passed.layers[start:])
-        reader = self._frozen_reader(seen, bank.at_input, reads_tap=tap is passed.tap)
-        evidence = HeadEvidence(head, target, passed.logits)
-        module = SegmentedModel(reader, evidence, assignments, vote, self.average_top)
+        module = SegmentedModel(
+            self._frozen_reader(seen, bank.at_input, reads_tap=tap is passed.tap),
+            HeadEvidence(head, fixed_target(target, passed.logits)),
+            [book.centroids.to(stack.blocks[0]) for book in books],
+            stack.weights,
+            kind(members, bank.n_classes),
+            self.average_top,
+        )
         return module.to(passed.logits.device)
 
     @classmethod

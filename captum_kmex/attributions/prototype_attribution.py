@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from captum_kmex.arguments import Setting
 from captum_kmex.arguments.inputs import check_forward_args
 from captum_kmex.data.batches import IndexedBatches
-from captum_kmex.deployment.parts import ModelReader
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.model.activations import Trace, layer_name, trace
 from captum_kmex.model.head import HeadSite, LinearHead, linear_head, own_head_misses
@@ -24,6 +23,7 @@ from captum_kmex.model.head_search import find_head, head_output
 from captum_kmex.model.layout import ChannelAxis
 from captum_kmex.model.opaque import plain_model
 from captum_kmex.model.prepared import Preparation, channels_last
+from captum_kmex.model.reader import ModelReader
 
 __all__ = ["HEAD_TAIL", "Forward", "Layer", "PrototypeAttribution", "logged", "plain_arithmetic"]
 

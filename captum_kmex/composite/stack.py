@@ -14,7 +14,6 @@ from captum_kmex.arguments import checked
 from captum_kmex.composite.nearest import nearest_at_once, nearest_by_tiles
 from captum_kmex.composite.packed import PackedPrototypes, prototype_offsets
 from captum_kmex.composite.resizing import (
-    interpolated_norm,
     neighbour_products,
     norm_from_products,
     resize,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = [
     "StackedBlocks",
     "block_weights",
-    "interpolated_norm",
     "resize",
     "resize_keeping_mean",
 ]
