@@ -15,8 +15,8 @@ from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.prototype_attribution import Layer, PrototypeAttribution, logged
 from captum_kmex.data.batches import IndexedBatches
 from captum_kmex.data.labels import class_pairs
-from captum_kmex.deployment.modules import ExplainedModel
-from captum_kmex.deployment.parts import HeadEvidence
+from captum_kmex.deployment.evidence import HeadEvidence, fixed_target
+from captum_kmex.deployment.models import ExplainedModel
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.explaining.evidence import Question, finish_map
 from captum_kmex.model.activations import layer_name
@@ -227,7 +227,7 @@ class ClassifierPrototypes(PrototypeAttribution):
         head, reads_tap = reading.linear_head, self._own_head() is None
         seen = replace(reading, features={}) if reads_tap else reading
         reader = self._frozen_reader(seen, False, reads_tap)
-        return ExplainedModel(reader, HeadEvidence(head, target, reading.logits))
+        return ExplainedModel(reader, HeadEvidence(head, fixed_target(target, reading.logits)))
 
     @checked
     def read(

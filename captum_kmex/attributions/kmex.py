@@ -21,8 +21,8 @@ from captum_kmex.bank.representatives import Representatives
 from captum_kmex.classes import class_logits
 from captum_kmex.data.batches import Batch, IndexedBatches
 from captum_kmex.data.labels import Labels, class_pairs
-from captum_kmex.deployment.modules import MarginModel
-from captum_kmex.deployment.parts import CentroidMargin
+from captum_kmex.deployment.evidence import CentroidMargin, fixed_target
+from captum_kmex.deployment.models import MarginModel
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.explaining.evidence import Question, finish_map
 from captum_kmex.explaining.margins import CentroidMargins, squared_distances
@@ -213,7 +213,9 @@ class KMExAttribution(FittedAttribution):
         check_classes(bank, resolve_target(target, class_logits(logits)))
         if len(self.prototype_classes.unique()) < 2:
             raise ValueError("a margin needs prototypes of two classes; fit more classes")
-        margin = CentroidMargin(bank.codebooks[0], bank.n_classes, target, logits, features)
+        target = fixed_target(target, class_logits(logits))
+        centroids, classes = self.prototypes.to(features), self.prototype_classes
+        margin = CentroidMargin(centroids, classes, bank.n_classes, target)
         reader = self._frozen_reader(reading, bank.at_input, reads_tap=not reading.layers)
         return MarginModel(reader, margin).to(logits.device)
 

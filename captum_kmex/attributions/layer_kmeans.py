@@ -16,8 +16,9 @@ from captum_kmex.attributions.prototype_attribution import Layer, logged
 from captum_kmex.attributions.saved_settings import restored
 from captum_kmex.attributions.stacked_layers import StackedLayersAttribution
 from captum_kmex.bank.prototype_bank import PrototypeBank
-from captum_kmex.deployment.modules import SegmentedModel
-from captum_kmex.deployment.parts import HeadEvidence, PixelAssignment, Vote
+from captum_kmex.deployment.evidence import HeadEvidence, fixed_target
+from captum_kmex.deployment.models import SegmentedModel
+from captum_kmex.deployment.vote import PrototypeVote
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.explaining.evidence import finish_map
 from captum_kmex.explaining.votes import Classification
@@ -306,15 +307,15 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         reading, logits = explainer.reading, explainer.logits
         head, tap = explainer.head_and_map
         stack, books = explainer.stack.suffix(start), bank.codebooks[start:]
-        vote = Vote(books[0], bank.n_classes, stack.weights, by_distance=self.vote == "distance")
-        assignments = [
-            PixelAssignment(book, stack.weights[i:], stack.blocks[i])
-            for i, book in enumerate(books)
-        ]
         seen = replace(reading, features=dict(list(reading.features.items())[start:]))
-        reader = self._frozen_reader(seen, bank.at_input, reads_tap=tap is reading.tap)
-        evidence = HeadEvidence(head, target, logits)
-        module = SegmentedModel(reader, evidence, assignments, vote, self.average_top)
+        module = SegmentedModel(
+            self._frozen_reader(seen, bank.at_input, reads_tap=tap is reading.tap),
+            HeadEvidence(head, fixed_target(target, logits)),
+            [book.centroids.to(stack.blocks[0]) for book in books],
+            stack.weights,
+            PrototypeVote(self.vote, books[0].membership, bank.n_classes),
+            self.average_top,
+        )
         return module.to(logits.device)
 
     @classmethod

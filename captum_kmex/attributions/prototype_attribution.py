@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from captum_kmex.arguments import Setting, checked
 from captum_kmex.arguments.inputs import Inputs, check_forward_args, check_inputs
-from captum_kmex.deployment.parts import ModelReader
 from captum_kmex.model.activations import layer_name
+from captum_kmex.model.frozen_reader import ModelReader
 from captum_kmex.model.head import HeadSite
 from captum_kmex.model.layout import ChannelAxis
 from captum_kmex.model.opaque import plain_model

@@ -30,7 +30,7 @@ def best_by_class(scores: Tensor, classes: Tensor, n_classes: int) -> tuple[Tens
         Float tensor (N, C), and index tensor (N, C) into the prototypes: the first of equals, 0
         for a class without any.
     """
-    shape = (len(scores), n_classes)
+    shape = (scores.shape[0], n_classes)  # len() would fix the batch in an export
     owner = classes.to(scores.device).expand_as(scores)
     best = scores.new_full(shape, -torch.inf).scatter_reduce(1, owner, scores, "amax")
     count = scores.shape[1]

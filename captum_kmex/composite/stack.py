@@ -13,7 +13,6 @@ from captum_kmex.composite.nearest import nearest_at_once, nearest_by_tiles
 from captum_kmex.composite.nearness import LogNearness
 from captum_kmex.composite.packed import PackedPrototypes, prototype_offsets
 from captum_kmex.composite.resizing import (
-    interpolated_norm,
     neighbour_products,
     norm_from_products,
     resize,
@@ -25,7 +24,6 @@ from captum_kmex.scaling import unit_scale
 
 __all__ = [
     "StackedBlocks",
-    "interpolated_norm",
     "resize",
     "resize_keeping_mean",
 ]

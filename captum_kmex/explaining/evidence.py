@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from captum_kmex.arguments.targets import Target, resolve_target
 from captum_kmex.composite.resizing import resize_keeping_mean
+from captum_kmex.composite.stack import StackedBlocks
+from captum_kmex.explaining.segmentation import Segmentation
+from captum_kmex.explaining.segments import segment_means
 from captum_kmex.model.head import LinearHead
 
-__all__ = ["Question", "finish_map"]
+__all__ = ["DepthEvidence", "Question", "carried_down", "finish_map"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +87,49 @@ class Question:
     def delta(self, maps: Tensor, head: LinearHead, logits: Tensor) -> Tensor:
         """Return what maps in logit units miss (N,): their sum plus bias minus output."""
         return maps.flatten(1).sum(1) + self.bias(head) - self.output(logits)
+
+
+@dataclass(frozen=True, eq=False)
+class DepthEvidence:
+    """The evidence of some questions, carried down to one depth.
+
+    Attributes:
+        depth: Place of the shallowest layer.
+        densities: A question, float tensor (N, 1, H, W); its mean is output minus bias.
+        averaged: The segments within which they are constant; ``None`` at the deepest layer,
+            where the head's map is used as it is.
+    """
+
+    depth: int
+    densities: list[Tensor]
+    averaged: Segmentation | None
+
+
+def carried_down(
+    densities: Sequence[Tensor],
+    stack: StackedBlocks,
+    last: int,
+    average_top: bool,
+    segment: Callable[[int], Segmentation],
+) -> Iterator[DepthEvidence]:
+    """Carry densities from the deepest layer down: resize, average within segments, repeat.
+
+    Args:
+        densities: Maps of the head, float tensors (N, 1, h, w).
+        stack: The layers.
+        last: Place of the layer where this ends.
+        average_top: Average within the segments of the deepest layer too.
+        segment: Takes the place of a layer and returns the segments of the stack from there on.
+    """
+    top = len(stack.blocks) - 1
+    for depth in range(top, last - 1, -1):
+        grid = stack.suffix(depth).grid
+        densities = [resize_keeping_mean(density, grid) for density in densities]
+        found = None
+        if depth < top or average_top:
+            found = segment(depth)
+            densities = [segment_means(d, found.labels, found.count) for d in densities]
+        yield DepthEvidence(depth, densities, found)
 
 
 def finish_map(density: Tensor, images: Tensor, upsample: str | None, *, sums: bool) -> Tensor:

@@ -11,36 +11,18 @@ from torch import Tensor, nn
 from captum_kmex.arguments import resolve_depth
 from captum_kmex.arguments.targets import Target
 from captum_kmex.classes import class_of
-from captum_kmex.composite.resizing import resize_keeping_mean
 from captum_kmex.composite.stack import StackedBlocks
-from captum_kmex.explaining.evidence import Question
+from captum_kmex.explaining.evidence import DepthEvidence, Question, carried_down
 from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.explaining.segmenters import Competition, Segmenter
-from captum_kmex.explaining.segments import segment_means
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.model.head import LinearHead, own_head
 from captum_kmex.model.reading import Reading
 
-__all__ = ["DepthEvidence", "Explainer"]
+__all__ = ["Explainer"]
 
 
 _FREE = Competition()
-
-
-@dataclass(frozen=True, eq=False)
-class DepthEvidence:
-    """The evidence of some questions, carried down to one depth.
-
-    Attributes:
-        depth: Place of the shallowest layer.
-        densities: A question, float tensor (N, 1, H, W); its mean is output minus bias.
-        averaged: The segments within which they are constant; ``None`` at the deepest layer,
-            where the head's map is used as it is.
-    """
-
-    depth: int
-    densities: list[Tensor]
-    averaged: Segmentation | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,19 +136,15 @@ class Explainer:
             competition: Who competes for the pixels.
             voting: Depths whose segments will vote.
 
-        Yields:
+        Returns:
             The depths, from the deepest layer alone to ``last``.
         """
         densities = [question.density(*self.head_and_map) for question in questions]
-        top = len(self.stack.blocks) - 1
-        for depth in range(top, last - 1, -1):
-            grid = self.stack.suffix(depth).grid
-            densities = [resize_keeping_mean(density, grid) for density in densities]
-            found = None
-            if depth < top or self.average_top:
-                found = self.segments(depth, competition, is_voting=depth in voting)
-                densities = [segment_means(d, found.labels, found.count) for d in densities]
-            yield DepthEvidence(depth, densities, found)
+
+        def segment(depth: int) -> Segmentation:
+            return self.segments(depth, competition, is_voting=depth in voting)
+
+        return carried_down(densities, self.stack, last, self.average_top, segment)
 
     def vote(self, depth: int, segments: Segmentation | None = None) -> Classification | None:
         """Return how a depth's prototypes classify; ``None`` without prototypes.

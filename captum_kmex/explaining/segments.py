@@ -55,8 +55,8 @@ def to_classes(values: Tensor, membership: Tensor, n_classes: int) -> Tensor:
     """
     if is_agnostic(membership):
         return values @ membership.to(values)
-    sums = values.new_zeros(len(values), n_classes)
-    return sums.index_add_(1, membership.to(values.device), values)
+    owners = membership.to(values.device).expand_as(values)
+    return values.new_zeros(values.shape[0], n_classes).scatter_add_(1, owners, values)
 
 
 def class_scores(segments: Tensor, membership: Tensor, n_classes: int) -> Tensor:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_kmex.composite import stack as stacking
+from captum_kmex.composite.resizing import neighbour_products, norm_from_products
 from captum_kmex.composite.stack import (
     StackedBlocks,
-    interpolated_norm,
     resize,
     resize_keeping_mean,
 )
@@ -101,11 +101,11 @@ def test_rows_equal_naive_concatenation(sizes, dtype):
 
 @grids
 @dtypes
-def test_interpolated_norm_equals_norm_of_resized(sizes, dtype):
+def test_norm_from_products_equals_norm_of_resized(sizes, dtype):
     stack = random_stack(sizes, dtype)
     for block in stack.blocks:
         expected = resize(block, stack.grid).norm(dim=1, keepdim=True)
-        found = interpolated_norm(block, stack.grid)
+        found = norm_from_products(neighbour_products(block), stack.grid)
         # the squared norm is what is summed; its root loses digits where it is small
         assert torch.allclose(found.square(), expected.square(), atol=10 * TOLERANCE[dtype], rtol=0)
 
