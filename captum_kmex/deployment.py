@@ -33,6 +33,7 @@ __all__ = [
     "fixed_target",
 ]
 
+_VERDICT = ["class_scores", "prediction"]
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -81,12 +82,7 @@ class SegmentedModel(ExplainedModel):
         average_top: Average within the segments of the deepest layer too.
     """
 
-    output_names: ClassVar[list[str]] = [
-        *ExplainedModel.output_names,
-        "segments",
-        "class_scores",
-        "prediction",
-    ]
+    output_names: ClassVar[list[str]] = [*ExplainedModel.output_names, "segments", *_VERDICT]
 
     def __init__(
         self,
@@ -122,14 +118,9 @@ class SegmentedModel(ExplainedModel):
 
         *_, last = carried_down([density], stack, 0, self.average_top, segment)
         found = last[2] or segment(0)
-        return {
-            "logits": logits,
-            "target": target,
-            "attribution": _summed(last[1][0]),
-            "bias": bias,
-            "segments": found.labels,
-            **self.vote(scores[-1], found),
-        }
+        verdict = self.vote(scores[-1], found)
+        answers = (logits, target, _summed(last[1][0]), bias, found.labels, *verdict)
+        return dict(zip(self.output_names, answers, strict=True))
 
 
 class MarginModel(ExplainedModel):
@@ -140,10 +131,7 @@ class MarginModel(ExplainedModel):
         evidence: The centroids.
     """
 
-    output_names: ClassVar[list[str]] = [
-        *["logits", "target", "attribution"],
-        *["class_scores", "prediction"],
-    ]
+    output_names: ClassVar[list[str]] = ["logits", "target", "attribution", *_VERDICT]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return logits, explanation and the prototypes' verdict of images (N, C, H, W).
@@ -155,13 +143,8 @@ class MarginModel(ExplainedModel):
         """
         logits, _, tap = self.reader(images)
         target, density, scores = self.evidence(logits, tap)
-        return {
-            "logits": logits,
-            "target": target,
-            "attribution": _summed(density),
-            "class_scores": scores,
-            "prediction": scores.argmax(1),
-        }
+        answers = (logits, target, _summed(density), scores, scores.argmax(1))
+        return dict(zip(self.output_names, answers, strict=True))
 
 
 def _summed(density: Tensor) -> Tensor:
@@ -274,13 +257,11 @@ class ShareVote(nn.Module):
         self.register_buffer("membership", shares.float())
         self.n_classes = n_classes
 
-    def forward(self, scores: Tensor, segments: Segmentation) -> dict[str, Tensor]:  # noqa: ARG002
+    def forward(self, scores: Tensor, segments: Segmentation) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return class scores (N, C) and predictions (N,) of the scores (N, K, H, W)."""
         book = (self.membership, self.n_classes)
-        return {
-            "class_scores": class_scores(segments.nearest, *book),
-            "prediction": predicted_class(segments.nearest, segments.distances, *book),
-        }
+        nearest, distances = segments.nearest, segments.distances
+        return class_scores(nearest, *book), predicted_class(nearest, distances, *book)
 
 
 class DistanceVote(nn.Module):
@@ -306,7 +287,7 @@ class DistanceVote(nn.Module):
         self.register_buffer("order", order)
         self.register_buffer("column", column)
 
-    def forward(self, scores: Tensor, segments: Segmentation) -> dict[str, Tensor]:
+    def forward(self, scores: Tensor, segments: Segmentation) -> tuple[Tensor, Tensor]:
         """Return class scores (N, C) and predictions (N,) of the scores (N, K, H, W)."""
         stack = segments.stack
         scores = scores if self.is_in_order else scores[:, self.order]
@@ -315,4 +296,4 @@ class DistanceVote(nn.Module):
         found = mean_log_nearness(best, stack.squared_norms.unsqueeze(1), size)
         # classes without prototypes have minus infinity
         found = F.pad(found, (0, 1), value=-torch.inf)[:, self.column]
-        return {"class_scores": found, "prediction": found.argmax(1)}
+        return found, found.argmax(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,8 @@ __all__ = [
     "resized_at",
     "transposed_resize",
 ]
+
+_Made = TypeVar("_Made")
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -82,7 +86,7 @@ def neighbour_products(block: Tensor) -> Tensor:
     width, flat = block.shape[3], block.flatten(2)
     both = _pairs(flat, 0, width + 1) + _pairs(flat, 1, width)
     products = [flat.square().sum(1), 2 * _pairs(flat, 0, 1), 2 * _pairs(flat, 0, width), 2 * both]
-    return torch.stack(products, 1).unflatten(2, block.shape[2:]).unflatten(1, (2, 2))
+    return torch.stack(products, 1).view(block.shape[0], 2, 2, *block.shape[2:])
 
 
 def norm_from_products(products: Tensor, size: tuple[int, int]) -> Tensor:
@@ -97,7 +101,7 @@ def norm_from_products(products: Tensor, size: tuple[int, int]) -> Tensor:
     down = _square_matrix(size[0], height, products.dtype, products.device)
     across = _square_matrix(size[1], width, products.dtype, products.device)
     table = products.transpose(2, 3).reshape(images, 2 * height, 2 * width)
-    squares = torch.matmul(down, torch.matmul(table, across.T))
+    squares: Tensor = torch.matmul(down, torch.matmul(table, across.T))
     return squares.clamp_min(0).sqrt().unsqueeze(1)
 
 
@@ -109,10 +113,22 @@ def _pairs(flat: Tensor, first: int, second: int) -> Tensor:
     cells = flat.shape[2]
     count = max(0, cells - max(first, second))
     products = flat[..., first : first + count] * flat[..., second : second + count]
-    return F.pad(products.sum(1), (0, cells - count))
+    padded: Tensor = F.pad(products.sum(1), (0, cells - count))
+    return padded
 
 
-@lru_cache(maxsize=256)
+def _kept(make: Callable[..., _Made]) -> Callable[..., _Made]:
+    """Keep what is made, unless by an exporter's trace, whose tensors hold no numbers."""
+    kept = lru_cache(maxsize=256)(make)
+
+    @wraps(make)
+    def call(*args: Any) -> _Made:
+        return make(*args) if torch.compiler.is_compiling() else kept(*args)
+
+    return call
+
+
+@_kept
 def corners(
     size: int, cells: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,7 +139,7 @@ def corners(
     return lower, (lower + 1).clamp_max(cells - 1), source - lower
 
 
-@lru_cache(maxsize=256)
+@_kept
 def resize_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the matrix (size, cells) of bilinear resizing along one dimension."""
     lower, upper, weight = corners(size, cells, dtype, device)
@@ -134,7 +150,7 @@ def resize_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.devic
     return matrix
 
 
-@lru_cache(maxsize=256)
+@_kept
 def _square_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return what takes cells' squares, then products with the next cell, to positions."""
     matrix = resize_matrix(size, cells, dtype, device)
