@@ -100,7 +100,7 @@ def check_bank_tensors(
         tensors: The tensors, by name.
         depths: Number of codebooks.
         n_classes: Number of classes.
-        n_logits: Number of logits of a ridge surrogate, ``None`` where there is none.
+        n_logits: Number of logits of a ridge head, ``None`` where there is none.
 
     Raises:
         ValueError: One is missing, unknown, of another type or shape, or out of range.

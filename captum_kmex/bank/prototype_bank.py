@@ -201,27 +201,36 @@ def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Pr
     check_provenance(about, n_classes)
     n_logits = about.integer("n_logits") if "n_logits" in about else n_classes
     check_bank_tensors(tensors, depths, n_classes, n_logits if "surrogate" in fields else None)
-    input_range = fields.numbers("input_range")
-    if len(input_range) != 2 or input_range[0] > input_range[1]:
-        raise ValueError(f"input_range is {input_range[:2]}, not a least and a greatest value")
-    method = fields.text("method", METHODS)
     codebooks = tuple(_codebook(tensors, depth) for depth in range(depths))
-    if method != METHODS[0] and (len(layers) > 1 or codebooks[0].is_agnostic):
-        raise ValueError(f"{method} has one layer, and prototypes of classes")
-    check_settings(fields.part("settings"), method, len(layers))
     return PrototypeBank(
-        method=method,
+        method=_method(fields, layers, codebooks[0].is_agnostic),
         layers=layers,
         at_input=fields.flag("at_input"),
         weights=weights,
         codebooks=codebooks,
         n_classes=n_classes,
-        input_range=(input_range[0], input_range[1]),
+        input_range=_input_range(fields),
         fingerprint=_fingerprint(fields.part("fingerprint")),
         provenance=fields.mapping("provenance"),
         surrogate=_ridge_head(fields, tensors, layers),
         settings=fields.mapping("settings"),
     )
+
+
+def _method(fields: Fields, layers: tuple[str, ...], is_agnostic: bool) -> str:
+    """Return the name of the class that fitted a bank, which can have fitted such a one."""
+    method = fields.text("method", METHODS)
+    if method != METHODS[0] and (len(layers) > 1 or is_agnostic):
+        raise ValueError(f"{method} has one layer, and prototypes of classes")
+    check_settings(fields.part("settings"), method, len(layers))
+    return method
+
+
+def _input_range(fields: Fields) -> tuple[float, float]:
+    found = fields.numbers("input_range")
+    if len(found) != 2 or found[0] > found[1]:
+        raise ValueError(f"input_range is {found[:2]}, not a least and a greatest value")
+    return found[0], found[1]
 
 
 def _fingerprint(fields: Fields) -> ModelFingerprint:

@@ -63,7 +63,7 @@ class Observation:
         logits: Float tensor (N, J).
         sources: Rows at each depth, the whole stack first.
         weights: Block weights, one a layer.
-        pooled: Pooled features (N, D) for the ridge surrogate, where one is needed.
+        pooled: Pooled features (N, D) for the ridge head, where one is needed.
     """
 
     logits: Tensor

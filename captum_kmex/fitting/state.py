@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-Value = Tensor | int | float | tuple[int, ...] | tuple[float, ...]
+_Value = Tensor | int | float | tuple[int, ...] | tuple[float, ...]
 Join = Callable[[Sequence[Tensor]], Tensor]  # of what each machine has, in the order of ranks
 
 
@@ -58,11 +58,11 @@ def alike(parts: Sequence[Tensor]) -> Tensor:
     Raises:
         ValueError: Two differ.
     """
-    known = [part for part in parts if part.any()]
+    known = [own for own in parts if own.any()]
     if any(not torch.equal(known[0], other) for other in known):
         raise ValueError(
-            f"machines differ ({' and '.join(str(part.tolist()) for part in known)}) in what must "
-            "be alike to fit together; give all of them the same model and options"
+            f"machines differ ({' and '.join(str(own.tolist()) for own in known)}) in what must be "
+            "alike to fit together; give all of them the same model and options"
         )
     return known[0] if known else parts[0]
 
@@ -83,7 +83,7 @@ class State:
     def __init__(self) -> None:
         self._declared: dict[str, _Declared] = {}
 
-    def declare(self, name: str, value: Value, kind: TensorKind, join: Join) -> None:
+    def declare(self, name: str, value: _Value, kind: TensorKind, join: Join) -> None:
         """Make an attribute that is part of the state.
 
         Args:
