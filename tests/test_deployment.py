@@ -313,6 +313,15 @@ numpy.savez("found.npz", **{name: tensor.numpy() for name, tensor in found.items
     assert_as_explained({name: torch.from_numpy(found[name]) for name in found}, attr, x)
 
 
+def test_export_leaves_nothing_of_its_trace_behind(net):
+    attr, x = fitted(net), random_images(3, size=20)  # of a size that nothing is kept for
+    module = attr.as_module(x)
+    program = torch.export.export(module, (x[:2],), dynamic_shapes=BATCH)
+    expected, found = module(x), program.module()(x)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name])
+
+
 MODELS = {
     "resnet18": (zoo.resnet18, ["layer2", "layer3", "layer4"], 3),
     "mobilenet_v2": (zoo.mobilenet_v2, ["features.6", "features.13", "features.18"], 3),

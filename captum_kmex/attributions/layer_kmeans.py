@@ -302,7 +302,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
                 "ClassifierPrototypes(model).as_module(x) needs no fit"
             )
         bank = self.bank_
-        explainer = self._explainer(check_inputs(inputs), None, bank.at_input)
+        images = check_inputs(inputs)
+        explainer = self._explainer(images, None, bank.at_input)
         start = explainer.depth(depth)
         reading, logits = explainer.reading, explainer.logits
         head, tap = explainer.head_and_map
@@ -316,7 +317,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             PrototypeVote(self.vote, books[0].membership, bank.n_classes),
             self.average_top,
         )
-        return module.to(logits.device)
+        module.to(logits.device)(images[0])  # what it keeps for a size is constant in an export
+        return module
 
     @classmethod
     def _for_bank(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,10 @@ __all__ = [
     "resized_at",
     "transposed_resize",
 ]
+
+_Made = TypeVar("_Made")
+
+_MOST_KEPT = 256  # matrices of a kind
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -82,8 +88,7 @@ def neighbour_products(block: Tensor) -> Tensor:
     width, flat = block.shape[3], block.flatten(2)
     both = _pairs(flat, 0, width + 1) + _pairs(flat, 1, width)
     products = [flat.square().sum(1), 2 * _pairs(flat, 0, 1), 2 * _pairs(flat, 0, width), 2 * both]
-    found: Tensor = torch.stack(products, 1).unflatten(2, block.shape[2:])
-    return found.unflatten(1, (2, 2))
+    return torch.stack(products, 1).view(block.shape[0], 2, 2, *block.shape[2:])
 
 
 def norm_from_products(products: Tensor, size: tuple[int, int]) -> Tensor:
@@ -98,7 +103,7 @@ def norm_from_products(products: Tensor, size: tuple[int, int]) -> Tensor:
     down = _square_matrix(size[0], height, products.dtype, products.device)
     across = _square_matrix(size[1], width, products.dtype, products.device)
     table = products.transpose(2, 3).reshape(images, 2 * height, 2 * width)
-    squares = torch.matmul(down, torch.matmul(table, across.T))
+    squares: Tensor = torch.matmul(down, torch.matmul(table, across.T))
     return squares.clamp_min(0).sqrt().unsqueeze(1)
 
 
@@ -110,10 +115,31 @@ def _pairs(flat: Tensor, first: int, second: int) -> Tensor:
     cells = flat.shape[2]
     count = max(0, cells - max(first, second))
     products = flat[..., first : first + count] * flat[..., second : second + count]
-    return F.pad(products.sum(1), (0, cells - count))
+    padded: Tensor = F.pad(products.sum(1), (0, cells - count))
+    return padded
 
 
-@lru_cache(maxsize=256)
+def _kept(make: Callable[..., _Made]) -> Callable[..., _Made]:
+    """Keep what is made for a size; what an exporter's trace makes holds no numbers."""
+    kept: dict[tuple[object, ...], _Made] = {}
+
+    @wraps(make)
+    def call(*args: Any) -> _Made:
+        if any(isinstance(arg, torch.SymInt) for arg in args):
+            return make(*args)
+        found = kept.get(args)
+        if found is None:
+            found = make(*args)
+            if not torch.compiler.is_compiling():
+                if len(kept) >= _MOST_KEPT:
+                    kept.clear()
+                kept[args] = found
+        return found
+
+    return call
+
+
+@_kept
 def corners(
     size: int, cells: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,7 +150,7 @@ def corners(
     return lower, (lower + 1).clamp_max(cells - 1), source - lower
 
 
-@lru_cache(maxsize=256)
+@_kept
 def resize_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return the matrix (size, cells) of bilinear resizing along one dimension."""
     lower, upper, weight = corners(size, cells, dtype, device)
@@ -135,7 +161,7 @@ def resize_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.devic
     return matrix
 
 
-@lru_cache(maxsize=256)
+@_kept
 def _square_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return what takes cells' squares, then products with the next cell, to positions."""
     matrix = resize_matrix(size, cells, dtype, device)
