@@ -17,7 +17,7 @@ from captum_kmex.composite.by_class import best_by_class
 from captum_kmex.composite.nearness import mean_log_nearness
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.explaining import votes
-from captum_kmex.explaining.votes import distance_scores
+from captum_kmex.explaining.votes import VOTES, Ballot, Vote, distance_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 
@@ -281,3 +281,20 @@ def test_best_by_class_is_a_loop_over_classes(classes):
         values, places = scores[:, own].max(1)
         assert torch.equal(best[:, c], values)
         assert torch.equal(index[:, c], torch.tensor(own)[places])
+
+
+def test_a_vote_of_the_table_is_an_option_at_once(monkeypatch, images, labels, tmp_path):
+    def by_closeness(ballot: Ballot):
+        own = F.one_hot(ballot.membership[ballot.nearest], ballot.n_classes)
+        scores = (own * torch.exp(-ballot.distances).unsqueeze(3)).sum((1, 2))
+        return scores, scores.argmax(1)
+
+    monkeypatch.setitem(VOTES, "closeness", Vote(by_closeness))
+    attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, vote="closeness")
+    attr.fit([(images, labels)], n_init=1).save(tmp_path / "bank.safetensors")
+    found = attr.classify(images)
+    nearness = attr.as_module(images)(images)["class_scores"]
+    assert torch.allclose(nearness, found.scores, rtol=1e-4)
+    again = LayerKMeansAttribution.load(tmp_path / "bank.safetensors", attr.model)
+    assert again.vote == "closeness"
+    assert torch.equal(again.explain(images).prediction, found.prediction)
