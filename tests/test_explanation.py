@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.bank.prototype_bank import Codebook

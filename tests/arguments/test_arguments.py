@@ -20,8 +20,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import SmallNet, make_net
 from matplotlib.figure import Figure
+from nets import SmallNet, make_net
 from torch import nn
 
 import captum_kmex
@@ -352,6 +352,15 @@ def _methods(kind: type) -> Iterator[str]:
 # ---------------------------------------------------------------- settings
 
 
+def word(value: object) -> str:
+    """Name a case alike in every process: no addresses, no random weights."""
+    if isinstance(value, type):
+        return value.__name__
+    if isinstance(value, dict) and "model" in value:
+        return f"model is a {type(value['model']).__name__}"
+    return "generator" if inspect.isgenerator(value) else str(value)
+
+
 @pytest.mark.parametrize("use", ["attribute", "explain", "segment", "classify", "predict", "fit"])
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -376,7 +385,7 @@ def _methods(kind: type) -> Iterator[str]:
         ("layers", (name for name in ["stage3"])),
         ("layer", None),
     ],
-    ids=str,
+    ids=word,
 )
 def test_setting_is_checked_at_use_whenever_it_was_set(world, name, value, use):
     attribution = copy.copy(world.kmeans)
@@ -402,7 +411,7 @@ def test_setting_is_checked_at_use_whenever_it_was_set(world, name, value, use):
         (ClassifierPrototypes, {"model": "resnet18"}),
         (ClassifierPrototypes, {"model": None}),
     ],
-    ids=str,
+    ids=word,
 )
 def test_constructor_refuses_a_wrong_value_at_once(kind, options):
     given = {"model": make_net(), "layers": "stage3"} | options

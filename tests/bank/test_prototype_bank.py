@@ -9,7 +9,7 @@ import stat
 
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from safetensors.torch import load_file, save_file
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution, PrototypeBank

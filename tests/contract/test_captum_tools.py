@@ -11,8 +11,8 @@ from captum.attr import visualization as viz
 from captum.concept import TCAV
 from captum.metrics import infidelity
 from captum.metrics import sensitivity_max as captum_sensitivity_max
-from conftest import LAYERS, make_net
 from matplotlib import pyplot as plt
+from nets import LAYERS, make_net
 
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
 from captum_kmex.concepts import random_concept

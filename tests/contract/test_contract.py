@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LAYERS, SmallNet, make_net
+from nets import LAYERS, SmallNet, make_net
 from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_net
+from nets import make_net
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset

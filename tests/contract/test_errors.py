@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LAYERS, SmallNet, make_net
+from nets import LAYERS, SmallNet, make_net
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from torch import nn
 
 from benchmarks.speed.live_memory import live_memory

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import Gem
 from torch import Tensor, nn
 
 from captum_kmex import (
@@ -33,11 +34,6 @@ class Do(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x)
-
-
-class Gem(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp_min(1e-6).pow(3).mean((2, 3), keepdim=True).pow(1 / 3)
 
 
 class CatPool(nn.Module):

@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, make_net
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from nets import LAYERS, make_net
 
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution
 from captum_kmex.visualization import (

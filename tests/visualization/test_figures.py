@@ -6,8 +6,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, make_net
 from matplotlib import pyplot as plt
+from nets import LAYERS, make_net
 
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.concepts import image_of
