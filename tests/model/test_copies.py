@@ -77,6 +77,11 @@ KINDS = {
 }
 
 
+@pytest.fixture
+def images(images) -> Tensor:
+    return images[:4]
+
+
 @pytest.fixture(params=KINDS)
 def net(request, images) -> Net:
     with torch.random.fork_rng():
