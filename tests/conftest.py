@@ -19,7 +19,12 @@ def net() -> SmallNet:
 
 
 @pytest.fixture
-def images() -> Tensor:
+def images(drawn_images) -> Tensor:
+    return drawn_images.clone()
+
+
+@pytest.fixture(scope="session")
+def drawn_images() -> Tensor:
     """Twelve images in which a class is a bright quadrant, so that features differ by class."""
     generator = torch.Generator().manual_seed(1)
     x = 0.2 * torch.rand(12, 1, 16, 16, generator=generator)

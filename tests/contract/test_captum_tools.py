@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import random
 
 import matplotlib as mpl
@@ -22,15 +23,21 @@ mpl.use("Agg")
 pytestmark = pytest.mark.filterwarnings("ignore:.*feature vectors a prototype")
 
 
-@pytest.fixture(params=["prototypes", "kmex", "kmeans", "kmeans-fitted"])
-def attribution(request, images, labels):
-    net, loader = make_net(), [(images, labels)]
+@pytest.fixture(scope="module", params=["prototypes", "kmex", "kmeans", "kmeans-fitted"])
+def made(request, drawn_images):
+    net, loader = make_net(), [(drawn_images, torch.arange(12) % 3)]
     if request.param == "prototypes":
         return ClassifierPrototypes(net)
     if request.param == "kmex":
         return KMExAttribution(net, n_prototypes=2).fit(loader)
     layered = LayerKMeansAttribution(net, LAYERS, n_prototypes=2, n_clusters=3)
     return layered.fit(loader) if request.param == "kmeans-fitted" else layered
+
+
+@pytest.fixture
+def attribution(made):
+    """A copy of one fit, with a net of its own."""
+    return copy.deepcopy(made)
 
 
 def test_noise_tunnel_without_noise_gives_the_plain_map(attribution, images):
