@@ -29,6 +29,11 @@ KILLED = -9  # by SIGKILL
 FLUSHES = [os.fsync]
 
 
+def slow(*values: object) -> object:
+    """One more moment or data set of what another case tests already."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Headless(nn.Module):
     """Its logits are no affine function of a map, so that a ridge surrogate is fitted."""
 
@@ -141,10 +146,10 @@ def readings(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("kind", "loader"),
     [
-        ("kmex", "ordered"),
+        slow("kmex", "ordered"),
         ("kmex", "sampler"),
-        ("kmex", "batches"),
-        ("layers", "shuffled"),
+        slow("kmex", "batches"),
+        slow("layers", "shuffled"),
         ("layers", "batch_sampler"),
         ("layers", "batches"),
         ("ridge", "ordered"),
@@ -164,7 +169,9 @@ def test_fit_killed_again_and_again_ends_with_the_same_bank(tmp_path, kind, load
 
 @needs_processes
 @pytest.mark.parametrize("stage", range(N_PASSES))
-@pytest.mark.parametrize("nth", [2, 11, N_IMAGES], ids=["first_batch", "middle", "last_image"])
+@pytest.mark.parametrize(
+    "nth", [slow(2), 11, slow(N_IMAGES)], ids=["first_batch", "middle", "last_image"]
+)
 def test_restart_loads_only_the_ends_of_batches_that_are_done(tmp_path, stage, nth):
     kill_at = stage * N_IMAGES + nth
     assert finish(start(fit_and_save, "layers", "ordered", tmp_path, kill_at)) == KILLED
@@ -187,7 +194,7 @@ def test_restart_of_a_sampler_loads_only_the_ends_of_batches_that_are_done(tmp_p
 
 
 @needs_processes
-@pytest.mark.parametrize("seen", [30, 250, 500])
+@pytest.mark.parametrize("seen", [slow(30), 250, slow(500)])
 def test_fit_killed_from_outside_ends_with_the_same_bank(tmp_path, seen):
     count = 8 * N_IMAGES
     process = start(fit_and_save, "kmex", "ordered", tmp_path, None, count)
@@ -217,7 +224,7 @@ def fit_killed_while_saving(folder: Path, function: str, nth: int) -> None:
 
 @needs_processes
 @pytest.mark.parametrize("function", ["fsync", "replace"])
-@pytest.mark.parametrize("nth", [1, 5, 9])
+@pytest.mark.parametrize("nth", [slow(1), 5, slow(9)])
 def test_fit_killed_while_it_saves_leaves_nothing_behind(tmp_path, function, nth):
     assert finish(start(fit_killed_while_saving, tmp_path, function, nth)) == KILLED
     assert any(name.startswith(".progress.") for name in os.listdir(tmp_path))
