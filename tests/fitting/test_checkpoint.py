@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import warnings
@@ -126,11 +127,15 @@ def fit_and_save(
     fit(kind, loader, Images(folder / "log", kill_at, count), folder).save(folder / "bank")
 
 
+@functools.cache
+def expected_bank(kind: str, loader: str, count: int) -> PrototypeBank:
+    options = {"memory_budget": TIGHT[kind]} | OPTIONS
+    return attribution(kind).fit(LOADERS[loader](Images(count=count)), **options).bank_
+
+
 def expected_bytes(kind: str, loader: str, folder: Path, count: int = N_IMAGES) -> bytes:
     """Save the bank of a fit without checkpoint and read the file."""
-    options = {"memory_budget": TIGHT[kind]} | OPTIONS
-    bank = attribution(kind).fit(LOADERS[loader](Images(count=count)), **options).bank_
-    bank.save(folder / "expected")
+    expected_bank(kind, loader, count).save(folder / "expected")
     return (folder / "expected").read_bytes()
 
 
