@@ -309,7 +309,9 @@ def faults(name: str, case: Case) -> Iterator[str]:
                 yield f"{name}({argument}={kind}), {spent:.1f} s: {fault}"
 
 
-@pytest.mark.parametrize("part", [_attributions, _functions, _figures])
+@pytest.mark.parametrize(
+    "part", [_attributions, _functions, pytest.param(_figures, marks=pytest.mark.slow)]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_wrong_value_works_or_is_refused_by_name(part, world, monkeypatch):
     monkeypatch.chdir(world.folder)  # "x" is a path

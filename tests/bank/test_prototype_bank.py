@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -20,10 +21,15 @@ from captum_kmex.files.atomic import write_tensors
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 
 
-@pytest.fixture
-def fitted(images, labels) -> LayerKMeansAttribution:
+@pytest.fixture(scope="module")
+def made(drawn_images) -> LayerKMeansAttribution:
     attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2)
-    return attr.fit([(images, labels)], n_init=2, n_representatives=2)
+    return attr.fit([(drawn_images, torch.arange(12) % 3)], n_init=2, n_representatives=2)
+
+
+@pytest.fixture
+def fitted(made) -> LayerKMeansAttribution:
+    return copy.deepcopy(made)
 
 
 @pytest.fixture

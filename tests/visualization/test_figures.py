@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 
 import matplotlib as mpl
@@ -30,10 +31,15 @@ def close_figures():
     plt.close("all")
 
 
-@pytest.fixture
-def fitted(images, labels):
+@pytest.fixture(scope="module")
+def made(drawn_images):
     attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, n_clusters=3)
-    return attr.fit([(images, labels)])
+    return attr.fit([(drawn_images, torch.arange(12) % 3)])
+
+
+@pytest.fixture
+def fitted(made):
+    return copy.deepcopy(made)
 
 
 pytestmark = pytest.mark.usefixtures("close_figures")
