@@ -25,7 +25,7 @@ needs_processes = pytest.mark.skipif(
 def start(function: Callable[..., None], *arguments: object) -> BaseProcess:
     """Run a function of a test module in a fresh process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["captum_kmex"])
+    context.set_forkserver_preload(["captum_kmex", "pytest"])
     root = str(Path(captum_kmex.__file__).parents[1])
     process = context.Process(target=_alone, args=(function, arguments), daemon=True)
     with mock.patch.dict(os.environ, PYTHONPATH=root, OMP_NUM_THREADS="1"):

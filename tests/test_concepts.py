@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from captum.concept import TCAV, Concept
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
 from captum_kmex.concepts import random_concept

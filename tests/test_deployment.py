@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 import torchvision.models as zoo
-from conftest import LAYERS, SmallNet, make_net
+from nets import LAYERS, SmallNet, make_net
 from torch import Tensor, nn
 
 from captum_kmex import (

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -165,18 +166,30 @@ def save_fits(folder: Path, names: tuple[str, ...]) -> None:
             bank.save(folder / f"{name}.{kind}.{dist.get_rank()}")
 
 
-SIZES = (1, 2, 4)
-NAMES = ("sampler", "shuffled", "turns", "classes", "batches")
+# two ranks divide the images in all ways; one has nothing to divide, and four cost twice as much
+NAMES = {
+    1: ("sampler", "shuffled"),
+    2: tuple(LOADERS),
+    4: ("shuffled", "classes", "one_empty"),
+}
+
+
+class Groups(dict[int, Path]):
+    """Folders with the banks of every rank, by size of the group, fitted when asked for."""
+
+    def __init__(self, make_folder: Callable[[str], Path]) -> None:
+        super().__init__()
+        self.make_folder = make_folder
+
+    def __missing__(self, size: int) -> Path:
+        folder = self[size] = self.make_folder(f"group{size}")
+        assert in_group(save_fits, size, folder, NAMES[size]) == [0] * size
+        return folder
 
 
 @pytest.fixture(scope="module")
-def fits(tmp_path_factory) -> dict[int, Path]:
-    """Folders with the banks of every rank, for groups of 1, 2 and 4."""
-    folders = {size: tmp_path_factory.mktemp(f"group{size}") for size in SIZES}
-    for size, folder in folders.items():
-        names = NAMES if size == 1 else (*NAMES, "one_empty")
-        assert in_group(save_fits, size, folder, names) == [0] * size
-    return folders
+def fits(tmp_path_factory) -> Groups:
+    return Groups(tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +198,16 @@ def alone() -> dict[str, PrototypeBank]:
     return {kind: fit(kind, DataLoader(Blobs(), BATCH)) for kind in KINDS}
 
 
-names_by_size = pytest.mark.parametrize(
-    ("size", "name"),
-    [(1, name) for name in NAMES] + [(s, n) for s in (2, 4) for n in (*NAMES, "one_empty")],
-)
+def divided(*names: str) -> pytest.MarkDecorator:
+    """Parametrise by the sizes of groups and, of these names, those that a size has."""
+    found = [(size, name) for size in NAMES for name in NAMES[size] if name in (names or LOADERS)]
+    cases = [
+        pytest.param(size, name, marks=[] if size == 2 else pytest.mark.slow)
+        for size, name in found
+    ]
+    return pytest.mark.parametrize(("size", "name"), cases)
+
+
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -218,22 +237,21 @@ def inertia(bank: PrototypeBank, kind: str) -> float:
 
 
 @kinds
-@names_by_size
+@divided()
 def test_every_rank_ends_with_the_same_bytes(fits, size, name, kind):
     files = [(fits[size] / f"{name}.{kind}.{number}").read_bytes() for number in range(size)]
     assert files == [files[0]] * size
 
 
 @kinds
-@names_by_size
+@divided()
 def test_inertia_is_that_of_a_single_process(fits, alone, size, name, kind):
     bank = PrototypeBank.load(fits[size] / f"{name}.{kind}.0")
     assert inertia(bank, kind) == pytest.approx(inertia(alone[kind], kind), rel=1e-3)
 
 
 @kinds
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["sampler", "shuffled"])
+@divided("sampler", "shuffled")
 def test_bank_of_a_shared_data_set_is_that_of_a_single_process(fits, alone, size, name, kind):
     bank = PrototypeBank.load(fits[size] / f"{name}.{kind}.0")
     for ours, theirs in zip(bank.codebooks, alone[kind].codebooks, strict=True):
@@ -246,8 +264,7 @@ def test_bank_of_a_shared_data_set_is_that_of_a_single_process(fits, alone, size
 
 
 @kinds
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("name", ["sampler", "shuffled", "turns", "classes", "one_empty"])
+@divided("sampler", "shuffled", "turns", "classes", "one_empty")
 def test_patches_are_those_of_a_single_process(fits, alone, size, name, kind):
     """Positions in the data set where the ranks share it, distances everywhere."""
     bank = PrototypeBank.load(fits[size] / f"{name}.{kind}.0")
@@ -263,8 +280,7 @@ def test_patches_are_those_of_a_single_process(fits, alone, size, name, kind):
 
 
 @kinds
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("name", [*NAMES, "one_empty"])
+@divided()
 def test_images_are_counted_once(fits, alone, size, name, kind):
     bank = PrototypeBank.load(fits[size] / f"{name}.{kind}.0")
     for figure in ("n_images", "rows_seen", "rows_kept"):
@@ -274,8 +290,7 @@ def test_images_are_counted_once(fits, alone, size, name, kind):
         assert sum(ours.counts.tolist()) == sum(theirs.counts.tolist())
 
 
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("name", [*NAMES, "one_empty"])
+@divided()
 def test_surrogate_is_that_of_a_single_process(fits, alone, size, name):
     ours = PrototypeBank.load(fits[size] / f"{name}.ridge.0").surrogate
     theirs = alone["ridge"].surrogate

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import sklearn.exceptions
-from conftest import make_net
+from nets import make_net
 
 from captum_kmex import KMExAttribution, NotFittedError
 

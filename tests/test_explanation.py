@@ -9,8 +9,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, make_net
 from matplotlib.figure import Figure
+from nets import LAYERS, make_net
 
 from captum_kmex import Explanation, LayerKMeansAttribution
 from captum_kmex.bank.prototype_bank import Codebook

@@ -20,8 +20,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import SmallNet, make_net
 from matplotlib.figure import Figure
+from nets import SmallNet, make_net
 from torch import nn
 
 import captum_kmex
@@ -309,7 +309,9 @@ def faults(name: str, case: Case) -> Iterator[str]:
                 yield f"{name}({argument}={kind}), {spent:.1f} s: {fault}"
 
 
-@pytest.mark.parametrize("part", [_attributions, _functions, _figures])
+@pytest.mark.parametrize(
+    "part", [_attributions, _functions, pytest.param(_figures, marks=pytest.mark.slow)]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_wrong_value_works_or_is_refused_by_name(part, world, monkeypatch):
     monkeypatch.chdir(world.folder)  # "x" is a path
@@ -352,6 +354,15 @@ def _methods(kind: type) -> Iterator[str]:
 # ---------------------------------------------------------------- settings
 
 
+def word(value: object) -> str:
+    """Name a case alike in every process: no addresses, no random weights."""
+    if isinstance(value, type):
+        return value.__name__
+    if isinstance(value, dict) and "model" in value:
+        return f"model is a {type(value['model']).__name__}"
+    return "generator" if inspect.isgenerator(value) else str(value)
+
+
 @pytest.mark.parametrize("use", ["attribute", "explain", "segment", "classify", "predict", "fit"])
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -376,7 +387,7 @@ def _methods(kind: type) -> Iterator[str]:
         ("layers", (name for name in ["stage3"])),
         ("layer", None),
     ],
-    ids=str,
+    ids=word,
 )
 def test_setting_is_checked_at_use_whenever_it_was_set(world, name, value, use):
     attribution = copy.copy(world.kmeans)
@@ -402,7 +413,7 @@ def test_setting_is_checked_at_use_whenever_it_was_set(world, name, value, use):
         (ClassifierPrototypes, {"model": "resnet18"}),
         (ClassifierPrototypes, {"model": None}),
     ],
-    ids=str,
+    ids=word,
 )
 def test_constructor_refuses_a_wrong_value_at_once(kind, options):
     given = {"model": make_net(), "layers": "stage3"} | options

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import LayerAttribution, NoiseTunnel
-from conftest import make_net
+from nets import make_net
 from torch import nn
 
 from captum_kmex import ClassifierPrototypes, KMExAttribution, NotFittedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_net
+from nets import make_net
 from sklearn.cluster import KMeans
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
 from captum_kmex.attributions.one_bank import bank_of, one_bank

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -9,7 +10,7 @@ import stat
 
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from safetensors.torch import load_file, save_file
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution, PrototypeBank
@@ -20,10 +21,15 @@ from captum_kmex.files.tensor_file import write_tensors
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 
 
-@pytest.fixture
-def fitted(images, labels) -> LayerKMeansAttribution:
+@pytest.fixture(scope="module")
+def made(drawn_images) -> LayerKMeansAttribution:
     attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2)
-    return attr.fit([(images, labels)], n_init=2, n_representatives=2)
+    return attr.fit([(drawn_images, torch.arange(12) % 3)], n_init=2, n_representatives=2)
+
+
+@pytest.fixture
+def fitted(made) -> LayerKMeansAttribution:
+    return copy.deepcopy(made)
 
 
 @pytest.fixture

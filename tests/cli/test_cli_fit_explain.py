@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import os
@@ -33,6 +34,7 @@ def bank(workplace, tmp_path_factory) -> Path:  # noqa: F811
     return path
 
 
+@functools.cache
 def _reference(workplace: Workplace) -> LayerKMeansAttribution:  # noqa: F811
     attribution = LayerKMeansAttribution(workplace.model, LAYERS, n_prototypes=2)
     return attribution.fit(DataLoader(workplace.images(workplace.train), batch_size=16))

@@ -116,7 +116,7 @@ def test_a_later_run_removes_what_a_killed_one_left(command, place, capsys):
 
 def _save_and_wait(folder: str, ready: str, go: str) -> None:
     import torch
-    from conftest import LAYERS, make_net
+    from nets import LAYERS, make_net
 
     from captum_kmex.report import write_report
 
@@ -196,7 +196,7 @@ def test_an_old_explanation_comes_back_if_the_next_save_fails(tmp_path):
 
 def _explained(seed: int):
     import torch
-    from conftest import LAYERS, make_net
+    from nets import LAYERS, make_net
 
     images = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
     found = LayerKMeansAttribution(make_net(), LAYERS, n_clusters=3).explain(images)

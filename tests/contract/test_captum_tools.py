@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import random
 
 import matplotlib as mpl
@@ -11,8 +12,8 @@ from captum.attr import visualization as viz
 from captum.concept import TCAV
 from captum.metrics import infidelity
 from captum.metrics import sensitivity_max as captum_sensitivity_max
-from conftest import LAYERS, make_net
 from matplotlib import pyplot as plt
+from nets import LAYERS, make_net
 
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
 from captum_kmex.concepts import random_concept
@@ -22,15 +23,21 @@ mpl.use("Agg")
 pytestmark = pytest.mark.filterwarnings("ignore:.*feature vectors a prototype")
 
 
-@pytest.fixture(params=["prototypes", "kmex", "kmeans", "kmeans-fitted"])
-def attribution(request, images, labels):
-    net, loader = make_net(), [(images, labels)]
+@pytest.fixture(scope="module", params=["prototypes", "kmex", "kmeans", "kmeans-fitted"])
+def made(request, drawn_images):
+    net, loader = make_net(), [(drawn_images, torch.arange(12) % 3)]
     if request.param == "prototypes":
         return ClassifierPrototypes(net)
     if request.param == "kmex":
         return KMExAttribution(net, n_prototypes=2).fit(loader)
     layered = LayerKMeansAttribution(net, LAYERS, n_prototypes=2, n_clusters=3)
     return layered.fit(loader) if request.param == "kmeans-fitted" else layered
+
+
+@pytest.fixture
+def attribution(made):
+    """A copy of one fit, with a net of its own."""
+    return copy.deepcopy(made)
 
 
 def test_noise_tunnel_without_noise_gives_the_plain_map(attribution, images):

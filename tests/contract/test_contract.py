@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import pickle
 import random
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LAYERS, SmallNet, make_net
+from nets import LAYERS, SmallNet, make_net
 from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
@@ -53,10 +54,10 @@ def kmeans_fitted(model: nn.Module, **fit: object) -> LayerKMeansAttribution:
     return LayerKMeansAttribution(model, LAYERS, n_prototypes=2).fit(**fit)
 
 
-@pytest.fixture(
-    params=[prototypes, kmex, kmeans, kmeans_fitted],
-    ids=["prototypes", "kmex", "kmeans", "kmeans-fitted"],
-)
+IDS = ["prototypes", "kmex", "kmeans", "kmeans-fitted"]
+
+
+@pytest.fixture(params=[prototypes, kmex, kmeans, kmeans_fitted], ids=IDS)
 def make(request: pytest.FixtureRequest) -> Make:
     return request.param
 
@@ -66,9 +67,16 @@ def x(images: Tensor) -> Tensor:
     return images[:4].clone()
 
 
+@functools.cache
+def made_once(make: Make) -> PrototypeAttribution:
+    return make(make_net())
+
+
 @pytest.fixture
 def attribution(make: Make, net: SmallNet) -> PrototypeAttribution:
-    return make(net)
+    """A copy of one fit, on the net of the test."""
+    made = made_once(make)
+    return copy.deepcopy(made, {id(made.model): net})
 
 
 def n_hooks(model: nn.Module) -> int:
@@ -385,7 +393,8 @@ def test_attribute_works_again_after_an_error_in_the_model(attribution, net, x):
 def test_threads_sharing_one_attribution_get_their_own_maps(make, images):
     attribution = make(make_net())
     batches = [images[i : i + 3] * (1 + 0.01 * i) for i in range(9)]
-    expected = [make(make_net()).attribute(batch) for batch in batches]
+    alone = make(make_net())
+    expected = [alone.attribute(batch) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(attribution.attribute, batches * 3))
     for maps, wanted in zip(found, expected * 3, strict=True):
@@ -540,6 +549,7 @@ def test_layer_names_of_the_wrapper_are_understood(net, x):
         assert torch.equal(ClassifierPrototypes(wrapped, name).attribute(x), expected)
 
 
+@torch._dynamo.config.patch(cache_size_limit=1)  # it traces our hooks, slowly: once is enough
 def test_attribute_works_with_a_stage_compiled_in_place(make, net, x):
     expected = make(net).attribute(x)
     other = make_net()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_net
+from nets import make_net
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.UncheckedFileWarning"),
 ]
 
-QUICK, MANY = 2_000, 20_000
+FEW, SOME, MANY = 400, 2_000, 20_000
 SHARE_OF_BANKS = 0.7
 SHARE_USED = 0.25
 VALUES = (None, True, False, 0, 1, -1, 2, 10**9, 2**63, 10**30, 0.5, -0.5, float("nan"))
@@ -320,9 +320,10 @@ def damage(subjects, tmp_path: Path, count: int, seed: int) -> None:
     assert refused > count / 2
 
 
+@pytest.mark.parametrize("count", [FEW, pytest.param(SOME, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_files_load_as_written_or_are_refused(subjects, tmp_path):
-    damage(subjects, tmp_path, QUICK, seed=0)
+def test_damaged_files_load_as_written_or_are_refused(subjects, tmp_path, count):
+    damage(subjects, tmp_path, count, seed=0)
 
 
 @pytest.mark.fuzz

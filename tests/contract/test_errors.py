@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import LAYERS, SmallNet, make_net
+from nets import LAYERS, SmallNet, make_net
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -318,9 +319,18 @@ def loader(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(images, labels)]
 
 
+@pytest.fixture(scope="module")
+def fits(drawn_images) -> dict[type, FittedAttribution]:
+    loader = [(drawn_images, torch.arange(12) % 3)]
+    kinds = (KMExAttribution, LayerKMeansAttribution)
+    return {kind: unfitted(kind, make_net(), n_prototypes=2).fit(loader, **QUICK) for kind in kinds}
+
+
 @pytest.fixture
-def fit_one(fit_kind, net, loader) -> FittedAttribution:
-    return unfitted(fit_kind, net, n_prototypes=2).fit(loader, **QUICK)
+def fit_one(fit_kind, net, fits) -> FittedAttribution:
+    """A copy of one fit, on the net of the test."""
+    made = fits[fit_kind]
+    return copy.deepcopy(made, {id(made.model): net})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from torch import nn
 
 from benchmarks.speed.live_memory import live_memory
@@ -14,6 +14,7 @@ from captum_kmex.model.activations import trace
 from captum_kmex.model.layer_suggestion import suggest_layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "batch"), [("resnet18", 1), ("mobilenet_v2", 3)])
 def test_first_call_needs_at_most_1_3_times_the_memory_of_the_forward_pass(name, batch):
     model = getattr(torchvision.models, name)(num_classes=5).eval()

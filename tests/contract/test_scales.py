@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -411,15 +411,25 @@ def place(tmp_path, form, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     for name, channel in (("blue", 2), ("red", 0)):
         (tmp_path / "train" / name).mkdir(parents=True)
-        for i in range(4):
+        for i in range(2):
             pixels = torch.randint(0, 40, (24, 24, 3), generator=generator, dtype=torch.uint8)
             pixels[..., channel] += 180
             Image.fromarray(pixels.numpy()).save(tmp_path / "train" / name / f"{i}.png")
     return tmp_path
 
 
-@pytest.mark.parametrize("form", ["column", "vector"], indirect=True)
-@pytest.mark.parametrize("labels", ["folder", "predicted", "none"])
+@pytest.mark.parametrize(
+    ("form", "labels"),
+    [
+        ("column", "folder"),
+        ("vector", "predicted"),
+        pytest.param("column", "predicted", marks=pytest.mark.slow),
+        pytest.param("vector", "folder", marks=pytest.mark.slow),
+        pytest.param("column", "none", marks=pytest.mark.slow),
+        pytest.param("vector", "none", marks=pytest.mark.slow),
+    ],
+    indirect=["form"],
+)
 def test_command_line_fits_two_folders_and_tells_them_apart(place, capsys, labels):
     model = ["mine.py:make", "--resize", "24", "--crop", "24"]
     fit = ["fit", *model, "train", "--layers", "1", "3", "--n-prototypes", "1"]

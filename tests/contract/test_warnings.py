@@ -14,7 +14,7 @@ import pytest
 import torch
 from captum.attr import NoiseTunnel
 from captum.concept import TCAV
-from conftest import make_net
+from nets import make_net
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file

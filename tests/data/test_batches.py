@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_net
+from nets import make_net
 from torch.utils.data import (
     BatchSampler,
     DataLoader,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.bank.prototype_bank import Codebook
@@ -121,10 +121,15 @@ def test_few_telling_positions_outweigh_many_that_tell_nothing():
     assert torch.bincount(membership[nearest]).tolist() == [1, 15]
 
 
-@pytest.fixture
-def fitted(images, labels) -> LayerKMeansAttribution:
+@pytest.fixture(scope="module")
+def made(drawn_images) -> LayerKMeansAttribution:
     attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, weighting=[1, 2, 3])
-    return attr.fit([(images, labels)], n_init=2, n_representatives=0)
+    return attr.fit([(drawn_images, torch.arange(12) % 3)], n_init=2, n_representatives=0)
+
+
+@pytest.fixture
+def fitted(made) -> LayerKMeansAttribution:
+    return copy.deepcopy(made)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])

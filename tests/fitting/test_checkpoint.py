@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import warnings
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_net
+from nets import make_net
 from processes import finish, needs_processes, start
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -28,6 +29,11 @@ N_PASSES = 2 + REFINE  # sample, refine twice, nearest patches
 TIGHT = {"kmex": 480, "layers": 12_000, "ridge": 12_000}  # bytes; not all rows fit
 KILLED = -9  # by SIGKILL
 FLUSHES = [os.fsync]
+
+
+def slow(*values: object) -> object:
+    """One more moment or data set of what another case tests already."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 class Headless(nn.Module):
@@ -122,11 +128,15 @@ def fit_and_save(
     fit(kind, loader, Images(folder / "log", kill_at, count), folder).save(folder / "bank")
 
 
+@functools.cache
+def expected_bank(kind: str, loader: str, count: int) -> PrototypeBank:
+    options = {"memory_budget": TIGHT[kind]} | OPTIONS
+    return attribution(kind).fit(LOADERS[loader](Images(count=count)), **options).bank_
+
+
 def expected_bytes(kind: str, loader: str, folder: Path, count: int = N_IMAGES) -> bytes:
     """Save the bank of a fit without checkpoint and read the file."""
-    options = {"memory_budget": TIGHT[kind]} | OPTIONS
-    bank = attribution(kind).fit(LOADERS[loader](Images(count=count)), **options).bank_
-    bank.save(folder / "expected")
+    expected_bank(kind, loader, count).save(folder / "expected")
     return (folder / "expected").read_bytes()
 
 
@@ -142,10 +152,10 @@ def readings(folder: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("kind", "loader"),
     [
-        ("kmex", "ordered"),
+        slow("kmex", "ordered"),
         ("kmex", "sampler"),
-        ("kmex", "batches"),
-        ("layers", "shuffled"),
+        slow("kmex", "batches"),
+        slow("layers", "shuffled"),
         ("layers", "batch_sampler"),
         ("layers", "batches"),
         ("ridge", "ordered"),
@@ -165,7 +175,9 @@ def test_fit_killed_again_and_again_ends_with_the_same_bank(tmp_path, kind, load
 
 @needs_processes
 @pytest.mark.parametrize("stage", range(N_PASSES))
-@pytest.mark.parametrize("nth", [2, 11, N_IMAGES], ids=["first_batch", "middle", "last_image"])
+@pytest.mark.parametrize(
+    "nth", [slow(2), 11, slow(N_IMAGES)], ids=["first_batch", "middle", "last_image"]
+)
 def test_restart_loads_only_the_ends_of_batches_that_are_done(tmp_path, stage, nth):
     kill_at = stage * N_IMAGES + nth
     assert finish(start(fit_and_save, "layers", "ordered", tmp_path, kill_at)) == KILLED
@@ -188,7 +200,7 @@ def test_restart_of_a_sampler_loads_only_the_ends_of_batches_that_are_done(tmp_p
 
 
 @needs_processes
-@pytest.mark.parametrize("seen", [30, 250, 500])
+@pytest.mark.parametrize("seen", [slow(30), 250, slow(500)])
 def test_fit_killed_from_outside_ends_with_the_same_bank(tmp_path, seen):
     count = 8 * N_IMAGES
     process = start(fit_and_save, "kmex", "ordered", tmp_path, None, count)
@@ -218,7 +230,7 @@ def fit_killed_while_saving(folder: Path, function: str, nth: int) -> None:
 
 @needs_processes
 @pytest.mark.parametrize("function", ["fsync", "replace"])
-@pytest.mark.parametrize("nth", [1, 5, 9])
+@pytest.mark.parametrize("nth", [slow(1), 5, slow(9)])
 def test_fit_killed_while_it_saves_leaves_nothing_behind(tmp_path, function, nth):
     assert finish(start(fit_killed_while_saving, tmp_path, function, nth)) == KILLED
     assert any(name.startswith(".progress.") for name in os.listdir(tmp_path))

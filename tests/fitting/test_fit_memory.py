@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_net
+from nets import make_net
 from processes import finish, needs_processes, start
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution

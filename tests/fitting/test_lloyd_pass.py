@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
 from captum_kmex.exceptions import FewRowsWarning, RepresentativesWarning

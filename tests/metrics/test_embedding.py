@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_net
+from nets import make_net
 
 from captum_kmex import ClassifierPrototypes, KMExAttribution
 from captum_kmex.metrics.embedding import pooled_embeddings

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
 from captum_kmex.metrics.surrogate_scores import surrogate_scores

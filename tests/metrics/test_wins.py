@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.metrics.wins import PrototypeWins, prototype_wins

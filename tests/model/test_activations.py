@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from torch import nn
 
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning

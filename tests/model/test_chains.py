@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import Gem
 from torch import Tensor, nn
 
 from captum_kmex import (
@@ -33,11 +34,6 @@ class Do(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x)
-
-
-class Gem(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp_min(1e-6).pow(3).mean((2, 3), keepdim=True).pow(1 / 3)
 
 
 class CatPool(nn.Module):
@@ -230,12 +226,21 @@ def last_convolution_leaves_one_cell(model: nn.Sequential, x: Tensor) -> bool:
     return False
 
 
-@pytest.mark.parametrize("seed", range(N_CHAINS))
+def drawn(step: int, usual: int) -> list[object]:
+    """Return every step-th seed, of which every usual-th is not slow."""
+    slow = pytest.mark.slow
+    return [
+        pytest.param(seed, marks=[] if seed % usual == 0 else slow)
+        for seed in range(0, N_CHAINS, step)
+    ]
+
+
+@pytest.mark.parametrize("seed", drawn(step=1, usual=5))
 def test_chain_is_exact_or_refused(seed):
     with torch.random.fork_rng(devices=[]):
         model = chain(seed)
     plain, layered = ClassifierPrototypes(model), LayerKMeansAttribution(model, ["0"], n_clusters=3)
-    for x in (images(seed), images(seed + 1), 5 * images(seed + 2)):
+    for x in (images(seed)[:2], images(seed + 1)[:2], 5 * images(seed + 2)[:2]):
         with torch.no_grad():
             logits = model(x)
         try:
@@ -250,7 +255,7 @@ def test_chain_is_exact_or_refused(seed):
             assert maps[0].numel() > 1 or last_convolution_leaves_one_cell(model, x)
 
 
-@pytest.mark.parametrize("seed", range(0, N_CHAINS, 8))
+@pytest.mark.parametrize("seed", drawn(step=8, usual=24))
 def test_fitted_chain_is_exact_or_says_what_it_misses(seed):
     with torch.random.fork_rng(devices=[]):
         model = chain(seed)

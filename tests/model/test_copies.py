@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_net
+from nets import make_net
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
@@ -75,6 +75,11 @@ KINDS = {
     "kept_activations": kept_activations,
     "plain": lambda net: None,
 }
+
+
+@pytest.fixture
+def images(images) -> Tensor:
+    return images[:4]
 
 
 @pytest.fixture(params=KINDS)

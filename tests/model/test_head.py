@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_net
+from nets import Gem, make_net
 from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes, HeadNotFoundError, LayerKMeansAttribution
@@ -581,11 +581,6 @@ def test_every_image_of_a_batch_is_held_to_its_own_scale(x):
 
 
 # ---------------------------------------------------------------- pooling by what it does
-
-
-class Gem(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp_min(1e-6).pow(3).mean((2, 3), keepdim=True).pow(1 / 3)
 
 
 class Summary(nn.Module):

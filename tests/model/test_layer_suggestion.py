@@ -21,6 +21,7 @@ STAGES = {
     "convnext_tiny": ["features.3", "features.5", "features.7"],
     "timm:tf_efficientnet_lite0": ["blocks.2", "blocks.4", "bn2"],
 }
+DEAR = {"vgg16", "convnext_tiny"}
 
 
 def _network(name: str) -> nn.Module:
@@ -29,7 +30,10 @@ def _network(name: str) -> nn.Module:
     return torchvision.models.get_model(name, weights=None).eval()
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.zoo) if name in DEAR else name for name in STAGES],
+)
 def test_suggestion_is_the_end_of_the_last_three_grids(name):
     model = _network(name)
     found = [c for c in candidate_layers(model, PHOTO) if c.is_suggested]
@@ -80,12 +84,14 @@ def test_suggestion_opens_wrappers():
 
 
 def test_suggestion_of_a_transformer_is_its_one_grid():
-    model = torchvision.models.vit_b_16(num_classes=2).eval()
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+    model = torchvision.models.VisionTransformer(224, 16, **sizes, num_classes=2).eval()
     candidates = candidate_layers(model, PHOTO)
     assert {c.grid for c in candidates} == {(14, 14)}
     assert suggest_layers(model, PHOTO) == ["encoder"]
 
 
+@pytest.mark.zoo
 def test_suggestion_of_a_windowed_transformer_has_grids_of_the_image_only():
     model = torchvision.models.maxvit_t(num_classes=2).eval()
     assert [c.grid for c in candidate_layers(model, PHOTO) if c.is_suggested] == THREE_GRIDS

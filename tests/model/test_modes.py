@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from conftest import LAYERS, SmallNet, make_net
+from nets import LAYERS, SmallNet, make_net
 from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from torch import Tensor, nn
 
 from captum_kmex import (
@@ -84,11 +87,17 @@ ASKED = {
 }
 
 
+@functools.cache  # a refused model is as it was
+def made(make: Callable[[], object]) -> object:
+    return make()
+
+
 @pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
 @pytest.mark.parametrize(("make", "kind"), OPAQUE.values(), ids=OPAQUE)
 def test_opaque_models_are_refused_by_their_kind(make, kind, ask):
+    model = made(make)
     with pytest.raises(TypeError, match=f"{kind}.*[Pp]ass the Python model") as caught:
-        ask(make())
+        ask(model)
     assert "torch.nn.Module" in str(caught.value) or "floating point" in str(caught.value)
 
 

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision.models as zoo
-from conftest import LAYERS
+from nets import LAYERS
 from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution

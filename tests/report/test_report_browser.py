@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -24,6 +24,7 @@ webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver import ActionChains, Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
+pytestmark = pytest.mark.slow
 N_IMAGES = 200
 EVIL = "<img src=x onerror='window.evil=1'></script><b>"
 NAMES = [EVIL, *(f"digit {digit}" for digit in range(1, 10))]

@@ -11,10 +11,10 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, make_net
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from nets import LAYERS, make_net
 from tiny import GREY, draw, make_model
 from workplace import answer_of, error_of
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from conftest import make_net
+from nets import make_net
 from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, make_net
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from nets import LAYERS, make_net
 
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution
 from captum_kmex.visualization import (
@@ -27,10 +28,15 @@ from captum_kmex.visualization.explanations import contrasted
 mpl.use("Agg")
 
 
-@pytest.fixture
-def fitted(images, labels):
+@pytest.fixture(scope="module")
+def made(drawn_images):
     attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, n_clusters=3)
-    return attr.fit([(images, labels)])
+    return attr.fit([(drawn_images, torch.arange(12) % 3)])
+
+
+@pytest.fixture
+def fitted(made):
+    return copy.deepcopy(made)
 
 
 @pytest.fixture

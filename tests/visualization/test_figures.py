@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import copy
 import json
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, make_net
 from matplotlib import pyplot as plt
+from nets import LAYERS, make_net
 
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.concepts import image_of
@@ -30,10 +31,15 @@ def close_figures():
     plt.close("all")
 
 
-@pytest.fixture
-def fitted(images, labels):
+@pytest.fixture(scope="module")
+def made(drawn_images):
     attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, n_clusters=3)
-    return attr.fit([(images, labels)])
+    return attr.fit([(drawn_images, torch.arange(12) % 3)])
+
+
+@pytest.fixture
+def fitted(made):
+    return copy.deepcopy(made)
 
 
 pytestmark = pytest.mark.usefixtures("close_figures")

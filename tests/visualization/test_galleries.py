@@ -6,11 +6,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from conftest import LAYERS, make_net
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from nets import LAYERS, make_net
 from sklearn.decomposition import PCA
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution
