@@ -11,8 +11,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from threadpoolctl import threadpool_limits
 
-from benchmarks.cases import Case
-from benchmarks.recorder import Recorder
+from benchmarks.speed.cases import Case
+from benchmarks.speed.recorder import Recorder
 
 _missing = pytest.StashKey[list[dict[str, str]]]()
 _rows = pytest.StashKey[list[dict[str, str]]]()

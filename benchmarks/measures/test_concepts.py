@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from benchmarks.evaluation.measure import Answers
-from benchmarks.evaluation.method import ConceptMaps, Method, Prototypes, UnavailableError
-from benchmarks.evaluation.presets import PRESETS
-from benchmarks.evaluation.task import Sample, Task
 from benchmarks.measures import concept_quality, diversity, seed_agreement, stability
-from benchmarks.measures._labels import majority, part_centres, pixel_labels
-from benchmarks.measures._places import BOX, Places, find_places
+from benchmarks.measures.formulas.labels import majority, part_centres, pixel_labels
+from benchmarks.measures.formulas.places import BOX, Places, find_places
+from benchmarks.quality.measure import Answers
+from benchmarks.quality.method import ConceptMaps, Method, Prototypes, UnavailableError
+from benchmarks.quality.presets import PRESETS
+from benchmarks.quality.task import Sample, Task
 from captum_kmex.demo import SmallResNet
 
 SIDE, N_PARTS = 28, 3

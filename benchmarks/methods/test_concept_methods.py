@@ -14,18 +14,19 @@ from scipy.stats import ttest_ind
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.evaluation.plugins import find_measures, find_methods
-from benchmarks.evaluation.task import Sample, Task
-from benchmarks.methods import _concept_scores, network_dissection
-from benchmarks.methods._ace_clusters import discover, is_kept
-from benchmarks.methods._ace_concepts import AceConcepts
-from benchmarks.methods._concept_images import class_images
-from benchmarks.methods._concept_scores import ConceptTested, p_values
-from benchmarks.methods._shapley import coalitions, shapley_values
-from benchmarks.methods._superpixels import cut_out, few_superpixels, superpixels
+from benchmarks.methods import network_dissection
 from benchmarks.methods.ace import Ace
-from benchmarks.methods.tcav import Tcav, _prototypes
+from benchmarks.methods.systems import concept_scores
+from benchmarks.methods.systems.ace_clusters import discover, is_kept
+from benchmarks.methods.systems.ace_concepts import AceConcepts
+from benchmarks.methods.systems.concept_images import class_images
+from benchmarks.methods.systems.concept_scores import ConceptTested, p_values
+from benchmarks.methods.systems.shapley import coalitions, shapley_values
+from benchmarks.methods.systems.superpixels import cut_out, few_superpixels, superpixels
+from benchmarks.methods.tcav import Tcav, prototype_examples
+from benchmarks.quality.method import UnavailableError
+from benchmarks.quality.plugins import find_measures, find_methods
+from benchmarks.quality.task import Sample, Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:numpy.core is deprecated")  # captum
 _MEAN, _STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -193,14 +194,14 @@ def test_ace_maps_are_the_scores_of_its_segments():
     assert found.maps.min() >= 0
     assert found.maps.max() <= 1
     assert found.maps.any()
-    own = method._classes == targets[:, None]
+    own = method.classes == targets[:, None]
     assert (found.importance[~own] == 0).all()
-    weights = torch.where(own, method._scores - 0.5, 0.0)
+    weights = torch.where(own, method.scores - 0.5, 0.0)
     expected = torch.einsum("nkhw,nk->nhw", found.maps, weights)
     torch.testing.assert_close(method.maps(inputs, targets), expected)
     segments = method.segments(inputs, targets)
     none = found.importance.shape[1]
-    classes = torch.cat([method._classes, torch.tensor([-1])])[segments]
+    classes = torch.cat([method.classes, torch.tensor([-1])])[segments]
     assert ((classes == targets[:, None, None]) | (segments == none)).all()
 
 
@@ -233,7 +234,7 @@ def test_a_concept_that_the_logit_follows_scores_one():
     controls = [_cluster(0.0) for _ in range(3)]
     images = [torch.randn(5, 3, 16, 16)] * 2
     examples = [_cluster(1.0)] * 2
-    found = _concept_scores.score_concepts(model, "0", examples, [1, 0], controls, images)
+    found = concept_scores.score_concepts(model, "0", examples, [1, 0], controls, images)
     assert found.sign_count.tolist() == [0, 1]
 
 
@@ -246,13 +247,13 @@ def test_two_tests_share_no_files_and_leave_none(monkeypatch):
             made.append((Path(options["save_path"]), options["model_id"]))
             assert [p.name for p in made[-1][0].iterdir()] == [made[-1][1]]  # nothing older
 
-    monkeypatch.setattr(_concept_scores, "TCAV", Spy)
+    monkeypatch.setattr(concept_scores, "TCAV", Spy)
     torch.manual_seed(0)
     controls = [_cluster(0.0) for _ in range(2)]
     for shift in (1.0, -1.0):  # the same ids: stale vectors would give the same scores
         images = [torch.randn(4, 3, 16, 16)]
         args = ([_cluster(shift)], [0], controls, images)
-        made_scores = _concept_scores.score_concepts(_task().model, "1", *args)
+        made_scores = concept_scores.score_concepts(_task().model, "1", *args)
         assert made_scores.sign_count.shape == (1,)
     assert len({folder for folder, _ in made}) == len({name for _, name in made}) == 2
     assert not any(folder.exists() for folder, _ in made)
@@ -262,7 +263,9 @@ def _few_clusters(task, seed):
     return AceConcepts(task, seed, n_clusters=4).concept_images()
 
 
-@pytest.mark.parametrize("find", [partial(_prototypes, 1), _few_clusters], ids=["ours", "ACE"])
+@pytest.mark.parametrize(
+    "find", [partial(prototype_examples, 1), _few_clusters], ids=["ours", "ACE"]
+)
 def test_tcav_maps_are_its_scores_on_the_segments(find):
     inputs, targets = _images()
     method = Tcav(find)

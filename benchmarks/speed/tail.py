@@ -3,52 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
-import torch
 from torch import Tensor
 
-from benchmarks.speed.setting import Setting
+from benchmarks.layer_outputs import layer_outputs
+from benchmarks.speed.setting import Setting, fitted, unfitted
 from benchmarks.timing import cpu_seconds
-from captum_kmex import LayerKMeansAttribution
-from captum_kmex.attributions.prototype_attribution import plain_arithmetic
-from captum_kmex.explaining.evidence import finish_map
-from captum_kmex.explaining.segmentation import SegmentOptions
 
 __all__ = ["AfterForward", "Tail"]
 
 
 class Tail:
-    """What ``attribute`` does after the forward pass, again and again on one pass.
+    """What ``attribute`` does beside the forward pass, again and again on one pass.
 
     Args:
         setting: What to explain.
-        attribution: Fitted or not.
+        n_prototypes: Prototypes of the bank; 0 clusters each image by itself.
     """
 
-    def __init__(self, setting: Setting, attribution: LayerKMeansAttribution) -> None:
+    def __init__(self, setting: Setting, n_prototypes: int) -> None:
         self._setting = setting
-        self._attribution = attribution
-        self._passed = attribution._pass((setting.images,), None, False)
+        self.blocks = layer_outputs(setting.model, setting.layers, setting.images)
+        replayed = setting.replayed()
+        self.attribution = fitted(replayed, n_prototypes) if n_prototypes else unfitted(replayed)
 
     def __call__(self) -> Tensor:
         """Return the maps (N, 1, h, w)."""
-        images = self._setting.images
-        with torch.no_grad(), plain_arithmetic(images):
-            evidence = self._attribution._explain(
-                self._passed, self._setting.target, None, "logit", SegmentOptions()
-            )
-            return finish_map(evidence.density, images, None, sums=True)
-
-    @property
-    def blocks(self) -> list[Tensor]:
-        """The activations, shallow to deep."""
-        return [self._passed.features[name] for name in self._setting.layers]
+        images, target = self._setting.images, self._setting.target
+        return cast("Tensor", self.attribution.attribute(images, target))
 
     def labels(self, depth: int) -> Tensor:
         """Return the segment of each pixel (N*H*W,) at one depth."""
-        stack = self._attribution._stack(self._passed)
-        segments = self._attribution._segment(stack, depth, self._setting.target, SegmentOptions())
-        return segments.labels.flatten()
+        return self.attribution.segment(self._setting.images, depth=depth).flatten()
 
 
 class AfterForward:

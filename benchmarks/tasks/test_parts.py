@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.tasks import parts
-from benchmarks.tasks._figures import CLASSES, PARTS, SIZE, Pose, class_names, partner, render
-from benchmarks.tasks._small import load_small_resnet
+from benchmarks.tasks.data.birds import CLASSES, PARTS, SIZE, Pose, class_names, partner, render
+from benchmarks.tasks.data.small_pictures import load_small_resnet
 
 State = dict[str, Tensor]
 SEEDS = [(7, i) for i in range(32)]

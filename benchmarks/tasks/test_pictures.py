@@ -13,17 +13,22 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision import models
 from torchvision.datasets import STL10
-from torchvision.models import resnet34
 from torchvision.models.squeezenet import squeezenet1_1
 
 from benchmarks import train
-from benchmarks.evaluation.plugins import find_tasks
-from benchmarks.evaluation.presets import PRESETS
-from benchmarks.tasks import _resnet34, image_folder, imagenet
-from benchmarks.tasks._pictures import MEAN, STD, PictureFiles, hold_out
-from benchmarks.tasks._resnet34 import load_imagenet_weights, save_trained_resnet34, train_resnet34
-from benchmarks.tasks._small import length
+from benchmarks.quality.plugins import find_tasks
+from benchmarks.quality.presets import PRESETS
+from benchmarks.tasks import image_folder, imagenet
+from benchmarks.tasks.data import resnet34 as networks
+from benchmarks.tasks.data.pictures import MEAN, STD, PictureFiles, hold_out
+from benchmarks.tasks.data.resnet34 import (
+    load_imagenet_weights,
+    save_trained_resnet34,
+    train_resnet34,
+)
+from benchmarks.tasks.data.small_pictures import length
 
 State = dict[str, torch.Tensor]
 PRESET = PRESETS["test"]
@@ -47,8 +52,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _weights(monkeypatch: pytest.MonkeyPatch) -> State:
     """Random weights in the place of ImageNet's."""
     torch.manual_seed(0)
-    state: State = resnet34(weights=None).state_dict()
-    for module in (_resnet34, imagenet):
+    state: State = models.resnet34(weights=None).state_dict()
+    for module in (networks, imagenet):
         monkeypatch.setattr(module, "load_imagenet_weights", lambda: state)
     return state
 
@@ -60,7 +65,7 @@ def _save(path: Path, value: int = 128, size: tuple[int, int] = (40, 32)) -> Non
 
 def _keep_network(name: str, n_classes: int) -> None:
     torch.manual_seed(0)
-    model = resnet34(weights=None)
+    model = models.resnet34(weights=None)
     model.fc = torch.nn.Linear(512, n_classes, bias=False)
     save_trained_resnet34(name, model)
 
