@@ -1,4 +1,4 @@
-"""Train the networks of the tasks: ``python -m benchmarks.training NAME``.
+"""Train the networks of the tasks.
 
 Small networks are kept in ``benchmarks/checkpoints``, those of your own pictures in torch's cache.
 """
@@ -6,7 +6,7 @@ Small networks are kept in ``benchmarks/checkpoints``, those of your own picture
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,8 @@ from benchmarks.tasks.data.pictures import PictureData
 from benchmarks.tasks.data.resnet34 import save_trained_resnet34, train_resnet34
 from benchmarks.tasks.data.small_pictures import SmallData, save_small_resnet
 from captum_kmex.demo import train_small_resnet
+
+__all__ = ["main"]
 
 RECIPES: dict[str, tuple[Callable[[], SmallData], int]] = {  # data and epochs
     "mnist": (mnist.load_data, 5),
@@ -33,11 +35,11 @@ PICTURES: dict[str, Callable[[], PictureData]] = {
 }
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Train the networks that were asked for, seed 0, and print their validation accuracy."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks train", description=__doc__)
     parser.add_argument("name", nargs="+", choices=[*RECIPES, *PICTURES])
-    for name in parser.parse_args().name:
+    for name in parser.parse_args(words).name:
         try:
             path, accuracy = _train_small(name) if name in RECIPES else _train_pictures(name)
         except FileNotFoundError as error:
@@ -65,7 +67,3 @@ def _train_pictures(name: str) -> tuple[Path, float]:
 def _accuracy(model: nn.Module, data: LabelledData) -> float:
     right = [model(x).argmax(1) == y for x, y in DataLoader(data, batch_size=100)]
     return float(torch.cat(right).double().mean())
-
-
-if __name__ == "__main__":
-    main()

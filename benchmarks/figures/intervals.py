@@ -10,18 +10,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.figures.style import BLUE, GREEN, ORANGE, PINK, SKY, names_down
 from benchmarks.quality.measure import Column, Measure
 from benchmarks.quality.method import Method
 from benchmarks.quality.summary import Row
 
-__all__ = ["draw"]
+__all__ = ["draw_intervals", "family_looks", "forest"]
 
-# Okabe & Ito (2008), told apart with any colour vision; shapes differ as well
-_LOOKS = (
-    ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "v"), ("#56B4E9", "P"), ("#E69F00", "X"),
+_LOOKS = (  # shapes differ as well as colours
+    (BLUE, "s"), (GREEN, "^"), (PINK, "v"), (SKY, "P"), ("#E69F00", "X"),
     ("#000000", "<"), ("#882255", ">"), ("#332288", "p"),
 )  # fmt: skip
-_OURS, _CONTROL = ("#D55E00", "o"), ("#888888", "D")
+_OURS, _CONTROL = (ORANGE, "o"), ("#888888", "D")
 _OWN_FAMILY, _CONTROL_FAMILY = "captum_kmex", "Controls"
 _MAX_PANELS = 4
 _PANEL, _LINE, _FRAME = 2.3, 0.19, 1.25  # inches
@@ -29,7 +29,7 @@ _PANEL, _LINE, _FRAME = 2.3, 0.19, 1.25  # inches
 Look = tuple[str, str]  # colour and marker
 
 
-def draw(
+def draw_intervals(
     rows: Iterable[Row],
     measures: Mapping[str, Measure],
     methods: Mapping[str, Callable[[], Method]],
@@ -63,6 +63,7 @@ def draw(
 
 
 def family_looks(families: Iterable[str]) -> dict[str, Look]:
+    """Return each family's colour and marker, ours first and the controls last."""
     others = [f for f in dict.fromkeys(families) if f not in (_OWN_FAMILY, _CONTROL_FAMILY)]
     looks = {family: _LOOKS[i % len(_LOOKS)] for i, family in enumerate(others)}
     return {_OWN_FAMILY: _OURS, **looks, _CONTROL_FAMILY: _CONTROL}
@@ -71,7 +72,14 @@ def family_looks(families: Iterable[str]) -> dict[str, Look]:
 def forest(
     rows: list[Row], measure: Measure, families: Mapping[str, str], looks: Mapping[str, Look]
 ) -> Figure:
-    """Draw one panel a column, one line a method, the best by the first column on top."""
+    """Draw one panel a column, one line a method, the best by the first column on top.
+
+    Args:
+        rows: The lines, of one task and measure.
+        measure: The measure.
+        families: Family of each method.
+        looks: Colour and marker of each family.
+    """
     keys = [
         k for k, c in measure.columns.items() if c.better and any(k in r.estimates for r in rows)
     ]
@@ -82,7 +90,7 @@ def forest(
     panels = figure.subplots(1, len(keys), squeeze=False, sharey=True)[0]
     for axes, key in zip(panels, keys, strict=True):
         _panel(axes, rows, key, measure.columns[key], families, looks)
-    _names_down(panels[0], [row.method for row in rows], families)
+    _ours_bold(panels[0], [row.method for row in rows], families)
     shown = dict.fromkeys(families[row.method] for row in rows)
     for family, (color, shape) in looks.items():
         if family in shown:
@@ -126,10 +134,8 @@ def _panel(
     axes.tick_params(axis="y", length=0)
 
 
-def _names_down(axes: Axes, names: list[str], families: Mapping[str, str]) -> None:
-    """Label the lines with methods, the first on top, ours in their colour."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    for label, name in zip(axes.get_yticklabels(), names, strict=True):
+def _ours_bold(axes: Axes, names: list[str], families: Mapping[str, str]) -> None:
+    """Label the lines with methods, the first on top, ours bold and in their colour."""
+    for label, name in zip(names_down(axes, names), names, strict=True):
         if families[name] == _OWN_FAMILY:
             label.set(color=_OURS[0], fontweight="bold")

@@ -12,19 +12,19 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
+from benchmarks.figures.style import BLUE, GREEN, ORANGE, PINK, SKY, names_down
 from benchmarks.speed.groups import GROUPS
 from benchmarks.speed.results import Results, Row
 
-__all__ = ["draw"]
+__all__ = ["draw_speed_figures"]
 
-# Okabe & Ito (2008), told apart with any colour vision; shapes differ as well
-_OURS, _RIVAL = "#D55E00", "#0072B2"
+_OURS, _RIVAL = ORANGE, BLUE  # shapes differ as well
 _SHAPES = ("o", "s", "^")
 _WIDTH = 8.0
 _ITSELF = ("against itself", "against themselves")
 
 
-def draw(found: Mapping[str, Results], folder: Path) -> None:
+def draw_speed_figures(found: Mapping[str, Results], folder: Path) -> None:
     """Write the figure of every group that has results."""
     makers: dict[str, Callable[[dict[str, list[Row]]], Figure]] = {
         "attribute": _attribute,
@@ -54,11 +54,9 @@ def _color(name: str) -> str:
     return _OURS if name.startswith("ours") else _RIVAL
 
 
-def _names_down(axes: Axes, names: list[str]) -> None:
+def _methods_down(axes: Axes, names: list[str]) -> None:
     """Label the vertical axis with methods, the first on top, ours in colour."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    for label, name in zip(axes.get_yticklabels(), names, strict=True):
+    for label, name in zip(names_down(axes, names), names, strict=True):
         label.set_color(_OURS if name.startswith("ours") else "black")
     axes.grid(axis="x", which="both", color="0.9")
     axes.set_axisbelow(True)
@@ -93,7 +91,7 @@ def _attribute(tables: dict[str, list[Row]]) -> Figure:
     axes.axvline(1, color="0.4", linewidth=1)
     axes.set_xscale("log")
     _plain_ticks(axes.xaxis)
-    _names_down(axes, names)
+    _methods_down(axes, names)
     axes.set_xlabel("CPU time over the bare forward pass (log scale)")
     axes.legend(loc="upper right", frameon=False)
     return figure
@@ -147,7 +145,7 @@ def _memory(tables: dict[str, list[Row]]) -> Figure:
     values = [row.values["peak_mib"] for row in rows]
     bars = axes.barh(range(len(rows)), values, 0.65, color=[_color(name) for name in names])
     axes.bar_label(bars, fmt="%.0f", padding=3)
-    _names_down(axes, names)
+    _methods_down(axes, names)
     axes.set_xlim(0, 1.08 * max(values))
     axes.set_xlabel("peak of live tensors, MiB")
     return figure
@@ -181,7 +179,7 @@ def _solver_point(axes: Axes, row: Row, place: int) -> None:
         shape = "P" if row.name.endswith("=1") else "*"
         axes.scatter([x], [y], color=_OURS, marker=shape, s=110, label=row.name)
     else:
-        color = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "#999933")[place]
+        color = (BLUE, SKY, GREEN, PINK, "#999933")[place]
         axes.scatter([x], [y], color=color, marker="svD^X"[place], s=40, label=row.name)
 
 
@@ -195,7 +193,7 @@ def _stream(tables: dict[str, list[Row]]) -> Figure:
             median, high = row.values["inertia"] - 1, row.values["inertia_p90"] - 1
             axes.plot([100 * median, 100 * high], [place] * 2, color=_color(row.name))
             axes.plot([100 * median], [place], "o", color=_color(row.name), markersize=5)
-        _names_down(axes, names)
+        _methods_down(axes, names)
         axes.axvline(0, color="0.4", linewidth=1)
         axes.set_title(title.removeprefix("fit, one pass: "), size=9)
         if axes in panels[1::2]:

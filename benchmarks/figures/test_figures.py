@@ -5,7 +5,7 @@ import torch
 from matplotlib import image
 from torch.utils.data import TensorDataset
 
-from benchmarks.figures.intervals import draw, family_looks, forest
+from benchmarks.figures.intervals import draw_intervals, family_looks, forest
 from benchmarks.figures.paper import draw_paper_figures
 from benchmarks.quality.measure import Column, Measure
 from benchmarks.quality.method import Method
@@ -41,7 +41,7 @@ def rows(task="t"):
 
 def test_a_figure_is_drawn_where_methods_can_be_compared(tmp_path):
     alone = [Row("alone", "B4", "m", rows()[1].estimates), rows("alone")[2]]
-    found = draw([*rows(), *rows("u"), *alone], {"m": MEASURE}, METHODS, tmp_path / "new")
+    found = draw_intervals([*rows(), *rows("u"), *alone], {"m": MEASURE}, METHODS, tmp_path / "new")
     assert [path.name for path in found] == ["t-m.png", "u-m.png"]
     assert image.imread(found[0]).std() > 0
 

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from benchmarks.quality.cells import Cell
+from benchmarks.page import bold_if, join, table
 from benchmarks.quality.measure import Column, Measure
-from benchmarks.quality.summary import Estimate, compare
+from benchmarks.quality.summary import Estimate
 
-__all__ = ["render_comparison"]
+__all__ = ["PAIRS", "render_comparison"]
+
+PAIRS = (
+    ("B234 unfitted", "Grad-CAM"),
+    ("B234 unfitted", "Permuted B234 segments + CAM"),
+    ("B234 unfitted", "SLIC 100 + CAM"),
+    ("B234 fitted", "Grad-CAM"),
+)
 
 
 def render_comparison(
-    cells: Sequence[Cell],
+    found: Mapping[tuple[str, str, str], Estimate],
     subject: str,
     rival: str,
     measures: Mapping[str, Measure],
     titles: Mapping[str, str],
-    n_bootstrap: int,
 ) -> str:
     """Return a table of the subject's scores less the rival's on the same images.
 
     Args:
-        cells: What was run.
+        found: The differences by task, measure and column.
         subject: Name of a method.
         rival: Name of another.
         measures: The measures, in the order of the lines.
         titles: Titles of the tasks by name, in the order of the columns.
-        n_bootstrap: Resamples behind an interval.
 
     Returns:
         Markdown, empty where nothing can be compared.
     """
-    found = compare(cells, subject, rival, n_bootstrap)
     tasks = [task for task in titles if any(key[0] == task for key in found)]
     lines, tally = [], dict.fromkeys(("wins", "losses", "ties"), 0)
     for measure in measures.values():
@@ -42,19 +46,13 @@ def render_comparison(
                 continue
             for estimate in filter(None, estimates):
                 tally[_verdict(estimate, column)] += 1
-            cells_of_line = " | ".join(_cell(estimate, column) for estimate in estimates)
-            lines.append(f"| {measure.title}: {column.title} | {cells_of_line} |")
+            cells = [_cell(estimate, column) for estimate in estimates]
+            lines.append([f"{measure.title}: {column.title}", *cells])
     if not lines:
         return ""
-    head = [
-        f"### {subject} less {rival}",
-        "",
-        ", ".join(f"{count} {verdict}" for verdict, count in tally.items()) + ".",
-        "",
-        f"| | {' | '.join(titles[task] for task in tasks)} |",
-        "|" + "---|" * (len(tasks) + 1),
-    ]
-    return "\n".join(head + lines)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in tally.items())
+    heads = ["", *(titles[task] for task in tasks)]
+    return join([f"### {subject} less {rival}", f"{counts}.", table(heads, lines)])
 
 
 def _verdict(estimate: Estimate, column: Column) -> str:
@@ -72,4 +70,5 @@ def _cell(estimate: Estimate | None, column: Column) -> str:
     )
     text = f"{mean} ({low} to {high})"
     verdict = _verdict(estimate, column)
-    return {"wins": f"**{text}** win", "losses": f"{text} *loss*", "ties": text}[verdict]
+    mark = {"wins": " win", "losses": " *loss*", "ties": ""}[verdict]
+    return bold_if(verdict == "wins", text) + mark

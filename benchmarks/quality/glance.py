@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from benchmarks.page import bold_if, join, table
 from benchmarks.quality.measure import Column, Measure
 from benchmarks.quality.summary import Estimate, Row
 
-__all__ = ["render_glance"]
+__all__ = ["COLUMNS", "CONTROLS", "METHODS", "render_glance"]
 
 METHODS = (
     "B4 unfitted", "B234 unfitted", "B4 fitted", "B234 fitted", "KMEx (K=5)",
@@ -52,7 +53,7 @@ def render_glance(
         found = {title: means[task, title] for title in COLUMNS if (task, title) in means}
         if found:
             tables.append(f"### {name}\n\n{_table(found, columns)}")
-    return "\n\n".join(tables)
+    return join(tables)
 
 
 def _means(found: Mapping[str, Estimate]) -> dict[str, float]:
@@ -64,12 +65,12 @@ def _means(found: Mapping[str, Estimate]) -> dict[str, float]:
 def _table(found: Mapping[str, Mapping[str, float]], columns: Mapping[str, Column]) -> str:
     arrows = {"high": "↑", "low": "↓", "": ""}
     heads = [f"{title} {arrows[columns[title].better]}" for title in found]
-    lines = [f"| | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
+    lines = []
     for method in (*METHODS, *CONTROLS):
         cells = [_cell(found[title], method, columns[title]) for title in found]
         if any(cells):
-            lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append([method, *cells])
+    return table(["", *heads], lines, rule="--:")
 
 
 def _cell(means: Mapping[str, float], method: str, column: Column) -> str:
@@ -81,4 +82,4 @@ def _cell(means: Mapping[str, float], method: str, column: Column) -> str:
     if method not in rivals:
         return texts[method]
     best = (max if column.better == "high" else min)(rivals, key=lambda name: means[name])
-    return f"**{texts[method]}**" if texts[method] == texts[best] else texts[method]
+    return bold_if(texts[method] == texts[best], texts[method])

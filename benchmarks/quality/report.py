@@ -1,77 +1,39 @@
-"""The report of a run: its JSON, its figures, and the page that shows them."""
+"""The report of a run: its figures, and the page that shows them and every table."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.figures.intervals import draw
-from benchmarks.quality.cells import Cell
-from benchmarks.quality.comparison import render_comparison
+from benchmarks.figures.intervals import draw_intervals
+from benchmarks.page import figure, join, versions
+from benchmarks.quality.comparison import PAIRS, render_comparison
 from benchmarks.quality.glance import render_glance
 from benchmarks.quality.measure import Measure
-from benchmarks.quality.plugins import find_measures, find_methods, find_tasks
-from benchmarks.quality.presets import Preset
-from benchmarks.quality.summary import Row, summarise
-from benchmarks.quality.tables import render
-from benchmarks.timing import environment
+from benchmarks.quality.plugins import find_measures, find_methods
+from benchmarks.quality.results import Results
+from benchmarks.quality.tables import render_tables
 
-__all__ = ["image_folder", "write_report"]
-
-_PAIRS = (
-    ("B234 unfitted", "Grad-CAM"),
-    ("B234 unfitted", "Permuted B234 segments + CAM"),
-    ("B234 unfitted", "SLIC 100 + CAM"),
-    ("B234 fitted", "Grad-CAM"),
-)
+__all__ = ["image_folder", "write_page"]
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What is in a run's folder."""
-
-    cells: list[Cell]
-    titles: dict[str, str]
-    notes: dict[str, list[str]]
-    absent: dict[str, str]
-
-    @classmethod
-    def read(cls, folder: Path) -> _Run:
-        cells = [Cell.load(path) for path in sorted(folder.glob("*/*.cell.json"))]
-        about = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("*/task.json")}
-        names = [name for name in find_tasks() if name in about]
-        return cls(
-            cells,
-            {name: about[name]["title"] for name in names},
-            {about[name]["title"]: about[name]["notes"] for name in names},
-            {p.parent.name: p.read_text() for p in folder.glob("*/unavailable.txt")},
-        )
-
-
-def write_report(folder: Path, preset: Preset, results: Path, page: Path) -> None:
-    """Write the JSON and the page of all that has been run, and the page's figures beside it.
+def write_page(found: Results, results: str, page: Path) -> None:
+    """Write the page of all that is known, and its figures beside it.
 
     Args:
-        folder: Where the run keeps its cells.
-        preset: Sizes of the run.
-        results: JSON file to write.
+        found: What is known.
+        results: Name of the JSON file that holds it.
         page: Markdown file to write; its figures go beside it.
     """
-    run = _Run.read(folder)
+    page.parent.mkdir(parents=True, exist_ok=True)
     measures, methods = find_measures(), find_methods()
-    rows = summarise(run.cells, preset.bootstrap)
-    found = {"preset": asdict(preset), "environment": environment(), "rows": [*map(asdict, rows)]}
-    for path in (results, page):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(found, indent=1) + "\n")
-    images = image_folder(page)
-    figures = {p.stem: p.relative_to(page.parent) for p in draw(rows, measures, methods, images)}
-    parts = ["\n".join(_head(run, preset, results)), *_glance(rows, measures, run)]
-    parts += [*_comparisons(run, preset), *_paper_figures(page)]
-    page.write_text(render(rows, measures, methods, run.titles, figures, "\n\n".join(parts)))
+    titles = {name: facts.title for name, facts in found.tasks.items()}
+    drawn = draw_intervals(found.rows, measures, methods, image_folder(page))
+    figures = {path.stem: path.relative_to(page.parent) for path in drawn}
+    parts = ["\n".join(_head(found, results)), *_glance(found, measures, titles)]
+    parts += [*_comparisons(found, measures, titles), *_paper_figures(page)]
+    parts.append(render_tables(found.rows, measures, methods, titles, figures))
+    page.write_text(join(parts) + "\n")
 
 
 def image_folder(page: Path) -> Path:
@@ -85,30 +47,33 @@ def _paper_figures(page: Path) -> Iterator[str]:
     if paths:
         yield "## Figures 1 and 2 of the paper"
     for path in paths:
-        yield f"![{path.stem}]({path.relative_to(page.parent)})"
+        yield figure(path.stem, path.relative_to(page.parent))
 
 
-def _head(run: _Run, preset: Preset, results: Path) -> Iterator[str]:
-    found: dict[str, Any] = environment()
-    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
-    seeds = ", ".join(map(str, preset.seeds))
-    yield f"# Benchmark: preset {preset.name}\n"
+def _head(found: Results, results: str) -> Iterator[str]:
+    preset = found.preset
+    seeds = ", ".join(map(str, preset["seeds"]))
+    yield f"# Benchmark: preset {preset['name']}\n"
     yield (
-        f"Made by `python -m benchmarks.quality.command --preset {preset.name}`: at most "
-        f"{preset.n_images} test images a task are explained, and pixels are removed from at most "
-        f"{preset.n_perturbed} of them, a quarter of that for photographs; seeds {seeds} "
+        f"Made by `python -m benchmarks quality --preset {preset['name']}`: at most "
+        f"{preset['n_images']} test images a task are explained, and pixels are removed from at "
+        f"most {preset['n_perturbed']} of them, a quarter of that for photographs; seeds {seeds} "
         "for methods that depend on one. In brackets stand 95 % bootstrap intervals over images "
         "and seeds. Arrows say which end is better; the best of a "
         "column is bold. Maps of all methods are brought to the images' size bilinearly. The "
         "explained class is the one that the network predicts. Every number is in "
-        f"`{results.name}`. Threads {found['threads']}; {versions}.\n"
+        f"`{results}`. Threads {found.environment['threads']}; {versions(found.environment)}.\n"
     )
-    yield from (f"- {title}: {note}" for title, notes in run.notes.items() for note in notes)
-    yield from (f"- {name} did not run: {reason}" for name, reason in run.absent.items())
+    for facts in found.tasks.values():
+        yield from (f"- {facts.title}: {note}" for note in facts.notes)
+    yield from (f"- {name} did not run: {reason}" for name, reason in found.absent.items())
+    yield from (f"- {later['note']}" for later in found.later)
 
 
-def _glance(rows: list[Row], measures: Mapping[str, Measure], run: _Run) -> Iterator[str]:
-    if tables := render_glance(rows, measures, run.titles):
+def _glance(
+    found: Results, measures: Mapping[str, Measure], titles: Mapping[str, str]
+) -> Iterator[str]:
+    if tables := render_glance(found.rows, measures, titles):
         yield "## At a glance"
         yield (
             "Means of the best-known methods, in per cent but for agreement and seconds; the best "
@@ -120,16 +85,18 @@ def _glance(rows: list[Row], measures: Mapping[str, Measure], run: _Run) -> Iter
         yield tables
 
 
-def _comparisons(run: _Run, preset: Preset) -> Iterator[str]:
-    measures = find_measures()
-    tables = [
-        render_comparison(run.cells, *pair, measures, run.titles, preset.bootstrap)
-        for pair in _PAIRS
-    ]
+def _comparisons(
+    found: Results, measures: Mapping[str, Measure], titles: Mapping[str, str]
+) -> Iterator[str]:
+    tables = []
+    for subject, rival in PAIRS:
+        own = [c for c in found.comparisons if (c.subject, c.rival) == (subject, rival)]
+        estimates = {(c.task, c.measure, c.column): c.estimate for c in own}
+        tables.append(render_comparison(estimates, subject, rival, measures, titles))
     if any(tables):
         yield "## Where we win and where we lose"
         yield (
             "Differences on the same images, seeds averaged, with 95 % bootstrap intervals; a "
             "difference whose interval holds zero is a tie. Percentages are in points."
         )
-        yield from filter(None, tables)
+        yield from tables

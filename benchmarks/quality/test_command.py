@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import run
+from benchmarks.quality.command import main
 from benchmarks.quality.plugins import find_measures, find_methods, find_tasks
 from benchmarks.quality.presets import PRESETS
+from benchmarks.quality.running import is_claimed
 
 
 def call(monkeypatch, folder, *words):
-    words = ("run", "--preset", "test", "--folder", str(folder), *words)
-    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    words = ("--preset", "test", "--folder", str(folder), *words)
     threads = torch.get_num_threads()
-    run.main()
+    main([str(word) for word in words])
     torch.set_num_threads(threads)
 
 
@@ -90,5 +90,5 @@ def test_the_page_on_adding_a_method_works_as_written(monkeypatch, tmp_path):
 
 
 def test_a_piece_of_workis_claimed_once(tmp_path):
-    assert [run.is_claimed(tmp_path, name) for name in ("a", "b", "a", "b")] == [0, 0, 1, 1]
-    assert not run.is_claimed(None, "a")
+    assert [is_claimed(tmp_path, name) for name in ("a", "b", "a", "b")] == [0, 0, 1, 1]
+    assert not is_claimed(None, "a")

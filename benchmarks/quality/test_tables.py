@@ -5,8 +5,8 @@ from pathlib import Path
 from benchmarks.quality.cells import Cell
 from benchmarks.quality.comparison import render_comparison
 from benchmarks.quality.measure import Column, Measure
-from benchmarks.quality.summary import Estimate, Row
-from benchmarks.quality.tables import render
+from benchmarks.quality.summary import Estimate, Row, compare
+from benchmarks.quality.tables import render_tables
 
 COLUMNS = {
     "hits": Column("hits"),
@@ -27,16 +27,9 @@ def row(method, reason="", **means):
 
 def test_best_of_each_column_is_bold_and_reasons_are_listed():
     rows = [row("a", hits=0.5, time=2, size=1), row("b", hits=0.7, time=3), row("c", "no map")]
-    page = render(
-        rows,
-        MEASURES,
-        dict.fromkeys("cba", Stub),
-        {"t": "Task"},
-        {"t-m": Path("t-m.png")},
-        "# Head",
-    )
+    methods, figures = dict.fromkeys("cba", Stub), {"t-m": Path("t-m.png")}
+    page = render_tables(rows, MEASURES, methods, {"t": "Task"}, figures)
     lines = page.splitlines()
-    assert lines[0] == "# Head"
     assert "| method | family | hits ↑ | time ↓ | size | images × seeds |" in lines
     assert (
         "| a | f | 50.0 (40.0–60.0) | **2.000** (1.900–2.100) | 1.000 (0.900–1.100) | 9 × 2 |"
@@ -50,8 +43,8 @@ def test_best_of_each_column_is_bold_and_reasons_are_listed():
 
 def test_measures_and_tasks_without_any_value_are_left_out():
     rows = [row("a", "no map")]
-    page = render(rows, MEASURES, {"a": Stub}, {"t": "Task", "u": "Other"}, {}, "# Head")
-    assert "A measure" not in page
+    page = render_tables(rows, MEASURES, {"a": Stub}, {"t": "Task", "u": "Other"}, {})
+    assert page == ""
 
 
 def test_comparison_counts_wins_losses_and_ties():
@@ -61,7 +54,8 @@ def test_comparison_counts_wins_losses_and_ties():
     odd = Cell("u", "theirs", 0, {"m": {"hits": [1, 0, 1, 0]}})
     titles = {"t": "Task", "u": "Other"}
     cells = [ours, theirs, even, odd]
-    page = render_comparison(cells, "ours", "theirs", MEASURES, titles, 100)
+    found = compare(cells, "ours", "theirs", 100)
+    page = render_comparison(found, "ours", "theirs", MEASURES, titles)
     assert "1 wins, 1 losses, 1 ties." in page
     assert "| A measure: hits | **+100.0 (+100.0 to +100.0)** win | +0.0 (" in page
     assert "| A measure: time | +1.000 (+1.000 to +1.000) *loss* |  |" in page
@@ -69,4 +63,4 @@ def test_comparison_counts_wins_losses_and_ties():
 
 
 def test_nothing_to_compare_gives_nothing():
-    assert render_comparison([], "ours", "theirs", MEASURES, {"t": "Task"}, 10) == ""
+    assert render_comparison({}, "ours", "theirs", MEASURES, {"t": "Task"}) == ""

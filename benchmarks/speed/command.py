@@ -1,6 +1,6 @@
 """Run the full benchmarks group by group and write ``docs/speed.md``.
 
-Run as ``python -m benchmarks.speed.command``; see ``--help``.
+Every group runs in a process of its own: the tests ``benchmarks/speed/test_GROUP.py``.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.figures.speed import draw
+from benchmarks.figures.speed import draw_speed_figures
 from benchmarks.speed.groups import GROUPS
 from benchmarks.speed.report import render
 from benchmarks.speed.results import read_results
+
+__all__ = ["main"]
 
 _ROOT = Path(__file__).parents[2]
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Run what was asked for and write the page from all results that there are."""
-    options = _arguments()
+    options = _options(words)
     options.results.mkdir(parents=True, exist_ok=True)
     for group in [] if options.read else options.group or list(GROUPS):
         path = _file(options.results, group)
@@ -33,20 +36,20 @@ def main() -> None:
     found = {group: read_results(_file(options.results, group)) for group in GROUPS}
     images = options.page.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    draw(found, images)
+    draw_speed_figures(found, images)
     options.page.write_text(render(found))
     print(f"wrote {options.page}")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.command", description=__doc__)
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks speed", description=__doc__)
     parser.add_argument("--group", action="append", choices=list(GROUPS), help="run only this")
     parser.add_argument("--resume", action="store_true", help="run only what has no results")
     parser.add_argument("--read", action="store_true", help="run nothing, write the page again")
     parser.add_argument("--short", type=Path, metavar="DIR", help="try small shapes, write to DIR")
     parser.add_argument("--results", type=Path, default=_ROOT / "benchmarks" / "results")
     parser.add_argument("--page", type=Path, default=_ROOT / "docs" / "speed.md")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.short:
         options.results, options.page = options.short, options.short / "speed.md"
     return options
@@ -70,7 +73,3 @@ def _run(group: str, path: Path, is_full: bool) -> None:
         else:
             content = {"failure": f"the run ended with code {run.returncode} and no results"}
     path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,6 @@ import torchvision
 from torch import Tensor, nn
 
 from benchmarks.layer_outputs import layer_outputs
-from benchmarks.speed.replay import record
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.bank.prototype_bank import Codebook, ModelFingerprint, PrototypeBank
 from captum_kmex.composite.stack import StackedBlocks
@@ -45,10 +44,6 @@ class Setting:
         with torch.inference_mode():
             logits: Tensor = self.model(self.images)
         return logits
-
-    def replayed(self) -> Setting:
-        """Return the same with a network that has been run, and costs nothing to run again."""
-        return replace(self, model=record(self.model, self.layers, self.images))
 
     @cached_property
     def logits(self) -> Tensor:

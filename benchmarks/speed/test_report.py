@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.figures.speed import draw
+from benchmarks.figures.speed import draw_speed_figures
 from benchmarks.speed.groups import GROUPS
 from benchmarks.speed.report import render
 from benchmarks.speed.results import Results, read_results
@@ -70,5 +70,5 @@ def test_page_says_why_a_group_has_no_results(tmp_path: Path) -> None:
 
 def test_figures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     found = {group: Results(failure="not yet") for group in GROUPS}
-    draw(found | {"attribute": read_results(_file(tmp_path))}, tmp_path)
+    draw_speed_figures(found | {"attribute": read_results(_file(tmp_path))}, tmp_path)
     assert [path.name for path in tmp_path.glob("*.png")] == ["speed_attribute.png"]

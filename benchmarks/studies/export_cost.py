@@ -1,6 +1,6 @@
 """What an explanation adds to a model in ONNX Runtime: CPU time of one thread, batch 1 and 8.
 
-Run as ``python -m benchmarks.studies.export_cost``; writes ``benchmarks/results/export-cost.json``.
+Writes ``benchmarks/results/export-cost.json``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torchvision.models import resnet18
 
 from benchmarks.timing import cpu_seconds, environment, interleave, ratios
 from captum_kmex import LayerKMeansAttribution
+
+__all__ = ["main"]
 
 _RESULTS = Path(__file__).parents[1] / "results" / "export-cost.json"
 _LAYERS = ["layer2", "layer3", "layer4"]
@@ -78,7 +80,3 @@ def _session(module: nn.Module, images: Tensor, names: list[str]) -> onnxruntime
             verbose=False,
         )
         return onnxruntime.InferenceSession(path, options)
-
-
-if __name__ == "__main__":
-    main()

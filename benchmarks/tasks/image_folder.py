@@ -8,7 +8,7 @@ class, and, if the network is your own, ``task.json``, in which every entry may 
      "size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 The checkpoint is a state dict (``.pth`` or ``.safetensors``), its path relative to the folder.
-Without one, train a ResNet34: ``python -m benchmarks.training image_folder``.
+Without one, train a ResNet34: ``python -m benchmarks train image_folder``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -17,7 +16,7 @@ from torchvision import models
 from torchvision.datasets import STL10
 from torchvision.models.squeezenet import squeezenet1_1
 
-from benchmarks import train
+from benchmarks import training
 from benchmarks.quality.plugins import find_tasks
 from benchmarks.quality.presets import PRESETS
 from benchmarks.tasks import image_folder, imagenet
@@ -255,11 +254,10 @@ def test_image_folder_is_trained_kept_and_loaded(
     _write_folder(tmp_path / "data")
     (tmp_path / "data" / "task.json").write_text('{"size": 32}')
     monkeypatch.setenv("CAPTUM_KMEX_IMAGE_FOLDER", str(tmp_path / "data"))
-    with pytest.raises(FileNotFoundError, match=r"run: python -m benchmarks\.train image_folder"):
+    with pytest.raises(FileNotFoundError, match=r"run: python -m benchmarks train image_folder"):
         find_tasks()["image_folder"](PRESET)
-    monkeypatch.setattr(train, "train_resnet34", partial(train_resnet34, epochs=2))
-    monkeypatch.setattr(sys, "argv", ["train", "image_folder"])
-    train.main()
+    monkeypatch.setattr(training, "train_resnet34", partial(train_resnet34, epochs=2))
+    training.main(["image_folder"])
     assert "validation accuracy" in capsys.readouterr().out
     task = find_tasks()["image_folder"](PRESET)
     state = task.model.state_dict()

@@ -28,6 +28,7 @@ class Given(Method):
         self._explain, self.passes = explain, passes
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return what the function gives."""
         return self._explain(inputs, targets)
 
 

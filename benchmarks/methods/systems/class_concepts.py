@@ -26,10 +26,12 @@ class ClassConcepts(Method):
         raise NotImplementedError
 
     def segments(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the concept of the target's class that scores most at each position."""
         scores = self.own_scores(inputs, targets)
         return scores.argmax(1) + (targets * scores.shape[1])[:, None, None]
 
     def concepts(self, inputs: Tensor, targets: Tensor) -> ConceptMaps:
+        """Return all classes' scores; those of other classes are worth nothing."""
         scores = self.scores(inputs)
         importance = scores.new_zeros(scores.shape[:3])
         importance[torch.arange(len(inputs)), targets] = self.worth(_own(scores, targets), targets)

@@ -84,7 +84,7 @@ def load_trained_resnet34(name: str, n_classes: int) -> nn.Module:
     """
     path = _path(name)
     if not path.exists():
-        raise FileNotFoundError(f"no checkpoint {path}; run: python -m benchmarks.training {name}")
+        raise FileNotFoundError(f"no checkpoint {path}; run: python -m benchmarks train {name}")
     model = _resnet34(n_classes)
     model.load_state_dict(load_file(path))
     return model.eval()

@@ -104,7 +104,7 @@ def load_small_resnet(name: str, channels: int, n_classes: int) -> SmallResNet:
     """
     path = _path(name)
     if not path.exists():
-        raise FileNotFoundError(f"no checkpoint {path}; run: python -m benchmarks.training {name}")
+        raise FileNotFoundError(f"no checkpoint {path}; run: python -m benchmarks train {name}")
     model = SmallResNet(n_classes, channels)
     model.load_state_dict(load_file(path))
     return model.eval()
