@@ -41,6 +41,7 @@ def test_no_variant_repeats_a_default_row() -> None:
     assert not set(METHODS) & set(captum_kmex.METHODS)
 
 
+@pytest.mark.bench
 def test_depths_of_one_fit_are_the_fits_of_each_depth_alone(task: Task) -> None:
     for n_layers in (1, 2, 3):
         shared = captum_kmex.LayerKMeans(n_layers, True)

@@ -73,6 +73,7 @@ def test_training_lowers_the_loss() -> None:
     assert fidelity() < before
 
 
+@pytest.mark.bench
 def test_interpreter_learns_what_the_network_predicts_and_leaves_it_alone() -> None:
     task = tiny_task(n_train=200)
     task.model[-1].weight.data *= 30  # a network that is sure of what it says

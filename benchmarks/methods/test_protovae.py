@@ -99,6 +99,7 @@ def test_inverse_volume_grows_as_prototypes_become_alike() -> None:
     assert float(inverse_volume(alike)) > 5 * float(inverse_volume(apart))
 
 
+@pytest.mark.bench
 def test_training_lowers_the_loss_and_classifies() -> None:
     torch.manual_seed(0)
     net, labels = ProtoVAE(7, (3, 16, 16), 3, Sizes(2, 6, 16)), torch.arange(48) % 3

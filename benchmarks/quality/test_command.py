@@ -37,10 +37,10 @@ def test_a_run_is_reported_and_goes_on_where_it_stopped(monkeypatch, tmp_path, c
     page = (tmp_path / "report.md").read_text()
     assert f"{accuracy['mean'] * 100:.1f}" in page
     assert "Classifier prototypes: is no surrogate classifier" in page
-    call(monkeypatch, tmp_path, *some, "--method", "*B4*", "--method", "KMEx (K=5)")
+    call(monkeypatch, tmp_path, *some, "--method", "KMEx*")
     printed = capsys.readouterr().out
     assert "KMEx (K=5)" not in printed
-    assert "B4 fitted, seed 1" in printed
+    assert "KMEx (K=10), seed 1" in printed
 
 
 def test_results_of_other_sizes_are_not_mixed(monkeypatch, tmp_path):

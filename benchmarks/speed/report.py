@@ -23,7 +23,7 @@ pip install ".[test]" && python -m benchmarks speed
 ```
 
 which takes about half an hour on one core; `--group tail` runs one group, `--resume` those
-without results. `pytest benchmarks` asserts the same on small shapes and judges no time.
+without results. `pytest -m bench` asserts the same on small shapes and judges no time.
 
 **How it is timed.** One thread, CPU time of the process (`time.process_time`). What is compared
 runs in the same round, in alternating order, and a ratio is taken in every round. Cells show the

@@ -1,21 +1,21 @@
-"""Run one study; each writes its figures to ``benchmarks/results``."""
+"""Answer one question; what is found goes to ``benchmarks/results``."""
 
 from __future__ import annotations
 
-import argparse
-import pkgutil
 from collections.abc import Sequence
-from importlib import import_module
 
-from benchmarks import studies
+from benchmarks.commands import run_command
 
 __all__ = ["main"]
+
+_STUDIES = {
+    "export_cost": (
+        "benchmarks.studies.export_cost",
+        "what an explanation adds to a model in ONNX Runtime",
+    ),
+}
 
 
 def main(words: Sequence[str]) -> None:
     """Run the study that is named."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks study", description=__doc__)
-    names = {module.name for module in pkgutil.iter_modules(studies.__path__)} - {"command"}
-    parser.add_argument("name", choices=sorted(names))
-    name = parser.parse_args(words).name
-    import_module(f"benchmarks.studies.{name}").main()
+    run_command("python -m benchmarks study", __doc__ or "", _STUDIES, words)

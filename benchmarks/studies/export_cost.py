@@ -1,13 +1,11 @@
-"""What an explanation adds to a model in ONNX Runtime: CPU time of one thread, batch 1 and 8.
-
-Writes ``benchmarks/results/export-cost.json``.
-"""
+"""What an explanation adds to a model in ONNX Runtime: CPU time of one thread, batch 1 and 8."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
@@ -25,11 +23,11 @@ __all__ = ["main"]
 
 _RESULTS = Path(__file__).parents[1] / "results" / "export-cost.json"
 _LAYERS = ["layer2", "layer3", "layer4"]
-_ROUNDS = 15
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Time ResNet18 at 224x224 with 50 prototypes against the same model without them."""
+    options = _options(words)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, images = resnet18(num_classes=10).eval(), torch.rand(20, 3, 224, 224)
@@ -38,14 +36,25 @@ def main() -> None:
     plain = _session(model, images[:2], ["logits"])
     module = attr.as_module(images[:2])
     explained = _session(module, images[:2], module.output_names)
-    found = {f"batch {n}": _compare(plain, explained, images[:n]) for n in (1, 8)}
+    found = {f"batch {n}": _compare(plain, explained, images[:n], options.rounds) for n in (1, 8)}
     about = environment() | {"onnxruntime": metadata.version("onnxruntime")}
-    _RESULTS.write_text(json.dumps({"environment": about, "ratios": found}, indent=1) + "\n")
+    options.results.write_text(json.dumps({"environment": about, "ratios": found}, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    prog = "python -m benchmarks study export_cost"
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="rounds that count (15)")
+    parser.add_argument("--results", type=Path, default=_RESULTS, help="JSON to write")
+    return parser.parse_args(words)
+
+
 def _compare(
-    plain: onnxruntime.InferenceSession, explained: onnxruntime.InferenceSession, images: Tensor
+    plain: onnxruntime.InferenceSession,
+    explained: onnxruntime.InferenceSession,
+    images: Tensor,
+    rounds: int,
 ) -> dict[str, dict[str, float]]:
     feed = {"images": images.numpy()}
     (ours, *_), (theirs,) = explained.run(None, feed), plain.run(None, feed)
@@ -55,7 +64,7 @@ def _compare(
         name: cpu_seconds(partial(_run, session, feed, max(1, 8 // len(images))))
         for name, session in {"plain": plain, "again": plain, "explained": explained}.items()
     }
-    times = interleave(watches, _ROUNDS)
+    times = interleave(watches, rounds)
     return {name: asdict(ratios(times, name)["plain"]) for name in ("again", "explained")}
 
 

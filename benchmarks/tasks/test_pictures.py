@@ -119,6 +119,7 @@ def _write_stl10(folder: Path) -> dict[str, NDArray[np.uint8]]:
     return written
 
 
+@pytest.mark.bench
 def test_stl10_reads_the_binary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = _write_stl10(tmp_path / "data")
     monkeypatch.setenv("CAPTUM_KMEX_STL10", str(tmp_path / "data"))
@@ -166,6 +167,7 @@ def _write_cub(folder: Path) -> None:
     write("parts/part_locs.txt", [f"{i} {p} 50.0 25.0 {p - 1}" for i, p in locations])
 
 
+@pytest.mark.bench
 def test_cub200_reads_boxes_parts_and_splits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +204,7 @@ def test_cub200_names_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         find_tasks()["cub200"](PRESET)
 
 
+@pytest.mark.bench
 def test_imagenet_numbers_the_classes_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: State
 ) -> None:
