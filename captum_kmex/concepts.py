@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
-from captum_kmex.arguments import checked, resolve_depth
+from captum_kmex.arguments import checked
 from captum_kmex.arguments.misfits import shortened
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.data.items import ITEM, inputs_of
@@ -47,7 +47,7 @@ def to_concepts(
         ValueError: The bank has no representatives, or a prototype or depth is out of range.
         TypeError: The data set yields no image tensors.
     """
-    depth = resolve_depth(depth, bank.layers, len(bank.codebooks))
+    depth = bank.depth(depth)
     book = bank.codebooks[depth]
     found = book.representatives
     if found is None:

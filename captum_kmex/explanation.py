@@ -1,4 +1,4 @@
-"""The result of ``explain``: maps, segments, scores and the ledger, frozen."""
+"""The result of ``explain``: its data, drawn and saved."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from captum_kmex.arguments import checked
-from captum_kmex.explaining.ledger import LedgerRow
+from captum_kmex.explaining.result import FORMAT, ExplanationData
 from captum_kmex.files.folders import folder_written_whole, repair
 from captum_kmex.text.class_names import ClassNames, read_class_names
 
@@ -23,55 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "check_replaceable", "own_files"]
 
-SCHEMA_VERSION = 1
-_FORMAT = "captum_kmex.explanation"
-
 
 @dataclass(frozen=True)
-class Explanation:
-    """Everything ``explain`` found about a batch.
+class Explanation(ExplanationData):
+    """Everything ``explain`` found about a batch, with its pictures and its folder of files.
 
-    Attributes:
-        inputs: The images (N, C, H, W).
-        layers: Layers of the depth explained, shallow to deep.
-        target: Explained class (N,).
-        contrast: Class it is contrasted with (N,), or ``None``.
-        logits: The model's logits (N, J).
-        attribution: Map (N, 1, h, w) in logit units.
-        segments: Segment of each pixel (N, h, w).
-        ledger: Rows of each image, largest absolute evidence first; they add up to output
-            minus bias.
-        bias: What no pixel accounts for (N,).
-        output: The explained logit, or difference of logits (N,).
-        class_scores: Score of each class (N, C) by the attribution's ``vote``, if fitted.
-        prediction: The class of the highest score (N,), if fitted.
-        restricted: Only prototypes of the explained class competed for the pixels.
-        surrogate_r2: If the model has no linear head: the R2 of the ridge surrogate that
-            stands in for it; ``delta`` is what it misses.
+    Its data are those of ``ExplanationData``.
     """
-
-    inputs: Tensor
-    layers: tuple[str, ...]
-    target: Tensor
-    contrast: Tensor | None
-    logits: Tensor
-    attribution: Tensor
-    segments: Tensor
-    ledger: tuple[tuple[LedgerRow, ...], ...]
-    bias: Tensor
-    output: Tensor
-    class_scores: Tensor | None = None
-    prediction: Tensor | None = None
-    restricted: bool = False
-    surrogate_r2: float | None = None
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    @property
-    def delta(self) -> Tensor:
-        """Sum of the map plus bias minus output (N,): 0 where the map is complete."""
-        return self.attribution.flatten(1).sum(1) + self.bias - self.output
 
     @checked
     def plot(
@@ -151,7 +108,7 @@ class Explanation:
         from matplotlib import pyplot as plt
 
         class_names = None if class_names is None else read_class_names(class_names)
-        arrays: dict[str, Any] = self._arrays()
+        arrays: dict[str, Any] = self.arrays()
         np.savez_compressed(folder / "arrays.npz", **arrays)
         (folder / "manifest.json").write_text(json.dumps(self.manifest(), indent=1))
         for i in range(len(self)):
@@ -161,41 +118,6 @@ class Explanation:
                 warnings.filterwarnings("ignore", "Glyph .* missing from")
                 figure.savefig(folder / f"{i:04d}.png", dpi=120)
             plt.close(figure)
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        names = ("target", "contrast", "logits", "attribution", "segments", "bias", "output")
-        tensors = {name: getattr(self, name) for name in (*names, "class_scores", "prediction")}
-        return {
-            name: tensor.cpu().numpy() for name, tensor in tensors.items() if tensor is not None
-        }
-
-    def manifest(self) -> dict[str, object]:
-        """Return what can be said in JSON: the ledger and its sums, image by image."""
-        images = []
-        for i, rows in enumerate(self.ledger):
-            contrast = None if self.contrast is None else int(self.contrast[i])
-            images.append(
-                {
-                    "target": int(self.target[i]),
-                    "contrast": contrast,
-                    "output": float(self.output[i]),
-                    "bias": float(self.bias[i]),
-                    "delta": float(self.delta[i]),
-                    "prediction": None if self.prediction is None else int(self.prediction[i]),
-                    "picture": f"{i:04d}.png",
-                    "ledger": [asdict(row) for row in rows],
-                }
-            )
-        return {
-            "format": _FORMAT,
-            "schema_version": SCHEMA_VERSION,
-            "layers": list(self.layers),
-            "restricted": self.restricted,
-            "units": "logit",
-            "surrogate_r2": self.surrogate_r2,
-            "arrays": "arrays.npz",
-            "images": images,
-        }
 
 
 def check_replaceable(folder: Path) -> None:
@@ -214,7 +136,7 @@ def own_files(folder: Path) -> set[str]:
         if not manifest.is_file():
             return set()
         content = json.loads(manifest.read_text())
-        if content["format"] != _FORMAT:
+        if content["format"] != FORMAT:
             return set()
         pictures = {image["picture"] for image in content["images"]}
         return {"manifest.json", content["arrays"], *pictures}

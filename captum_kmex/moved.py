@@ -37,7 +37,7 @@ class _OldPaths(MetaPathFinder):
     """Finds the aliases, after everything that is really there."""
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return an alias for a path that has moved."""
         return ModuleSpec(name, _Alias()) if name in MOVED else None

@@ -23,7 +23,7 @@ from captum_kmex import (
     TargetError,
 )
 from captum_kmex.demo import SmallResNet, load_efficientnet_lite0, load_photographs
-from captum_kmex.deployment.modules import ExplainedModel
+from captum_kmex.deployment import ExplainedModel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning"),

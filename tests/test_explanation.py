@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from conftest import LAYERS, make_net
+from matplotlib.figure import Figure
 
-from captum_kmex import LayerKMeansAttribution
+from captum_kmex import Explanation, LayerKMeansAttribution
 from captum_kmex.bank.prototype_bank import Codebook
 from captum_kmex.bank.representatives import Representatives
 from captum_kmex.explaining.ledger import LedgerRow, Patch, build_ledger
+from captum_kmex.explaining.result import ExplanationData
+from captum_kmex.visualization import plot_explanation
 
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 
@@ -160,7 +164,7 @@ def test_manifest_without_contrast_says_null(attr, images):
 
 def test_arrays_are_the_tensors_that_exist(attr, images):
     found = attr.explain(images)
-    arrays = found._arrays()
+    arrays = found.arrays()
     names = {"target", "logits", "attribution", "segments", "bias", "output"}
     assert set(arrays) == names | ({"class_scores", "prediction"} if attr.is_fitted else set())
     for name, array in arrays.items():
@@ -168,4 +172,24 @@ def test_arrays_are_the_tensors_that_exist(attr, images):
 
 
 def test_arrays_hold_contrast_when_there_is_one(attr, images):
-    assert attr.explain(images, target=0, contrast=1)._arrays()["contrast"].tolist() == [1] * 12
+    assert attr.explain(images, target=0, contrast=1).arrays()["contrast"].tolist() == [1] * 12
+
+
+def test_explanation_is_its_data_under_its_own_name(attr, images):
+    found = attr.explain(images[:2])
+    assert type(found) is Explanation
+    assert repr(found).startswith("Explanation(inputs=tensor(")
+    assert Explanation.__module__ == "captum_kmex.explanation"
+    again = pickle.loads(pickle.dumps(found))
+    assert type(again) is Explanation
+    assert torch.equal(again.attribution, found.attribution)
+    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'other'"):
+        found.other = 1
+
+
+def test_data_alone_can_be_drawn(attr, images):
+    found = attr.explain(images[:1])
+    fields = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    figure = Figure()
+    plot_explanation(ExplanationData(**fields), figure=figure)
+    assert len(figure.axes) > 3

@@ -17,7 +17,7 @@ from benchmarks.methods.systems.tap import Tap
 from benchmarks.methods.systems.training import draw
 from benchmarks.quality.method import ConceptMaps, Method, Prototypes
 from benchmarks.quality.task import Task
-from captum_kmex.files.atomic import write_tensors
+from captum_kmex.files.tensor_file import write_tensors
 from captum_kmex.model.activations import unwrap
 
 __all__ = ["METHODS"]

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from unittest.mock import patch
 
+import torch
 from torch import Tensor
 
-from benchmarks.layer_outputs import layer_outputs
 from benchmarks.speed.setting import Setting, fitted, unfitted
 from benchmarks.timing import cpu_seconds
 from captum_kmex import LayerKMeansAttribution
+from captum_kmex.explaining.evidence import finish_map
+from captum_kmex.model.reading import plain_arithmetic
 
-__all__ = ["AfterForward", "Tail", "keep_reading"]
+__all__ = ["AfterForward", "Tail", "kept_reading"]
 
 
-def keep_reading(attribution: LayerKMeansAttribution, images: Tensor) -> None:
-    """Read the network once; all that follows on these images goes without a forward pass."""
-    passed = attribution._pass((images,), None, False)
-    attribution._pass = lambda *_: passed  # type: ignore[method-assign]
+@contextmanager
+def kept_reading(attribution: LayerKMeansAttribution, images: Tensor) -> Iterator[None]:
+    """Read the network once; what is asked of these images in the block needs no forward pass."""
+    reading = attribution.read(images).reading
+    target = "captum_kmex.attributions.prototype_attribution.read"
+    with patch(target, lambda *_, **__: reading):
+        yield
 
 
 class Tail:
@@ -31,18 +38,26 @@ class Tail:
 
     def __init__(self, setting: Setting, n_prototypes: int) -> None:
         self._setting = setting
-        self.blocks = layer_outputs(setting.model, setting.layers, setting.images)
         self.attribution = fitted(setting, n_prototypes) if n_prototypes else unfitted(setting)
-        keep_reading(self.attribution, setting.images)
+        self._explainer = self.attribution.read(setting.images)
 
     def __call__(self) -> Tensor:
         """Return the maps (N, 1, h, w)."""
-        images, target = self._setting.images, self._setting.target
-        return cast("Tensor", self.attribution.attribute(images, target))
+        images = self._setting.images
+        explainer = replace(self._explainer)  # which has not stacked the layers yet
+        with torch.no_grad(), plain_arithmetic(images):
+            question = explainer.question(self._setting.target)
+            *_, finest = explainer.evidence([question])
+            return finish_map(finest.densities[0], images, None, sums=True)
+
+    @property
+    def blocks(self) -> list[Tensor]:
+        """The activations, shallow to deep."""
+        return list(self._explainer.reading.blocks)
 
     def labels(self, depth: int) -> Tensor:
         """Return the segment of each pixel (N*H*W,) at one depth."""
-        return self.attribution.segment(self._setting.images, depth=depth).flatten()
+        return self._explainer.segments(depth).labels.flatten()
 
 
 class AfterForward:

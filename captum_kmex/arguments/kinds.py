@@ -6,6 +6,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from captum_kmex.arguments.misfits import Misfit
 
-__all__ = ["Choice", "Kind", "Number", "OneOf", "Switch", "Text", "Whole", "whole_number"]
+__all__ = ["Choice", "Key", "Kind", "Number", "OneOf", "Switch", "Text", "Whole", "whole_number"]
 
 
 class Kind(Protocol):
@@ -124,6 +125,31 @@ class Choice:
             if value is choice or (isinstance(value, type(choice)) and value == choice):
                 return choice
         raise Misfit(value, self.said, f"is unknown; choose one of {list(self.values)}")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A name in a table of rules, which stands above this wing and is told by its address.
+
+    Attributes:
+        table: Address of a mapping, such as ``"captum_kmex.composite.weighting:WEIGHTINGS"``.
+    """
+
+    table: str
+
+    @property
+    def said(self) -> str:
+        """The allowed values in words."""
+        return self._choice.said
+
+    @property
+    def _choice(self) -> Choice:
+        module, _, name = self.table.partition(":")
+        return Choice(tuple(getattr(import_module(module), name)))
+
+    def read(self, value: object) -> object:
+        """Return the value in its plainest form; see ``Kind``."""
+        return self._choice.read(value)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import cast
 
 from captum_kmex.arguments.containers import DataSet, Listed, Loader, Mapped, Names
-from captum_kmex.arguments.kinds import Choice, Kind, Number, OneOf, Switch, Text, Whole
+from captum_kmex.arguments.kinds import Choice, Key, Kind, Number, OneOf, Switch, Text, Whole
 from captum_kmex.arguments.misfits import Misfit
 from captum_kmex.arguments.objects import (
     Callback,
@@ -78,7 +78,9 @@ _PROTOTYPES = Whole(1, 10**6)
 _POSITIVE = Number(0, is_open=True)
 _MAP_SCALE = OneOf((Choice(("each", "shared")), _POSITIVE))
 _MAPS = Values((4,), "(N, C, h, w)")
-_RESULT = Instance(("captum_kmex.explanation:Explanation",), "an Explanation, as explain() returns")
+_RESULT = Instance(
+    ("captum_kmex.explaining.result:ExplanationData",), "an Explanation, as explain() returns"
+)
 _ROWS = Instance(
     ("captum_kmex.explaining.ledger:LedgerRow",), "a LedgerRow of an explanation's ledger"
 )
@@ -103,12 +105,12 @@ _FIT = {
     "n_prototypes": Option(OneOf((_PROTOTYPES, Mapped(_INDEX, _PROTOTYPES))), 5),
     "n_clusters": Option(Whole(1, 2**16), 20),
     "weighting": Option(
-        OneOf((Choice(("balanced", "nave", "dimension")), Listed(_POSITIVE, 1))),
+        OneOf((Key("captum_kmex.composite.weighting:WEIGHTINGS"), Listed(_POSITIVE, 1))),
         None,
-        "pass one positive number a layer, or a name: 'balanced', 'nave' or 'dimension'",
+        "pass one positive number a layer, or a name",
     ),
     "average_top": Option(Switch(), False),
-    "vote": Option(Choice(("distance", "share")), "distance"),
+    "vote": Option(Key("captum_kmex.explaining.votes:VOTES"), "distance"),
     "seed": Option(Whole(-(2**63), 2**63 - 1), 0),
     "loader": Option(Loader()),
     "labels": Option(Choice(("target", "predicted", None)), "target"),
@@ -212,7 +214,9 @@ _DRAWN = {
     "picture": Option(Callback(), None),
     "indices": Option(Listed(Whole(-(2**31), 2**31 - 1), 1)),
     "wins": Option(
-        Instance(("captum_kmex.metrics.wins:PrototypeWins",), "what prototype_wins counted")
+        Instance(
+            ("captum_kmex.explaining.pixel_wins:PrototypeWins",), "what prototype_wins counted"
+        )
     ),
     "source": Option(Instance((_FITTED, _BANK), "a fitted attribution or its bank")),
     "patch": Option(

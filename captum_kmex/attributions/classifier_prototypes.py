@@ -12,26 +12,16 @@ from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
 from captum_kmex.arguments import checked
 from captum_kmex.arguments.inputs import Inputs, check_inputs
 from captum_kmex.arguments.targets import Target
-from captum_kmex.attributions.prototype_attribution import (
-    Forward,
-    Layer,
-    PrototypeAttribution,
-    logged,
-    plain_arithmetic,
-)
-from captum_kmex.data.batches import class_pairs
-from captum_kmex.deployment.modules import ExplainedModel
-from captum_kmex.deployment.parts import HeadEvidence
+from captum_kmex.attributions.prototype_attribution import Layer, PrototypeAttribution, logged
+from captum_kmex.data.batches import IndexedBatches
+from captum_kmex.data.labels import class_pairs
+from captum_kmex.deployment.evidence import HeadEvidence, fixed_target
+from captum_kmex.deployment.models import ExplainedModel
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
-from captum_kmex.explaining.evidence import (
-    contrast_targets,
-    explained_bias,
-    explained_output,
-    finish_map,
-    head_evidence,
-)
+from captum_kmex.explaining.evidence import Question, finish_map
 from captum_kmex.model.activations import layer_name
-from captum_kmex.model.head import HeadSite, LinearHead, is_close
+from captum_kmex.model.head import HeadSite, is_close, own_head, weights
+from captum_kmex.model.reading import Reading, plain_arithmetic
 
 __all__ = ["ClassifierPrototypes"]
 
@@ -129,23 +119,20 @@ class ClassifierPrototypes(PrototypeAttribution):
         if per_channel and upsample is not None:
             raise ValueError("per_channel=True keeps the layer's grid; leave upsample= out")
         images = check_inputs(inputs)
-        passed, features, head = self._read(
-            images, additional_forward_args, attribute_to_layer_input
-        )
-        explained, against = contrast_targets(target, contrast, passed.logits, units)
+        reading = self.read(images, additional_forward_args, attribute_to_layer_input)
+        head, features = reading.linear_head, reading.feature_map
+        question = Question.of(target, contrast, reading.logits, units)
         with plain_arithmetic(images[0]):
             if per_channel:
-                maps = _contributions(head, features, explained, against, units)
+                maps = question.contributions(head, features)
             else:
-                density = head_evidence(head, features, explained, against, units)
+                density = question.density(head, features)
                 maps = finish_map(density, images[0], upsample, sums=units == "logit")
         if not return_convergence_delta:
             return maps
         if units != "logit":
             raise ValueError("return_convergence_delta needs units='logit'")
-        output = explained_output(passed.logits, explained, against)
-        bias = explained_bias(head, explained, against)
-        return maps, maps.flatten(1).sum(1) + bias - output
+        return maps, question.delta(maps, head, reading.logits)
 
     @torch.no_grad()
     @checked
@@ -163,13 +150,11 @@ class ClassifierPrototypes(PrototypeAttribution):
 
         ``attribute_to_layer_input`` matters only with a head of your own on ``layer``.
         """
-        images = check_inputs(inputs)
-        passed, _, head = self._read(
-            images, additional_forward_args, attribute_to_layer_input, reads_layer=False
+        reading = self._read_head(
+            check_inputs(inputs), additional_forward_args, attribute_to_layer_input, False
         )
-        explained, against = contrast_targets(target, contrast, passed.logits, "logit")
-        output = explained_output(passed.logits, explained, against)
-        return attributions.flatten(1).sum(1) + explained_bias(head, explained, against) - output
+        question = Question.of(target, contrast, reading.logits, "logit")
+        return question.delta(attributions, reading.linear_head, reading.logits)
 
     @property
     def prototypes(self) -> Tensor:
@@ -179,23 +164,18 @@ class ClassifierPrototypes(PrototypeAttribution):
             NotFittedError: No image has been seen, so the head has not been looked for.
             HeadNotFoundError: The last pass found none.
         """
-        if self._has_own_head():
-            own: Tensor = self.head.weight.detach()  # type: ignore[union-attr,operator]
-            return own.flatten(1)
-        if isinstance(self._site, str):
-            raise HeadNotFoundError(f"{self._site}. {_ADVICE}")
-        if not isinstance(self._site, HeadSite):
+        own = self._own_head()
+        if own is not None:
+            return weights(own)[0].detach().flatten(1)
+        site = self._site
+        if isinstance(site, str):
+            raise HeadNotFoundError(f"{site}. {_ADVICE}")
+        if site is None:
             raise NotFittedError(
                 "the head is found on the first forward pass; call attribute(x) once before "
                 "reading the prototypes"
             )
-        model = self.model if self._preparation is None else self._preparation.current(self.model)
-        module = model.get_submodule(self._site.linear)
-        weight: Tensor = module.weight.detach()  # type: ignore[operator]
-        if self._site.kind != "flatten":
-            return weight.flatten(1)
-        depth, height, width = self._site.shape
-        return weight.reshape(-1, depth, height, width) * (height * width)
+        return site.columns(self._source().running())
 
     @checked
     def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:
@@ -208,22 +188,21 @@ class ClassifierPrototypes(PrototypeAttribution):
             HeadNotFoundError: The logits are not affine in a feature map.
             ValueError: No labels, labels out of range, or an empty loader.
         """
-        batches = self._batches(loader)
         sums: AlignmentSums | None = None
-        for batch in batches:
-            passed, features, head = self._read(batch.inputs, None, False)
-            if head.columns.ndim != 2:
+        for batch in IndexedBatches(loader, self.device):
+            reading = self.read(batch.inputs)
+            columns = reading.linear_head.columns
+            if columns.ndim != 2:
                 raise HeadNotFoundError(
                     "a flattened head has a column for every position; alignment with pooled "
                     "embeddings needs a pooled head"
                 )
-            columns = head.columns
             if len(columns) == 1:  # a single logit's column speaks for class 1, against class 0
                 columns = torch.cat([-columns, columns])
             everyone = torch.arange(len(columns), device=columns.device)
             sums = sums or AlignmentSums(columns, everyone, len(everyone))
-            rows, classes = class_pairs("target", batch.targets, passed.logits)
-            sums.add(features.mean((2, 3))[rows], classes)
+            rows, classes = class_pairs("target", batch.targets, reading.logits)
+            sums.add(reading.feature_map.mean((2, 3))[rows], classes)
         if sums is None:
             raise ValueError("the loader yielded no batch; pass one with at least one image")
         return sums.result()
@@ -244,55 +223,65 @@ class ClassifierPrototypes(PrototypeAttribution):
             ValueError: Malformed inputs.
             TargetError: Malformed target.
         """
-        passed, _, head = self._read(check_inputs(inputs), None, False)
-        reads_tap = not self._has_own_head()
-        passed = replace(passed, layers=() if reads_tap else passed.layers)
-        reader = self._frozen_reader(passed, False, reads_tap)
-        return ExplainedModel(reader, HeadEvidence(head, target, passed.logits))
+        reading = self.read(inputs)
+        head, reads_tap = reading.linear_head, self._own_head() is None
+        seen = replace(reading, features={}) if reads_tap else reading
+        reader = self._frozen_reader(seen, False, reads_tap)
+        return ExplainedModel(reader, HeadEvidence(head, fixed_target(target, reading.logits)))
 
-    def _read(
+    @checked
+    def read(
         self,
-        images: tuple[Tensor, ...],
-        additional_forward_args: object,
-        at_input: bool,
-        reads_layer: bool = True,
-    ) -> tuple[Forward, Tensor, LinearHead]:
-        """Run the model; return the pass, the map that the head reads, and the head."""
+        inputs: Inputs,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Reading:
+        """Run the model once; the reading has the head and, as its ``feature_map``, what it reads.
+
+        Raises:
+            HeadNotFoundError: The logits are not affine in a feature map.
+            ValueError: Malformed inputs, or a ``layer`` that the head does not read.
+        """
+        images = check_inputs(inputs)
+        return self._read_head(images, additional_forward_args, attribute_to_layer_input, True)
+
+    def _read_head(
+        self, images: tuple[Tensor, ...], args: object, at_input: bool, reads_layer: bool
+    ) -> Reading:
+        """Run the model; compare ``layer`` with what the head reads if ``reads_layer``."""
         if at_input and self.layer is None:
             raise ValueError("attribute_to_layer_input=True needs layer=, the layer to read")
-        own = self._has_own_head()
-        if own and self.layer is None:
+        own = self._own_head()
+        if own is not None and self.layer is None:
             raise ValueError("a head of your own needs layer=, the map that it reads")
-        layers = (
-            []
-            if self.layer is None or not (own or reads_layer)
-            else [layer_name(self.model, self.layer)]
+        reads_layer = self.layer is not None and (reads_layer or own is not None)
+        layers = [layer_name(self.model, self.layer)] if reads_layer else []
+        reading = self._read(images, layers, args, at_input)
+        if own is not None:
+            features = reading.blocks[0]
+            return replace(reading, tap=features, head=own_head(own, features, reading.logits))
+        if reading.head is None:
+            raise HeadNotFoundError(f"{reading.refusal}. {_ADVICE}")
+        return _at_layer(reading) if layers else reading
+
+
+def _at_layer(reading: Reading) -> Reading:
+    """Return a reading whose head reads the layer that the user named.
+
+    Raises:
+        ValueError: It reads another one.
+    """
+    tap, (layer,), (features,) = _tap_name(reading.site), reading.layers, reading.blocks
+    if layer == tap:
+        return reading
+    read = reading.feature_map
+    if features.shape != read.shape or not is_close(features, read, reading.dtype):
+        raise ValueError(
+            f"the head does not read layer {layer!r} but {tap!r}; leave layer= out, or pass "
+            "head= too"
         )
-        passed = self._run(images, layers, additional_forward_args, at_input, needs_head=not own)
-        if own:
-            features = passed.features[layers[0]]
-            return passed, features, self._own_head(features, passed.logits)
-        if passed.head is None or passed.tap is None:
-            raise HeadNotFoundError(f"{passed.refusal}. {_ADVICE}")
-        if not layers or layers == [_tap_name(self._site)]:
-            return passed, passed.tap, passed.head
-        features = passed.features[layers[0]]
-        if features.shape != passed.tap.shape or not is_close(features, passed.tap, passed.dtype):
-            raise ValueError(
-                f"the head does not read layer {layers[0]!r} but {_tap_name(self._site)!r}; "
-                "leave layer= out, or pass head= too"
-            )
-        return passed, features, passed.head
+    return replace(reading, tap=features)
 
 
 def _tap_name(site: HeadSite | str | None) -> str:
     return site.tap if isinstance(site, HeadSite) else ""
-
-
-def _contributions(
-    head: LinearHead, features: Tensor, target: Tensor, contrast: Tensor | None, units: str
-) -> Tensor:
-    if units != "logit":
-        raise ValueError("per_channel=True needs units='logit'")
-    parts = head.contributions(features, target)
-    return parts if contrast is None else parts - head.contributions(features, contrast)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from captum.concept import Concept
@@ -18,12 +17,13 @@ from captum_kmex.arguments import Setting, checked, checked_by_all, resolve_dept
 from captum_kmex.arguments.inputs import Inputs, check_choice
 from captum_kmex.attributions.one_bank import bank_of, one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import Layer, PrototypeAttribution
+from captum_kmex.attributions.saved_settings import OWN_HEAD
 from captum_kmex.bank.prototype_bank import ModelFingerprint, PrototypeBank
-from captum_kmex.classes import class_count
 from captum_kmex.concepts import to_concepts
-from captum_kmex.data.batches import Batch, Labels
+from captum_kmex.data.batches import Batch, IndexedBatches, Labels
 from captum_kmex.distributed import check_alike, together, world_size
 from captum_kmex.exceptions import NotFittedError
+from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.checkpoint import Checkpoint, held
 from captum_kmex.fitting.options import FitOptions, Observation
 from captum_kmex.fitting.progress import ProgressCheck
@@ -33,36 +33,6 @@ from captum_kmex.model.activations import layer_name
 __all__ = ["Classification", "FittedAttribution"]
 
 _Fitted = TypeVar("_Fitted", bound="FittedAttribution")
-_OWN_HEAD = "<own>"  # no name of a module has such brackets
-
-
-def restored(settings: Mapping[str, object], head: Layer | None) -> dict[str, Any]:
-    """Return a bank's settings as arguments of the constructor.
-
-    Raises:
-        ValueError: The fit had a head of the user's own, which a bank does not hold.
-    """
-    k, named = settings.get("n_prototypes", 5), settings.get("head")
-    if head is None and named == _OWN_HEAD:
-        raise ValueError("the bank was fitted with a head of your own; pass it again as head=")
-    restored_head = named if head is None else head
-    counts = k if isinstance(k, int) else dict(k)  # type: ignore[call-overload]
-    return {**settings, "n_prototypes": counts, "head": restored_head}
-
-
-@dataclass(frozen=True)
-class Classification:
-    """The surrogate's verdict beside the model's.
-
-    Attributes:
-        scores: Float tensor (N, C), larger for the likelier class.
-        prediction: Integer tensor (N,).
-        logits: Float tensor (N, J), the model's.
-    """
-
-    scores: Tensor
-    prediction: Tensor
-    logits: Tensor
 
 
 class FittedAttribution(PrototypeAttribution):
@@ -186,7 +156,7 @@ class FittedAttribution(PrototypeAttribution):
                 memory_budget=memory_budget,
                 n_representatives=n_representatives,
             )
-            batches = self._batches(loader)
+            batches = IndexedBatches(loader, self.device)
             is_compared = checkpoint is not None or world_size() > 1
             identity = self._fit_identity(options, at_input) if is_compared else {}
         check_alike(identity | {"data": batches.kind()})
@@ -225,14 +195,32 @@ class FittedAttribution(PrototypeAttribution):
         Raises:
             ValueError: The file is damaged, foreign, or fitted on another model or layer.
         """
-        bank = PrototypeBank.load(path)
+        return cls.from_bank(PrototypeBank.load(path), model, strict=strict, head=head)
+
+    @classmethod
+    @checked
+    def from_bank(
+        cls: type[_Fitted],
+        bank: PrototypeBank,
+        model: nn.Module,
+        *,
+        strict: bool = True,
+        head: Layer | None = None,
+    ) -> _Fitted:
+        """Return an attribution with the prototypes of a bank; see ``load``.
+
+        Raises:
+            ValueError: The bank was fitted by another method, or on another model or layer.
+        """
         if bank.method != cls._method():
             raise ValueError(
                 f"the bank was fitted by {bank.method}, not by {cls._method()}; use "
                 f"{bank.method}.load"
             )
         attribution = cls._for_bank(model, bank, head)
-        attribution._layer_names()  # names the layer that this model lacks
+        names = attribution.layer_names  # raises for a layer that this model lacks
+        if names != bank.layers:
+            raise ValueError(f"the bank is for layers {list(bank.layers)}, not {list(names)}")
         if strict:
             bank.check_model(attribution.model)
         attribution._bank = bank
@@ -296,19 +284,23 @@ class FittedAttribution(PrototypeAttribution):
             bank, dataset, prototypes, depth=position, context=context, batch_size=batch_size
         )
 
-    def _layer_names(self) -> tuple[str, ...]:
-        """Return the names of the layers, shallow to deep; none if the tap is found by itself."""
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of the layers, shallow to deep; none if the map is found by itself."""
         raise NotImplementedError
 
     def _settings(self) -> dict[str, object]:
         """Return the constructor's options, fit for JSON; ``_for_bank`` reads them."""
-        k = self.n_prototypes
-        head = None if self.head is None or self._has_own_head() else self.head
+        k, head = self.n_prototypes, self.head
+        if self._own_head() is not None:
+            head = OWN_HEAD
+        elif head is not None:
+            head = layer_name(self.model, head)
         return {
             "n_prototypes": k if isinstance(k, int) else sorted(k.items()),
             "seed": self.seed,
             "layout": self.layout,
-            "head": _OWN_HEAD if self._has_own_head() else head and layer_name(self.model, head),
+            "head": head,
         }
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
@@ -320,7 +312,7 @@ class FittedAttribution(PrototypeAttribution):
         identity = {
             "method": self._method(),
             "model": ModelFingerprint.of(self.model).weights,
-            "layers": self._layer_names(),
+            "layers": self.layer_names,
             "at_input": at_input,
             "settings": self._settings(),
             "options": options.describe(),
@@ -332,7 +324,7 @@ class FittedAttribution(PrototypeAttribution):
 
     def _progress_check(self, options: FitOptions, identity: Mapping[str, object]) -> ProgressCheck:
         """Return what a checkpoint of a fit is compared with."""
-        depths = max(1, len(self._layer_names()))
+        depths = max(1, len(self.layer_names))
         n_batches = identity.get("batches") if identity.get("order") else None
         return ProgressCheck(
             options, depths, self._has_masses, n_batches if isinstance(n_batches, int) else None
@@ -344,7 +336,7 @@ class FittedAttribution(PrototypeAttribution):
         self._is_head_settled = False
         with torch.no_grad():
             found = fit.run()
-        names = self._layer_names()
+        names = self.layer_names
         return PrototypeBank(
             method=self._method(),
             layers=names,
@@ -358,53 +350,3 @@ class FittedAttribution(PrototypeAttribution):
             surrogate=found.ridge.solve(names[-1]) if found.ridge else None,
             settings=self._settings(),
         )
-
-    def _check_bank(self, images: Tensor, at_input: bool) -> None:
-        """Compare a call with the fit.
-
-        Raises:
-            NotFittedError: There is no bank.
-            ValueError: Other layers, another side of them, or inputs far outside the fit's.
-        """
-        bank = self.bank_
-        if bank.layers != self._layer_names():
-            raise ValueError(
-                f"the bank was fitted on layers {list(bank.layers)}, this object has "
-                f"{list(self._layer_names())}; fit again"
-            )
-        if bank.at_input != at_input:
-            raise ValueError(
-                f"the bank was fitted with attribute_to_layer_input={bank.at_input}; explain "
-                "with the same, or fit again"
-            )
-        low, high = bank.input_range
-        least, most = (float(x) for x in images.detach().aminmax())
-        # wide enough for NoiseTunnel on normalised images, far too narrow for bytes
-        margin = 10 * max(high - low, abs(high), abs(low))
-        if least < low - margin or most > high + margin:
-            raise ValueError(
-                f"inputs range from {least:.4g} to {most:.4g}, the fit saw {low:.4g} to "
-                f"{high:.4g}; preprocess them as the fit's images were"
-            )
-
-    def _check_logits(self, logits: Tensor) -> None:
-        """Raise ``ValueError`` for a model with another number of logits than the fit's."""
-        found, bank = logits.shape[1], self.bank_
-        fitted = bank.provenance.get("n_logits", bank.n_classes)
-        if class_count(found) != bank.n_classes or found != bank.provenance.get("n_logits", found):
-            raise ValueError(
-                f"the bank was fitted on {fitted} logits, the model returns "
-                f"{found}; load the model it was fitted on, or fit again"
-            )
-
-    def _check_classes(self, classes: Tensor) -> None:
-        """Raise ``ValueError`` for a class that the bank has no prototypes of."""
-        membership = self.bank_.codebooks[0].membership
-        if membership.ndim == 1:
-            known = membership.unique().to(classes.device)
-            missing = classes[~torch.isin(classes, known)]
-            if len(missing):
-                raise ValueError(
-                    f"class {int(missing[0])} has no prototypes; the bank has classes "
-                    f"{known.tolist()[:20]}. Fit with images of it"
-                )

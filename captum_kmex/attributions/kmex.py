@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
 from captum_kmex.arguments import checked
 from captum_kmex.arguments.inputs import Inputs, check_inputs
 from captum_kmex.arguments.targets import Target, resolve_target
-from captum_kmex.attributions.fitted_attribution import Classification, FittedAttribution, restored
+from captum_kmex.attributions.fitted_attribution import FittedAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.attributions.prototype_attribution import Forward, Layer, logged, plain_arithmetic
-from captum_kmex.bank.prototype_bank import Codebook, PrototypeBank
+from captum_kmex.attributions.prototype_attribution import Layer, logged
+from captum_kmex.attributions.saved_settings import restored
+from captum_kmex.bank.checks import check_call, check_classes, check_logits
+from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.bank.representatives import Representatives
 from captum_kmex.classes import class_logits
-from captum_kmex.composite.by_class import best_by_class
-from captum_kmex.data.batches import Batch, Labels, class_pairs
-from captum_kmex.deployment.modules import MarginModel
-from captum_kmex.deployment.parts import CentroidMargin
+from captum_kmex.data.batches import Batch, IndexedBatches
+from captum_kmex.data.labels import Labels, class_pairs
+from captum_kmex.deployment.evidence import CentroidMargin, fixed_target
+from captum_kmex.deployment.models import MarginModel
 from captum_kmex.exceptions import HeadNotFoundError
-from captum_kmex.explaining.evidence import contrast_targets, finish_map
+from captum_kmex.explaining.evidence import Question, finish_map
+from captum_kmex.explaining.margins import CentroidMargins, squared_distances
+from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.options import Observation
 from captum_kmex.fitting.rows import PooledRows, check_squares
 from captum_kmex.model.activations import layer_name
+from captum_kmex.model.reading import Reading, plain_arithmetic
 
 __all__ = ["KMExAttribution"]
 
@@ -122,11 +127,15 @@ class KMExAttribution(FittedAttribution):
         """
         if contrast is not None and units == "distance":
             raise ValueError("contrast needs units='margin'; a distance has no second class")
-        images = check_inputs(inputs)
-        passed, features = self._inspect(images, additional_forward_args, attribute_to_layer_input)
-        explained, against = contrast_targets(target, contrast, class_logits(passed.logits), units)
+        images, bank = check_inputs(inputs), self.bank_
+        reading = self.read(images, additional_forward_args, attribute_to_layer_input)
+        question = Question.of(target, contrast, class_logits(reading.logits), units)
         with plain_arithmetic(images[0]):
-            density, total = self._evidence(features, explained, against, units)
+            margins = CentroidMargins(bank, reading.feature_map)
+            if units == "distance":
+                density, total = margins.distance(question.target)
+            else:
+                density, total = margins.margin(question.target, question.contrast)
             maps = finish_map(density, images[0], upsample, sums=True)
         if return_convergence_delta:
             return maps, maps.flatten(1).sum(1) - total
@@ -164,10 +173,10 @@ class KMExAttribution(FittedAttribution):
 
         Far embeddings underflow to 0; ``predict`` compares distances and does not.
         """
-        images = check_inputs(inputs)
-        _, features = self._inspect(images, additional_forward_args, self.bank_.at_input)
-        with plain_arithmetic(images[0]):
-            return (-self._distances(features.mean((2, 3))).sqrt()).exp()
+        reading = self.read(inputs, additional_forward_args, self.bank_.at_input)
+        with plain_arithmetic(reading.logits):
+            pooled = self._margins(reading).pooled
+            return (-squared_distances(pooled, self.prototypes).sqrt()).exp()
 
     @checked
     @one_bank_a_call
@@ -176,12 +185,10 @@ class KMExAttribution(FittedAttribution):
 
         The scores (N, C) are minus the distance to each class's nearest prototype.
         """
-        images = check_inputs(inputs)
-        passed, features = self._inspect(images, additional_forward_args, self.bank_.at_input)
-        with plain_arithmetic(images[0]):
-            distances = self._distances(features.mean((2, 3)))
-        nearest, _ = self._class_nearest(distances)
-        return Classification(-nearest.sqrt(), nearest.argmin(1), passed.logits)
+        reading = self.read(inputs, additional_forward_args, self.bank_.at_input)
+        with plain_arithmetic(reading.logits):
+            nearest, _ = self._margins(reading).nearest
+        return Classification(-nearest.sqrt(), nearest.argmin(1), reading.logits)
 
     @checked
     @one_bank_a_call
@@ -200,135 +207,103 @@ class KMExAttribution(FittedAttribution):
             ValueError: Malformed inputs, or a class without prototypes.
             TargetError: Malformed target.
         """
-        at_input = self.bank_.at_input
-        passed, features = self._inspect(check_inputs(inputs), None, at_input)
-        logits = passed.logits
-        self._check_classes(resolve_target(target, class_logits(logits)))
+        bank = self.bank_
+        reading = self.read(inputs, None, bank.at_input)
+        logits, features = reading.logits, reading.feature_map
+        check_classes(bank, resolve_target(target, class_logits(logits)))
         if len(self.prototype_classes.unique()) < 2:
             raise ValueError("a margin needs prototypes of two classes; fit more classes")
-        margin = CentroidMargin(self._book, self.bank_.n_classes, target, logits, features)
-        reader = self._frozen_reader(passed, at_input, reads_tap=not passed.layers)
+        target = fixed_target(target, class_logits(logits))
+        centroids, classes = self.prototypes.to(features), self.prototype_classes
+        margin = CentroidMargin(centroids, classes, bank.n_classes, target)
+        reader = self._frozen_reader(reading, bank.at_input, reads_tap=not reading.layers)
         return MarginModel(reader, margin).to(logits.device)
 
     @checked
     @one_bank_a_call
     def alignment(self, loader: Iterable[object]) -> PrototypeAlignment:
         """Return class and out cosines of the prototypes on labelled images (Table 1)."""
-        book = self._book
-        sums = AlignmentSums(book.centroids, book.membership, self.bank_.n_classes)
-        for batch in self._batches(loader):
-            passed, features = self._inspect(batch.inputs, None, self.bank_.at_input)
-            rows, classes = class_pairs("target", batch.targets, passed.logits)
-            sums.add(features.mean((2, 3))[rows], classes)
+        bank = self.bank_
+        sums = AlignmentSums(self.prototypes, self.prototype_classes, bank.n_classes)
+        for batch in IndexedBatches(loader, self.device):
+            reading = self.read(batch.inputs, None, bank.at_input)
+            rows, classes = class_pairs("target", batch.targets, reading.logits)
+            sums.add(self._margins(reading).pooled[rows], classes)
         return sums.result()
+
+    @checked
+    @one_bank_a_call
+    def read(
+        self,
+        inputs: Inputs,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Reading:
+        """Run the model once; the map to pool (N, D, h, w) is its ``feature_map``.
+
+        Raises:
+            HeadNotFoundError: There is no head that tells which map to pool; pass ``layer``.
+            ValueError: Malformed inputs, or others than those that the bank is for.
+        """
+        images, at_input = check_inputs(inputs), attribute_to_layer_input
+        if not self.is_fitted:
+            return self._read_map(images, additional_forward_args, at_input)
+        check_call(self.bank_, self.layer_names, images[0], at_input)
+        reading = self._read_map(images, additional_forward_args, at_input)
+        check_logits(self.bank_, reading.logits)
+        width, found = self.prototypes.shape[1], reading.feature_map.shape[1]
+        if found != width:
+            raise ValueError(
+                f"the bank's prototypes have {width} channels, the map {found}; it "
+                "was fitted on another model: fit again"
+            )
+        return reading
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The name of ``layer``; none if the map is found by itself."""
+        return () if self.layer is None else (layer_name(self.model, self.layer),)
 
     @property
     def prototypes(self) -> Tensor:
         """The centroids (C*K, D), class by class; their classes are ``prototype_classes``."""
-        return self._book.centroids
+        return self.bank_.codebooks[0].centroids
 
     @property
     def prototype_classes(self) -> Tensor:
         """The class of each prototype, integer tensor (C*K,)."""
-        return self._book.membership
+        return self.bank_.codebooks[0].membership
 
     @property
     def representatives(self) -> Representatives | None:
         """Nearest training images of each prototype; ``None`` if they were not collected."""
-        return self._book.representatives
+        return self.bank_.codebooks[0].representatives
 
-    @property
-    def _book(self) -> Codebook:
-        return self.bank_.codebooks[0]
+    def _margins(self, reading: Reading) -> CentroidMargins:
+        return CentroidMargins(self.bank_, reading.feature_map)
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
-        passed, features = self._features(check_inputs(batch.inputs), args, at_input)
-        return Observation(passed.logits, [PooledRows(features.mean((2, 3)))])
+        reading = self._read_map(check_inputs(batch.inputs), args, at_input)
+        pooled = reading.feature_map.mean((2, 3))
+        return Observation(reading.logits, [PooledRows(pooled)])
 
-    def _inspect(
-        self, images: tuple[Tensor, ...], args: object, at_input: bool
-    ) -> tuple[Forward, Tensor]:
-        """Return the pass and the map, once they are known to be those that the bank is for."""
-        self._check_bank(images[0], at_input)
-        passed, features = self._features(images, args, at_input)
-        self._check_logits(passed.logits)
-        width = self.prototypes.shape[1]
-        if features.shape[1] != width:
-            raise ValueError(
-                f"the bank's prototypes have {width} channels, the map {features.shape[1]}; it "
-                "was fitted on another model: fit again"
-            )
-        return passed, features
-
-    def _features(
-        self, images: tuple[Tensor, ...], args: object, at_input: bool
-    ) -> tuple[Forward, Tensor]:
-        """Return the pass and the map to pool (N, D, h, w)."""
-        if self.layer is not None:
-            name = layer_name(self.model, self.layer)
-            passed = self._run(images, [name], args, at_input, needs_head=False)
-            check_squares(passed.features[name])
-            return passed, passed.features[name]
-        if at_input:
+    def _read_map(self, images: tuple[Tensor, ...], args: object, at_input: bool) -> Reading:
+        """Return the pass, with the map to pool (N, D, h, w) as its tap."""
+        names = self.layer_names
+        if at_input and not names:
             raise ValueError("attribute_to_layer_input=True needs layer=, the layer to read")
-        passed = self._run(images, [], args, False)
-        if passed.tap is None:
+        reading = self._read(images, names, args, at_input, needs_head=not names)
+        features = reading.features[names[0]] if names else reading.tap
+        if features is None:
             raise HeadNotFoundError(
-                f"no layer to pool was found ({passed.refusal}); pass layer=, the last feature map"
+                f"no layer to pool was found ({reading.refusal}); pass layer=, the last feature map"
             )
-        check_squares(passed.tap)
-        return passed, passed.tap
-
-    def _layer_names(self) -> tuple[str, ...]:
-        return () if self.layer is None else (layer_name(self.model, self.layer),)
-
-    def _distances(self, embeddings: Tensor) -> Tensor:
-        """Return squared distances (N, C*K), by differences so that none is negative."""
-        prototypes = self.prototypes.to(embeddings)
-        mode = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(embeddings, prototypes, compute_mode=mode).square()
-
-    def _class_nearest(self, distances: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each class's least distance (N, C), inf without prototypes, and its index."""
-        best, index = best_by_class(-distances, self.prototype_classes, self.bank_.n_classes)
-        return -best, index
-
-    def _evidence(
-        self, features: Tensor, target: Tensor, contrast: Tensor | None, units: str
-    ) -> tuple[Tensor, Tensor]:
-        """Return the density (N, 1, h, w) and what its mean must be (N,)."""
-        pooled = features.mean((2, 3))
-        least, index = self._class_nearest(self._distances(pooled))
-        self._check_classes(target)
-        own = least.gather(1, target.unsqueeze(1)).squeeze(1)
-        a = self._chosen(index, target, features)
-        if units == "distance":
-            offset = (pooled - a.flatten(1))[..., None, None]
-            return ((features - a) * offset).sum(1, keepdim=True), own
-        if contrast is None:
-            rivals = least.scatter(1, target.unsqueeze(1), torch.inf)
-            if not torch.isfinite(rivals).any(1).all():
-                raise ValueError(
-                    f"a margin needs prototypes of a second class, the bank has only class "
-                    f"{int(target[0])}; fit more classes, or use units='distance'"
-                )
-            contrast = rivals.argmin(1)
-        self._check_classes(contrast)
-        b = self._chosen(index, contrast, features)
-        other = least.gather(1, contrast.unsqueeze(1)).squeeze(1)
-        # |h-b|^2 - |h-a|^2 = 2 <h - (a+b)/2, a - b>, a mean over pixels
-        return 2 * ((features - (a + b) / 2) * (a - b)).sum(1, keepdim=True), other - own
-
-    def _chosen(self, index: Tensor, classes: Tensor, like: Tensor) -> Tensor:
-        chosen = index.gather(1, classes.unsqueeze(1)).squeeze(1)
-        return self.prototypes.to(like)[chosen][..., None, None]
+        check_squares(features)
+        return replace(reading, tap=features)
 
     @classmethod
     def _for_bank(
-        cls,
-        model: nn.Module,
-        bank: PrototypeBank,
-        head: Layer | None,
+        cls, model: nn.Module, bank: PrototypeBank, head: Layer | None
     ) -> KMExAttribution:
         layer = bank.layers[0] if bank.layers else None
         options = restored(bank.settings, None)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_kmex.arguments import read_option
-from captum_kmex.bank.tensor_kinds import FLOAT, INTEGER, TensorKind, check_tensors
+from captum_kmex.bank.tensor_kinds import FLOAT, INTEGER, TensorKind, check_tensors, part, scoped
 from captum_kmex.classes import class_count
 from captum_kmex.files.fields import Fields, is_integer
 
@@ -16,6 +16,7 @@ __all__ = [
     "METHODS",
     "check_bank_tensors",
     "check_codebook",
+    "check_patches",
     "check_provenance",
     "check_settings",
     "check_widths",
@@ -107,11 +108,14 @@ def check_bank_tensors(
     if depths > len(tensors):
         raise ValueError(f"n_depths is {depths}, of {len(tensors)} tensors")
     kinds: dict[str, TensorKind] = {}
+    membership = tensors.get("0.membership")
+    is_agnostic = membership is not None and membership.ndim == 2
     for depth in range(depths):
-        kinds |= codebook_kinds(depth, n_classes, _is_agnostic(tensors, 0))
-        prefix = f"{depth}.representatives."
-        if any(name.startswith(prefix) for name in tensors):
-            kinds |= patch_kinds(prefix, depth)
+        own = codebook_kinds(n_classes, is_agnostic)
+        if part(tensors, f"{depth}.representatives."):
+            patches = patch_kinds(("prototypes", "/patches"))
+            own |= {f"representatives.{name}": kind for name, kind in patches.items()}
+        kinds |= scoped(own, depth)
     if n_logits is not None:
         kinds["surrogate.columns"] = TensorKind(FLOAT, (n_logits, f"width {depths - 1}"))
         kinds["surrogate.bias"] = TensorKind(FLOAT, (n_logits,))
@@ -127,63 +131,73 @@ def check_widths(widths: Sequence[int]) -> None:
         raise ValueError(f"rows are {list(widths)} wide, which must shrink with depth")
 
 
-def codebook_kinds(depth: int, n_classes: int, is_agnostic: bool) -> dict[str, TensorKind]:
+def codebook_kinds(n_classes: int, is_agnostic: bool) -> dict[str, TensorKind]:
     """Return what the tensors of a codebook without representatives must be."""
-    count, width = f"prototypes {depth}", f"width {depth}"
-    of_class = TensorKind(INTEGER, (count,), 0, n_classes - 1)
+    if is_agnostic:
+        membership = TensorKind(FLOAT, ("prototypes", n_classes), 0, 1 + _TOLERANCE)
+    else:
+        membership = TensorKind(INTEGER, ("prototypes",), 0, n_classes - 1)
     return {
-        f"{depth}.centroids": TensorKind(FLOAT, (count, width), alike=f"rows {depth}"),
-        f"{depth}.membership": TensorKind(FLOAT, (count, n_classes), 0, 1 + _TOLERANCE)
-        if is_agnostic
-        else of_class,
-        f"{depth}.counts": TensorKind(INTEGER, (count,), 0),
-        f"{depth}.spread": TensorKind(FLOAT, (count,), 0, alike=f"rows {depth}"),
+        "centroids": TensorKind(FLOAT, ("prototypes", "width"), alike="rows"),
+        "membership": membership,
+        "counts": TensorKind(INTEGER, ("prototypes",), 0),
+        "spread": TensorKind(FLOAT, ("prototypes",), 0, alike="rows"),
     }
 
 
-def patch_kinds(prefix: str, depth: int) -> dict[str, TensorKind]:
-    """Return what the tensors of a codebook's representatives must be."""
-    count, patches = f"prototypes {depth}", "patches"
+def patch_kinds(
+    shape: tuple[int | str, int | str], dtype: str | torch.dtype = FLOAT
+) -> dict[str, TensorKind]:
+    """Return what the tensors of representatives must be.
+
+    Args:
+        shape: Prototypes and patches of each.
+        dtype: Of the distances, that of the codebook's rows.
+    """
     return {
-        f"{prefix}indices": TensorKind(INTEGER, (count, patches), -1),
-        f"{prefix}boxes": TensorKind(INTEGER, (count, patches, 4), 0),
-        f"{prefix}distances": TensorKind(
-            FLOAT, (count, patches), 0, takes_infinity=True, alike=f"rows {depth}"
-        ),
+        "indices": TensorKind(INTEGER, shape, -1),
+        "boxes": TensorKind(INTEGER, (*shape, 4), 0),
+        "distances": TensorKind(dtype, shape, 0, takes_infinity=True, alike="rows"),
     }
 
 
-def _is_agnostic(tensors: Mapping[str, Tensor], depth: int) -> bool:
-    membership = tensors.get(f"{depth}.membership")
-    return membership is not None and membership.ndim == 2
-
-
-def check_codebook(
-    tensors: Mapping[str, Tensor], depth: int, patches: str = "representatives."
-) -> None:
+def check_codebook(tensors: Mapping[str, Tensor], depth: int) -> None:
     """Compare the values of a codebook with each other.
 
     Args:
         tensors: Tensors of the right kinds, by name.
         depth: Which codebook.
-        patches: What the names of the representatives' tensors begin with, after the depth.
 
     Raises:
         ValueError: No prototypes, shares that do not sum to 1, or patches that are none.
     """
-    membership = tensors.get(f"{depth}.membership")
-    if membership is not None and not len(membership):
+    membership = tensors[f"{depth}.membership"]
+    if not len(membership):
         raise ValueError(f"depth {depth} has no prototypes")
-    if membership is not None and membership.ndim == 2 and not _sum_to_one(membership):
+    if membership.ndim == 2 and not _sum_to_one(membership):
         raise ValueError(f"{depth}.membership has shares of the classes that do not sum to 1")
-    names = [f"{depth}.{patches}{name}" for name in ("indices", "boxes", "distances")]
-    if names[0] in tensors:
-        indices, boxes, distances = (tensors[name] for name in names)
-        is_none = indices < 0
-        if not torch.equal(is_none, distances.isinf()):
-            raise ValueError(f"{names[0]} is -1 where {names[2]} is finite, or the other way round")
-        if not bool((boxes[..., :2] <= boxes[..., 2:]).all()):
-            raise ValueError(f"{names[1]} holds boxes that end before they begin")
+    patches = part(tensors, f"{depth}.representatives.")
+    if patches:
+        check_patches(patches, f"{depth}.representatives.")
+
+
+def check_patches(patches: Mapping[str, Tensor], prefix: str) -> None:
+    """Compare the tensors of representatives with each other.
+
+    Args:
+        patches: Tensors of the right kinds, by name.
+        prefix: What stands before their names in a file, for messages.
+
+    Raises:
+        ValueError: One without an image has a distance, or a box ends before it begins.
+    """
+    indices, boxes, distances = (patches[name] for name in ("indices", "boxes", "distances"))
+    if not torch.equal(indices < 0, distances.isinf()):
+        raise ValueError(
+            f"{prefix}indices is -1 where {prefix}distances is finite, or the other way round"
+        )
+    if not bool((boxes[..., :2] <= boxes[..., 2:]).all()):
+        raise ValueError(f"{prefix}boxes holds boxes that end before they begin")
 
 
 def _sum_to_one(shares: Tensor) -> bool:

@@ -9,17 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from captum_kmex.arguments import checked
+from captum_kmex.arguments import checked, resolve_depth
+from captum_kmex.bank.codebook import Codebook
 from captum_kmex.bank.fields import METHODS, check_bank_tensors, check_provenance, check_settings
 from captum_kmex.bank.fingerprint import ModelFingerprint
 from captum_kmex.bank.representatives import Representatives
 from captum_kmex.bank.ridge_head import Surrogate
+from captum_kmex.bank.tensor_kinds import part
 from captum_kmex.exceptions import UncheckedFileWarning, warn_user
-from captum_kmex.files.atomic import discard_unfinished, read_tensors, write_tensors
+from captum_kmex.files.atomic import discard_unfinished
 from captum_kmex.files.fields import Fields
+from captum_kmex.files.tensor_file import read_tensors, write_tensors
 
 __all__ = ["Codebook", "ModelFingerprint", "PrototypeBank"]
 
@@ -44,46 +46,7 @@ _FIELDS = (
 )
 
 
-@dataclass(frozen=True)
-class Codebook:
-    """The prototypes of one depth.
-
-    Attributes:
-        centroids: Float tensor (K, D).
-        membership: Integer tensor (K,), the class of each prototype; or float tensor (K, C),
-            the share of each class in a class-agnostic cluster.
-        counts: Integer tensor (K,), rows in each cluster: of the sample, after ``refine`` all.
-        spread: Float tensor (K,), mean squared distance of a cluster's rows to its centroid.
-        representatives: Nearest training patches, if they were collected.
-    """
-
-    centroids: Tensor
-    membership: Tensor
-    counts: Tensor
-    spread: Tensor
-    representatives: Representatives | None = None
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors but for the representatives."""
-        names = ("centroids", "membership", "counts", "spread")
-        return {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def of(cls, state: Mapping[str, Tensor], device: torch.device) -> Codebook:
-        """Read a saved codebook without representatives."""
-        names = ("centroids", "membership", "counts", "spread")
-        centroids, membership, counts, spread = (state[name].to(device) for name in names)
-        return cls(centroids, membership, counts, spread)
-
-    @checked
-    def of_class(self, c: int) -> Tensor:
-        """Return the indices of a class's prototypes; of all, in a class-agnostic codebook."""
-        if self.membership.ndim == 2:
-            return torch.arange(len(self.centroids))
-        return (self.membership == c).nonzero().squeeze(1)
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrototypeBank:
     """Fitted prototypes and where they come from.
 
@@ -98,7 +61,7 @@ class PrototypeBank:
         fingerprint: The model.
         provenance: What was fitted on what: images, rows seen and kept by class, seed,
             labels, options, library versions.
-        surrogate: Ridge surrogate of the logits, where the model has no linear head.
+        surrogate: Ridge head that stands in for the model's, where that is not linear.
         settings: Arguments of the constructor that fitted it, for ``load``.
     """
 
@@ -162,6 +125,18 @@ class PrototypeBank:
             )
         return bank
 
+    def depth(self, name: object) -> int:
+        """Return the position of a codebook.
+
+        Args:
+            name: Its shallowest layer's name, or its position; a negative one counts from the
+                deepest.
+
+        Raises:
+            ValueError: No such depth.
+        """
+        return resolve_depth(name, self.layers, len(self.codebooks))
+
     @checked
     def check_model(self, model: nn.Module) -> None:
         """Compare the model with the one of the fit.
@@ -186,8 +161,8 @@ def _tensors(bank: PrototypeBank) -> dict[str, Tensor]:
     for depth, book in enumerate(bank.codebooks):
         tensors |= {f"{depth}.{name}": tensor for name, tensor in book.state().items()}
         if book.representatives is not None:
-            for name in ("indices", "boxes", "distances"):
-                tensors[f"{depth}.representatives.{name}"] = getattr(book.representatives, name)
+            found = vars(book.representatives).items()
+            tensors |= {f"{depth}.representatives.{name}": tensor for name, tensor in found}
     if bank.surrogate is not None:
         tensors["surrogate.columns"] = bank.surrogate.columns
         tensors["surrogate.bias"] = bank.surrogate.bias
@@ -230,7 +205,8 @@ def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Pr
     if len(input_range) != 2 or input_range[0] > input_range[1]:
         raise ValueError(f"input_range is {input_range[:2]}, not a least and a greatest value")
     method = fields.text("method", METHODS)
-    if method != METHODS[0] and (len(layers) > 1 or tensors["0.membership"].ndim == 2):
+    codebooks = tuple(_codebook(tensors, depth) for depth in range(depths))
+    if method != METHODS[0] and (len(layers) > 1 or codebooks[0].is_agnostic):
         raise ValueError(f"{method} has one layer, and prototypes of classes")
     check_settings(fields.part("settings"), method, len(layers))
     return PrototypeBank(
@@ -238,12 +214,12 @@ def _assemble(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Pr
         layers=layers,
         at_input=fields.flag("at_input"),
         weights=weights,
-        codebooks=tuple(_codebook(tensors, depth) for depth in range(depths)),
+        codebooks=codebooks,
         n_classes=n_classes,
         input_range=(input_range[0], input_range[1]),
         fingerprint=_fingerprint(fields.part("fingerprint")),
         provenance=fields.mapping("provenance"),
-        surrogate=_surrogate(fields, tensors, layers),
+        surrogate=_ridge_head(fields, tensors, layers),
         settings=fields.mapping("settings"),
     )
 
@@ -253,7 +229,7 @@ def _fingerprint(fields: Fields) -> ModelFingerprint:
     return ModelFingerprint(fields.digest("architecture"), fields.digest("weights"))
 
 
-def _surrogate(
+def _ridge_head(
     fields: Fields, tensors: Mapping[str, Tensor], layers: tuple[str, ...]
 ) -> Surrogate | None:
     if "surrogate" not in fields:
@@ -265,14 +241,8 @@ def _surrogate(
 
 
 def _codebook(tensors: Mapping[str, Tensor], depth: int) -> Codebook:
-    found = {
-        name.removeprefix(f"{depth}."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(f"{depth}.")
-    }
-    book = Codebook.of(found, found["centroids"].device)
-    names = ("indices", "boxes", "distances")
-    if f"representatives.{names[0]}" not in found:
-        return book
-    parts = (found[f"representatives.{name}"] for name in names)
-    return dataclasses.replace(book, representatives=Representatives(*parts))
+    found = part(tensors, f"{depth}.")
+    book, patches = Codebook.of(found, found["centroids"].device), part(found, "representatives.")
+    return dataclasses.replace(
+        book, representatives=Representatives(**patches) if patches else None
+    )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-__all__ = ["FLOAT", "INTEGER", "TensorKind", "check_tensors"]
+__all__ = ["FLOAT", "INTEGER", "TensorKind", "check_tensors", "part", "scoped"]
 
 FLOAT, INTEGER = "a float", "an integer"  # integers are written as int64
 
@@ -19,11 +19,12 @@ class TensorKind:
 
     Attributes:
         type: ``FLOAT``, of whatever precision, ``INTEGER``, or a dtype.
-        shape: A number or a name for each dimension; dimensions of one name agree.
+        shape: A number or a name for each dimension; dimensions of one name agree. A name that
+            begins with ``/`` stays the same when kinds are ``scoped``.
         least: Least value.
         most: Greatest value.
         takes_infinity: Infinity is a value too; NaN never is.
-        alike: Tensors with the same word here have the same dtype.
+        alike: Tensors with the same word here have the same dtype; as in ``shape``.
     """
 
     type: str | torch.dtype
@@ -32,6 +33,33 @@ class TensorKind:
     most: float | None = None
     takes_infinity: bool = False
     alike: str = ""
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def scoped(kinds: Mapping[str, TensorKind], scope: object) -> dict[str, TensorKind]:
+    """Return what tensors must be that stand under a name, with sizes of their own there."""
+    return {
+        f"{scope}.{name}": replace(
+            kind,
+            shape=tuple(
+                size if isinstance(size, int) else _scoped(size, scope) for size in kind.shape
+            ),
+            alike=_scoped(kind.alike, scope),
+        )
+        for name, kind in kinds.items()
+    }
+
+
+def _scoped(word: str, scope: object) -> str:
+    return word if not word or word.startswith("/") else f"{word} {scope}"
 
 
 def check_tensors(
@@ -60,7 +88,7 @@ def _check(name: str, found: Tensor, kind: TensorKind, sizes: dict[str, object])
     is_alike = not kind.alike or sizes.setdefault(kind.alike, found.dtype) == found.dtype
     is_type = is_alike and _is_type(found.dtype, kind.type)
     if not is_type or not _fits(tuple(found.shape), kind, sizes):
-        wanted = (sizes.get(size, size) if isinstance(size, str) else size for size in kind.shape)
+        wanted = (sizes.get(str(size), str(size).lstrip("/")) for size in kind.shape)
         raise ValueError(
             f"{name} is {found.dtype} of shape {tuple(found.shape)}, not "
             f"{sizes.get(kind.alike, kind.type)} of shape ({', '.join(map(str, wanted))})"

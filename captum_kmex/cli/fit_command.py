@@ -30,7 +30,7 @@ from captum_kmex.cli.options import (
 )
 from captum_kmex.cli.output import check_file
 from captum_kmex.cli.provenance import noted
-from captum_kmex.data.batches import Labels
+from captum_kmex.data.labels import Labels
 from captum_kmex.files.atomic import discard_unfinished
 from captum_kmex.loading.pictures import PictureSet, class_folders, readable
 from captum_kmex.text.plain import printable

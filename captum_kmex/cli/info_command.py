@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from captum_kmex.attributions.prototype_attribution import HEAD_TAIL
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.cli.answer import Answer, table
 from captum_kmex.cli.open_model import Subject, open_subject
@@ -25,6 +24,7 @@ from captum_kmex.model.activations import trace
 from captum_kmex.model.head import HeadSite
 from captum_kmex.model.head_search import find_head
 from captum_kmex.model.layer_suggestion import candidate_layers
+from captum_kmex.model.reading import HEAD_TAIL
 from captum_kmex.text.plain import printable
 
 __all__ = ["register", "run"]

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from captum_kmex.clustering.gram import TINY, gram_kmeans, start_uniforms
-from captum_kmex.clustering.lloyd import assign, cluster_means, lloyd, means_of, memberships
-from captum_kmex.clustering.row_starts import best_start
+from captum_kmex.clustering.lloyd import assign, lloyd, means_of
+from captum_kmex.clustering.problem import Problem
+from captum_kmex.clustering.starts import first_best, gram_starts, start_size, way_to_begin
 
 __all__ = ["KMeansResult", "kmeans", "kmeans_by_class"]
 
-_START_ROWS = 256  # rows on which the starts compete, at least
-_START_ROWS_EACH = 64  # and for each cluster
-_TIE = 1e-4  # relative difference of inertia below which two solutions are the same
-_PARTS = 2  # parts of a large class for each start asked for
-_PART_STARTS = 4  # starts on each
-_PART_STEPS = 10  # Lloyd steps there
-_OFFSET = 10.0  # squared mean over variance above which rows are centred
 _PROBLEM_FLOATS = 2**24  # of the problems solved together, at most
 _PROBLEM_COPIES = 4  # of these floats, that steps in Gram space make
-_GRAM_ROWS = 1280  # rows of which inner products are always few enough: 20 clusters' parts
-_ALL_STARTS = 3000  # clusters of all starts together, where there are many in each
 
 
 @dataclass(frozen=True)
@@ -136,10 +127,10 @@ def kmeans_by_class(
     for start, stop in _together(samples, n_clusters, n_init, limit):
         k = n_clusters[start]
         problems = [
-            _Problem.of(samples[i], None if weights is None else weights[i], k)
+            Problem.of(samples[i], None if weights is None else weights[i], k)
             for i in range(start, stop)
         ]
-        way = _way(len(problems[0].rows), k, n_init, limit)
+        way = way_to_begin(len(problems[0].rows), k, n_init, limit)
         if way is not None:
             for problem in problems:
                 yield _finished(
@@ -148,77 +139,8 @@ def kmeans_by_class(
             continue
         labels, inertias = _solve_starts(problems, k, n_init, max_iter, seed)
         for problem, found, inertia in zip(problems, labels, inertias, strict=True):
-            winner = found[_first_best(inertia), : len(problem.rows)]
+            winner = found[first_best(inertia), : len(problem.rows)]
             yield _solution(problem, winner, k, max_iter, tol)
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """One class: rows near enough to the origin for expanded distances to keep their digits.
-
-    Attributes:
-        rows: Float tensor (M, D), less their mean where that is far out.
-        squares: Their squared norms (M,).
-        far: Their squared distances to their mean (M,).
-        weights: Float tensor (M,), or ``None`` where all are alike.
-        mean: What was taken off the rows (D,).
-    """
-
-    rows: Tensor
-    squares: Tensor
-    far: Tensor
-    weights: Tensor | None
-    mean: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor, weights: Tensor | None, n_clusters: int) -> _Problem:
-        if n_clusters < 1 or len(rows) < n_clusters:
-            raise ValueError(f"n_samples={len(rows)} should be >= n_clusters={n_clusters} >= 1")
-        weights = None if weights is None else weights.to(rows)
-        mean = rows.mean(0) if weights is None else weights @ rows / weights.sum()
-        squares = torch.linalg.vector_norm(rows, dim=1).square()
-        far = squares - 2 * (rows @ mean) + mean.square().sum()
-        if mean.square().sum() > _OFFSET * far.mean():
-            rows = rows - mean
-            squares = far = torch.linalg.vector_norm(rows, dim=1).square()
-        else:
-            mean = torch.zeros_like(mean)
-        return cls(rows, squares, far, weights, mean)
-
-    @property
-    def masses(self) -> Tensor:
-        """Weight of each row (M,)."""
-        return torch.ones_like(self.squares) if self.weights is None else self.weights
-
-    def parts(self, count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Return ``count`` parts of the rows, in which rare far rows are not missed.
-
-        Args:
-            count: Number of parts P.
-            size: Rows m of each, drawn with replacement.
-            seed: Seed of the draw.
-
-        Returns:
-            Index tensor (P, m) into the rows, and their weights (P, m).
-
-        Reference:
-            Bachem et al., "Scalable k-Means Clustering via Lightweight Coresets" (2018).
-        """
-        mass = self.masses.cpu().double()
-        spread = mass * self.far.cpu().clamp_min(0)
-        share = 0.5 * mass / mass.sum() + 0.5 * spread / spread.sum().clamp_min(TINY)
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.multinomial(share, count * size, replacement=True, generator=generator)
-        weights = mass[drawn] / (size * share[drawn])
-        shape = (count, size)
-        return drawn.view(shape).to(self.rows.device), weights.view(shape).to(self.rows)
-
-
-_Way = Callable[[_Problem, int, int, int, int, int], Tensor]
-
-
-def _start_size(n_clusters: int) -> int:
-    return max(_START_ROWS, _START_ROWS_EACH * n_clusters)
 
 
 def _together(
@@ -228,11 +150,11 @@ def _together(
     start = 0
     while start < len(samples):
         k, stop, size = n_clusters[start], start, 0
-        way = _way(len(samples[start]), k, n_init, limit)
+        way = way_to_begin(len(samples[start]), k, n_init, limit)
         while stop < len(samples) and n_clusters[stop] == k:
-            if way != _way(len(samples[stop]), k, n_init, limit):
+            if way != way_to_begin(len(samples[stop]), k, n_init, limit):
                 break
-            size = max(size, min(len(samples[stop]), _start_size(k)))
+            size = max(size, min(len(samples[stop]), start_size(k)))
             each = size * (size + samples[stop].shape[1] + 3 * n_init * k)
             if stop > start and (stop + 1 - start) * each > limit:
                 break
@@ -242,74 +164,16 @@ def _together(
 
 
 def _solve_starts(
-    problems: Sequence[_Problem], n_clusters: int, n_init: int, max_iter: int, seed: int
+    problems: Sequence[Problem], n_clusters: int, n_init: int, max_iter: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Return labels (B, R, M) and inertias (B, R) of the starts of small problems."""
     padded = pad_sequence([problem.rows for problem in problems], batch_first=True)
     mass = pad_sequence([problem.masses for problem in problems], batch_first=True)
-    return _gram_starts(padded, mass, n_clusters, n_init, max_iter, seed)
-
-
-def _gram_starts(
-    rows: Tensor, mass: Tensor, n_clusters: int, n_init: int, max_iter: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    uniforms = start_uniforms(n_clusters, n_init, torch.Generator().manual_seed(seed))
-    return gram_kmeans(rows @ rows.transpose(1, 2), mass, uniforms, max_iter)
-
-
-def _way(rows: int, n_clusters: int, n_init: int, limit: int) -> _Way | None:
-    """Return how to find where a large class begins; ``None`` if its starts solve it."""
-    size, starts = _start_size(n_clusters), _PART_STARTS
-    if rows <= size:
-        size, starts = rows, n_init
-    fits = size <= _GRAM_ROWS or size * (size + 3 * starts * n_clusters) <= limit
-    if not fits:
-        return _start_of_many
-    return _consensus if rows > size else None
-
-
-def _start_of_many(
-    problem: _Problem, n_clusters: int, n_init: int, max_iter: int, seed: int, limit: int
-) -> Tensor:
-    """Return the centroids (K, D) of the best of some starts on a part of the rows."""
-    rows, squares, masses = problem.rows, problem.squares, problem.masses
-    size = max(n_clusters, min(_start_size(n_clusters), limit // rows.shape[1]))
-    if len(rows) > size:
-        drawn, mass = problem.parts(1, size, seed)
-        rows, squares, masses = rows[drawn[0]], squares[drawn[0]], mass[0]
-    starts = max(1, min(n_init, _ALL_STARTS // n_clusters))
-    uniforms = start_uniforms(n_clusters, starts, torch.Generator().manual_seed(seed))
-    return best_start(rows, squares, masses, uniforms, min(max_iter, _PART_STEPS))
-
-
-def _consensus(
-    problem: _Problem, n_clusters: int, n_init: int, max_iter: int, seed: int, limit: int
-) -> Tensor:
-    """Return the centroids (K, D) on which parts of one large class agree.
-
-    Each part is solved on its own; the centroids of all parts, weighted by what they stand
-    for, are clustered like rows.
-    """
-    size = _start_size(n_clusters)
-    drawn, masses = problem.parts(_PARTS * n_init, size, seed)
-    each = size * (size + problem.rows.shape[1] + 3 * _PART_STARTS * n_clusters)
-    centroids, weights = [], []
-    for some in torch.arange(len(drawn)).split(max(1, limit // each)):
-        index, mass = drawn[some], masses[some]
-        part = problem.rows[index]
-        labels, inertias = _gram_starts(part, mass, n_clusters, _PART_STARTS, _PART_STEPS, seed)
-        best = labels[torch.arange(len(labels)), _first_best(inertias)]
-        members = memberships(best, n_clusters, part) * mass.unsqueeze(1)
-        centroids.append(cluster_means(members, part).flatten(0, 1))
-        weights.append(members.sum(2).flatten())
-    pooled, mass = torch.cat(centroids), torch.cat(weights)
-    labels, inertias = _gram_starts(pooled[None], mass[None], n_clusters, n_init, max_iter, seed)
-    best = labels[0, _first_best(inertias[0])]
-    return cluster_means(memberships(best, n_clusters, pooled) * mass, pooled)
+    return gram_starts(padded, mass, n_clusters, n_init, max_iter, seed)
 
 
 def _solution(
-    problem: _Problem, labels: Tensor, n_clusters: int, max_iter: int, tol: float
+    problem: Problem, labels: Tensor, n_clusters: int, max_iter: int, tol: float
 ) -> KMeansResult:
     """Return the means of labels (M,) that are at rest, or finish them where one is empty."""
     rows = problem.rows
@@ -319,7 +183,7 @@ def _solution(
     return _result(problem, means, labels, (rows - means[labels]).square().sum(1), 0)
 
 
-def _finished(problem: _Problem, start: Tensor, max_iter: int, tol: float) -> KMeansResult:
+def _finished(problem: Problem, start: Tensor, max_iter: int, tol: float) -> KMeansResult:
     """Run Lloyd on all rows from one start (K, D)."""
     rows, weights, squares = problem.rows, problem.weights, problem.squares
     limit = tol * float(problem.far.mean()) / rows.shape[1]
@@ -333,14 +197,8 @@ def _total(distances: Tensor, weights: Tensor | None) -> Tensor:
     return distances.sum(-1) if weights is None else distances @ weights
 
 
-def _first_best(inertias: Tensor) -> Tensor:
-    """Return the first of the best of (..., R): equal solutions differ by rounding."""
-    is_best = inertias <= inertias.amin(-1, keepdim=True).clamp_min(0) * (1 + _TIE)
-    return (is_best.cumsum(-1) == 0).sum(-1)
-
-
 def _result(
-    problem: _Problem, centroids: Tensor, labels: Tensor, distances: Tensor, n_iter: int
+    problem: Problem, centroids: Tensor, labels: Tensor, distances: Tensor, n_iter: int
 ) -> KMeansResult:
     order = _largest_first(labels, problem.weights, len(centroids))
     inertia = float(_total(distances, problem.weights))

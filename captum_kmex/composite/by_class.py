@@ -1,16 +1,21 @@
-"""The best of each class: scores of prototypes, class by class."""
+"""Prototypes class by class: the best score of each class, and each class's own prototypes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ClassChunk", "ClassRuns", "best_by_class"]
+if TYPE_CHECKING:
+    from captum_kmex.bank.codebook import Codebook
+
+__all__ = ["ClassChunk", "ClassPrototypes", "ClassRuns", "best_by_class"]
 
 
 def best_by_class(scores: Tensor, classes: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
@@ -25,7 +30,7 @@ def best_by_class(scores: Tensor, classes: Tensor, n_classes: int) -> tuple[Tens
         Float tensor (N, C), and index tensor (N, C) into the prototypes: the first of equals, 0
         for a class without any.
     """
-    shape = (len(scores), n_classes)
+    shape = (scores.shape[0], n_classes)  # len() would fix the batch in an export
     owner = classes.to(scores.device).expand_as(scores)
     best = scores.new_full(shape, -torch.inf).scatter_reduce(1, owner, scores, "amax")
     count = scores.shape[1]
@@ -124,3 +129,58 @@ def _best_of_equal(scores: Tensor, size: int, dim: int) -> Tensor:
         F.max_pool1d(scores, size) if is_last else scores.unflatten(dim, (-1, size)).amax(dim + 1)
     )
     return best
+
+
+@dataclass(frozen=True)
+class ClassPrototypes:
+    """The prototypes of C classes side by side, for passes in which an image's own compete.
+
+    Attributes:
+        centroids: Float tensor (C, K, D), padded to the largest class: one with fewer prototypes
+            repeats its first.
+        owner: Integer tensor (C, K), each one's index in the codebook; -1 for padding.
+    """
+
+    centroids: Tensor
+    owner: Tensor
+
+    @classmethod
+    def of(cls, book: Codebook) -> ClassPrototypes:
+        """Group the prototypes of a codebook by class; of a class-agnostic one, all in group 0."""
+        device = book.centroids.device
+        classes = torch.zeros_like(book.counts) if book.is_agnostic else book.membership
+        classes = classes.to(device)
+        sizes = torch.bincount(classes)
+        owner = torch.full((len(sizes), int(sizes.max())), -1, device=device)
+        order = classes.argsort(stable=True)
+        first = sizes.cumsum(0) - sizes
+        rank = torch.arange(len(order), device=device) - first[classes[order]]
+        owner[classes[order], rank] = order
+        filled = torch.where(owner < 0, owner[:, :1], owner).clamp_min(0)
+        return cls(book.centroids[filled], owner)
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+    @property
+    def count(self) -> int:
+        """Most prototypes K of a class."""
+        return self.owner.shape[1]
+
+    def known(self, classes: Tensor) -> Tensor:
+        """Return the positions (M,) of classes that have prototypes."""
+        has_any = torch.zeros_like(classes, dtype=torch.bool)
+        inside = classes < len(self)
+        has_any[inside] = self.owner[classes[inside], 0] >= 0
+        return has_any.nonzero().squeeze(1)
+
+    def chunks(self, classes: Tensor, n_pixels: int, budget: int) -> Iterator[Tensor]:
+        """Return the positions of known classes, a few at a time.
+
+        Args:
+            classes: Integer tensor (M,), one an image.
+            n_pixels: Pixels of an image.
+            budget: Most scores at once, one a pixel and prototype.
+        """
+        size = max(1, budget // (n_pixels * self.count))
+        yield from self.known(classes).split(size)

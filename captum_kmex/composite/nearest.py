@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from captum_kmex.composite.by_class import ClassChunk
+from captum_kmex.composite.nearness import LogNearness
 from captum_kmex.composite.packed import PackedPrototypes
 from captum_kmex.composite.resizing import resize, resize_matrix
-
-if TYPE_CHECKING:
-    from captum_kmex.composite.by_class import ClassChunk
-    from captum_kmex.composite.stack import StackedBlocks
-    from captum_kmex.explaining.votes import LogNearness
 
 __all__ = ["nearest_at_once", "nearest_by_tiles"]
 
@@ -28,8 +25,24 @@ _PRODUCTS = 2**21  # of several images' deeper cells, made in one go: 8 MiB
 _PROTOTYPES = 2048  # scored together, so that memory does not grow with their number
 
 
+class Stack(Protocol):
+    """What is assigned: layers of one batch, as ``StackedBlocks`` has them."""
+
+    @property
+    def blocks(self) -> tuple[Tensor, ...]:
+        """Float tensors (N, D_l, h_l, w_l), shallow to deep."""
+
+    @property
+    def scales(self) -> tuple[Tensor, ...]:
+        """Weight over norm of each block's resized vectors, (N, 1, H, W) a block."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the shallowest block."""
+
+
 def nearest_at_once(
-    stack: StackedBlocks, prototypes: PackedPrototypes, nearness: LogNearness | None = None
+    stack: Stack, prototypes: PackedPrototypes, nearness: LogNearness | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return best scores and indices (N, H, W) from the scores of all pixels together.
 
@@ -59,7 +72,7 @@ def nearest_at_once(
 
 
 def nearest_by_tiles(
-    stack: StackedBlocks,
+    stack: Stack,
     prototypes: PackedPrototypes,
     tile_scores: int,
     nearness: LogNearness | None = None,
@@ -107,7 +120,7 @@ class _TileScorer:
 
     def __init__(
         self,
-        stack: StackedBlocks,
+        stack: Stack,
         tiling: _Tiling,
         prototypes: PackedPrototypes,
         chunk: ClassChunk,

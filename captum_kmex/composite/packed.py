@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from captum_kmex.composite.by_class import ClassChunk, ClassRuns
 
 if TYPE_CHECKING:
-    from captum_kmex.bank.prototype_bank import Codebook
+    from captum_kmex.bank.codebook import Codebook
 
 __all__ = ["PackedPrototypes", "packed_prototypes", "prototype_offsets"]
 
@@ -73,12 +72,13 @@ def prototype_offsets(prototypes: Tensor) -> Tensor:
     return -0.5 * prototypes.square().sum(-1)
 
 
-def _runs(membership: Tensor) -> ClassRuns | None:
-    runs = ClassRuns.of(membership) if membership.ndim == 1 else None
+def _runs(book: Codebook) -> ClassRuns | None:
+    runs = None if book.is_agnostic else ClassRuns.of(book.membership)
     return runs if runs is not None and runs.is_by_class else None
 
 
-_kept = WeakIdKeyDictionary(ref_type=weakref.ref)
+_Packed = dict[object, tuple[object, PackedPrototypes]]
+_kept: WeakKeyDictionary[Codebook, _Packed] = WeakKeyDictionary()
 
 
 def packed_prototypes(book: Codebook, like: Tensor) -> PackedPrototypes:
@@ -90,7 +90,7 @@ def packed_prototypes(book: Codebook, like: Tensor) -> PackedPrototypes:
     # writing into the prototypes counts a version up; inference tensors cannot be written to
     parts = (book.centroids, book.membership)
     version = tuple(None if part.is_inference() else part._version for part in parts)
-    known: dict[object, tuple[object, PackedPrototypes]] = _kept.setdefault(book, {})
+    known = _kept.setdefault(book, {})
     if key not in known or known[key][0] != version:
-        known[key] = (version, PackedPrototypes(book.centroids.to(like), _runs(book.membership)))
+        known[key] = (version, PackedPrototypes(book.centroids.to(like), _runs(book)))
     return known[key][1]

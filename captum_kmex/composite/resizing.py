@@ -10,7 +10,6 @@ from torch import Tensor
 
 __all__ = [
     "corners",
-    "interpolated_norm",
     "neighbour_products",
     "norm_from_products",
     "resize",
@@ -72,11 +71,6 @@ def resized_at(
     return F.embedding_bag(index, vectors, mode="sum", per_sample_weights=torch.stack(shares, 1))
 
 
-def interpolated_norm(block: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the norms (N, 1, H, W) of the bilinearly resized vectors, without resizing them."""
-    return norm_from_products(neighbour_products(block), size)
-
-
 def neighbour_products(block: Tensor) -> Tensor:
     """Return each cell's inner products with itself and its neighbours (N, 2, 2, h, w).
 
@@ -85,16 +79,11 @@ def neighbour_products(block: Tensor) -> Tensor:
     the sum of the products along both diagonals of the four. Beyond the border stands
     anything finite: no position there draws on a next cell.
     """
-    images, _, height, width = block.shape
-    flat = block.flatten(2)
-    products = flat.new_zeros(images, 4, height * width)
-    torch.sum(flat.square(), 1, out=products[:, 0])
-    torch.sum(_pairs(flat, 0, 1), 1, out=products[:, 1, :-1])
-    torch.sum(_pairs(flat, 0, width), 1, out=products[:, 2, :-width])
-    torch.sum(_pairs(flat, 0, width + 1), 1, out=products[:, 3, : -width - 1])
-    products[:, 3, :-width] += _pairs(flat, 1, width).sum(1)
-    products[:, 1:] *= 2
-    return products.view(images, 2, 2, height, width)
+    width, flat = block.shape[3], block.flatten(2)
+    both = _pairs(flat, 0, width + 1) + _pairs(flat, 1, width)
+    products = [flat.square().sum(1), 2 * _pairs(flat, 0, 1), 2 * _pairs(flat, 0, width), 2 * both]
+    found: Tensor = torch.stack(products, 1).unflatten(2, block.shape[2:])
+    return found.unflatten(1, (2, 2))
 
 
 def norm_from_products(products: Tensor, size: tuple[int, int]) -> Tensor:
@@ -114,9 +103,14 @@ def norm_from_products(products: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _pairs(flat: Tensor, first: int, second: int) -> Tensor:
-    """Multiply the cells (N, D, M) from ``first`` on with those from ``second`` on."""
-    count = max(0, flat.shape[2] - max(first, second))
-    return flat[..., first : first + count] * flat[..., second : second + count]
+    """Return products of the cells (N, D, M) from ``first`` on with those from ``second`` on.
+
+    They are (N, M), with zeros at the end, where one of the two is beyond it.
+    """
+    cells = flat.shape[2]
+    count = max(0, cells - max(first, second))
+    products = flat[..., first : first + count] * flat[..., second : second + count]
+    return F.pad(products.sum(1), (0, cells - count))
 
 
 @lru_cache(maxsize=256)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from captum_kmex.arguments import checked
 from captum_kmex.composite.nearest import nearest_at_once, nearest_by_tiles
+from captum_kmex.composite.nearness import LogNearness
 from captum_kmex.composite.packed import PackedPrototypes, prototype_offsets
 from captum_kmex.composite.resizing import (
-    interpolated_norm,
     neighbour_products,
     norm_from_products,
     resize,
@@ -24,13 +22,8 @@ from captum_kmex.composite.resizing import (
 )
 from captum_kmex.scaling import unit_scale
 
-if TYPE_CHECKING:
-    from captum_kmex.explaining.votes import LogNearness
-
 __all__ = [
     "StackedBlocks",
-    "block_weights",
-    "interpolated_norm",
     "resize",
     "resize_keeping_mean",
 ]
@@ -39,42 +32,6 @@ _FEWEST_PROTOTYPES = 16  # below, scores are as well (prototype, pixel)
 _FEW_PROTOTYPES = 256  # up to here all images' scores are computed at once
 _STRIP_SCORES = 2**18  # scores of one tile: 1 MiB, a core's cache
 _SCORES_BYTES = 64 * 2**20  # scores of one chunk of prototypes
-
-
-@checked
-def block_weights(weighting: str | Sequence[float], widths: Sequence[int]) -> tuple[float, ...]:
-    """Return the weight of each block in the composite (eq. 8).
-
-    Args:
-        weighting: ``"balanced"`` (1), ``"nave"`` ((1 + D_first) / (1 + D_l): the shallowest block
-            weighs 1, wider and so deeper ones less), ``"dimension"`` (1 / sqrt(D_l)), or one
-            positive number a block.
-        widths: Channels D_l of each block, shallow to deep.
-
-    Raises:
-        ValueError: Unknown name, wrong count, or a weight that is not positive.
-
-    Reference:
-        Boubekki & Clemmensen (2026), eq. 8; Boubekki et al., NAVE (2024).
-    """
-    if isinstance(weighting, str):
-        if weighting == "balanced":
-            return (1.0,) * len(widths)
-        if weighting == "nave":
-            return tuple((1 + widths[0]) / (1 + width) for width in widths)
-        if weighting == "dimension":
-            return tuple(width**-0.5 for width in widths)
-        raise ValueError(
-            f"weighting {weighting!r} is unknown; choose 'balanced', 'nave', 'dimension' or "
-            f"pass {len(widths)} numbers"
-        )
-    weights = tuple(float(weight) for weight in weighting)
-    if len(weights) != len(widths) or any(not 0 < weight < float("inf") for weight in weights):
-        raise ValueError(
-            f"weighting has {len(weights)} entries {weights} for {len(widths)} layers; pass one "
-            "positive number a layer"
-        )
-    return weights
 
 
 @dataclass(frozen=True)
@@ -191,6 +148,17 @@ class StackedBlocks:
             if _FEWEST_PROTOTYPES <= prototypes.count <= self._together():
                 return nearest_at_once(self, prototypes, nearness)
         return self._nearest_by_chunks(prototypes, nearness)
+
+    def nearness_to(self, prototypes: PackedPrototypes) -> LogNearness:
+        """Return what ``best`` fills: how near each image comes to each class.
+
+        Raises:
+            ValueError: The prototypes do not stand class by class.
+        """
+        if prototypes.runs is None:
+            raise ValueError("a vote by distance needs prototypes that stand class by class")
+        size = math.fsum(weight**2 for weight in self.weights)
+        return LogNearness(prototypes.runs, self.squared_norms.flatten(1), size)
 
     def _together(self) -> int:
         """Return how many prototypes' scores are computed at once."""

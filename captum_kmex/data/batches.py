@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,15 +21,13 @@ from torch.utils.data import (
 )
 
 from captum_kmex.arguments.inputs import check_inputs
-from captum_kmex.classes import class_count, predicted_classes
 from captum_kmex.data.digests import BatchMarks
 from captum_kmex.data.items import BATCH, inputs_of, label_of, label_tensor
+from captum_kmex.data.labels import Labels, class_pairs
 from captum_kmex.data.shards import check_shards, without_padding
 from captum_kmex.distributed import rank, world_size
 
 __all__ = ["Batch", "IndexedBatches", "Labels", "class_pairs"]
-
-Labels = Literal["target", "predicted"] | None
 
 
 @dataclass(frozen=True)
@@ -250,73 +248,3 @@ def _split(batch: object) -> tuple[tuple[Tensor, ...], Tensor | None]:
     except ValueError:
         check_inputs(inputs)  # what is no batch of images has no number of labels either
         raise
-
-
-def class_pairs(labels: Labels, targets: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (image, class) pairs, an image once for each class it counts for.
-
-    Args:
-        labels: ``"target"``: the loader's labels; ``"predicted"`` or ``None``: the model's
-            likeliest class.
-        targets: Integer tensor (N,) or multi-hot (N, C); of a single logit also 0 and 1 in
-            floating point, (N,) or (N, 1).
-        logits: Float tensor (N, J).
-
-    Returns:
-        Two integer tensors (M,).
-
-    Raises:
-        ValueError: No labels, labels that are no integers, or labels out of range.
-    """
-    count, n_classes = len(logits), class_count(logits.shape[1])
-    everyone = torch.arange(count, device=logits.device)
-    if labels != "target":
-        return everyone, predicted_classes(logits)
-    if targets is None:
-        raise ValueError(
-            "the loader yields no labels, but labels='target' needs them; yield (images, "
-            "labels), or fit with labels='predicted' or labels=None"
-        )
-    if logits.shape[1] == 1:
-        targets = _signs(targets)
-    if targets.ndim == 2:
-        return _multi_hot_pairs(targets, count, n_classes)
-    if targets.is_floating_point() or targets.shape != (count,):
-        raise ValueError(
-            f"labels must be integers ({count},) or multi-hot ({count}, {n_classes}); got "
-            f"{targets.dtype} of shape {tuple(targets.shape)}"
-        )
-    outside = targets[(targets < 0) | (targets >= n_classes)]
-    if len(outside):
-        raise ValueError(_out_of_range(int(outside[0]), logits.shape[1]))
-    return everyone, targets.long()
-
-
-def _signs(targets: Tensor) -> Tensor:
-    """Return the labels of a single logit as integers (N,) where each is 0 or 1."""
-    is_column = targets.ndim == 1 or (targets.ndim == 2 and targets.shape[1] == 1)
-    is_binary = bool(((targets == 0) | (targets == 1)).all())
-    return targets.flatten().long() if is_column and is_binary else targets
-
-
-def _out_of_range(label: int, n_logits: int) -> str:
-    if n_logits == 1:
-        return (
-            f"label {label} is out of range for a single logit, whose sign tells two classes; "
-            "labels must be 0 or 1"
-        )
-    return (
-        f"label {label} is out of range for {n_logits} logits; labels must be 0 to "
-        f"{n_logits - 1}, in the order of the model's outputs"
-    )
-
-
-def _multi_hot_pairs(targets: Tensor, count: int, n_classes: int) -> tuple[Tensor, Tensor]:
-    is_binary = bool(((targets == 0) | (targets == 1)).all())
-    if targets.shape != (count, n_classes) or not is_binary:
-        raise ValueError(
-            f"multi-hot labels must be 0 or 1 of shape ({count}, {n_classes}); got shape "
-            f"{tuple(targets.shape)} with values {targets.min():g} to {targets.max():g}"
-        )
-    images, classes = targets.nonzero(as_tuple=True)
-    return images, classes

@@ -67,7 +67,7 @@ def build_ledger(
     sums = segment_sums(maps, segments, count)
     areas = segment_sums(torch.ones_like(maps), segments, count)
     cells = segments[0].numel()
-    owners = None if book is None else _owners(book)
+    owners = None if book is None else book.owners.tolist()
     found = None if book is None else book.representatives
     ledgers = []
     for i in range(len(segments)):
@@ -91,13 +91,6 @@ def build_ledger(
         ]
         ledgers.append(tuple(rows))
     return tuple(ledgers)
-
-
-def _owners(book: Codebook) -> list[int]:
-    """Return the class of each prototype, the most frequent one where there are several."""
-    members = book.membership
-    owners: list[int] = (members if members.ndim == 1 else members.argmax(1)).tolist()
-    return owners
 
 
 def patches_of(found: Representatives, prototype: int) -> tuple[Patch, ...]:

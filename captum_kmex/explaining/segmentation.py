@@ -9,31 +9,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from captum_kmex.arguments.inputs import check_choice
 from captum_kmex.bank.prototype_bank import Codebook
+from captum_kmex.composite.nearness import LogNearness
 from captum_kmex.composite.packed import packed_prototypes
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.exceptions import FewPixelsWarning, warn_user
 from captum_kmex.explaining.image_clusters import cluster_image_rows
 from captum_kmex.explaining.segments import connected_segments
-from captum_kmex.explaining.votes import LogNearness
+from captum_kmex.explaining.votes import distance_scores
 
-__all__ = ["SegmentOptions", "Segmentation", "segment_by_image", "segment_by_prototypes"]
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """How pixels are assigned: the depth, who competes, and whether segments are split."""
-
-    depth: int | str = 0
-    restrict: str | None = None
-    connected: bool = False
-
-    def __post_init__(self) -> None:
-        check_choice("restrict", self.restrict, (None, "predicted"))
+__all__ = ["Segmentation", "segment_by_class", "segment_by_image", "segment_by_prototypes"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """Segments of one depth.
 
@@ -60,9 +48,16 @@ class Segmentation:
         """Squared distance of each pixel to its prototype, float tensor (N, H, W)."""
         return self.stack.distances(self.best)
 
+    def log_nearness(self, book: Codebook, n_classes: int) -> Tensor:
+        """Return minus the mean log distance to each class (N, C) of a class-wise codebook."""
+        if self.nearness is not None:
+            return self.nearness.scores(n_classes)
+        membership = book.membership.to(self.nearest.device)
+        return distance_scores(self.stack, book.centroids, membership, n_classes)
+
 
 def segment_by_image(
-    stack: StackedBlocks, n_clusters: int, options: SegmentOptions, seed: int
+    stack: StackedBlocks, n_clusters: int, seed: int, *, connected: bool = False
 ) -> Segmentation:
     """Cluster each image's own pixels and assign them; warn where there are fewer pixels."""
     height, width = stack.grid
@@ -74,43 +69,43 @@ def segment_by_image(
             FewPixelsWarning,
         )
     found = stack.best(cluster_image_rows(stack, count, seed=seed))
-    return _segmentation(stack, found, count, options.connected)
+    return _segmentation(stack, found, count, connected)
 
 
 def segment_by_prototypes(
-    stack: StackedBlocks,
-    book: Codebook,
-    target: Tensor,
-    options: SegmentOptions,
-    is_voting: bool = False,
+    stack: StackedBlocks, book: Codebook, *, connected: bool = False, is_voting: bool = False
 ) -> Segmentation:
-    """Assign pixels to the nearest prototype of all classes, or of the explained one (eq. 9).
+    """Assign pixels to the nearest prototype of all (eq. 9).
 
     Args:
         stack: Composite of the codebook's depth.
         book: The prototypes.
-        target: Explained class of each image (N,), for a restriction.
-        options: How to assign.
-        is_voting: Collect the scores for a vote by distance, if all prototypes compete.
-
-    Raises:
-        ValueError: A restriction to a class in a class-agnostic codebook.
+        connected: Split segments into connected components.
+        is_voting: Collect, on the way, how near the pixels come to each class.
 
     Reference:
         Boubekki & Clemmensen (2026), eq. 9.
     """
-    nearness = None
-    if options.restrict is None:
-        prototypes = packed_prototypes(book, stack.blocks[0])
-        if is_voting and prototypes.runs is not None:
-            nearness = LogNearness.of(stack, prototypes)
-        found = stack.best(prototypes, nearness)
-    elif book.membership.ndim == 1:
-        found = _best_of_class(stack, book, target)
-    else:
-        raise ValueError("restrict needs a class-wise fit; this bank has labels=None")
-    segments = _segmentation(stack, found, len(book.centroids), options.connected)
+    prototypes = packed_prototypes(book, stack.blocks[0])
+    collects = is_voting and prototypes.runs is not None
+    nearness = stack.nearness_to(prototypes) if collects else None
+    found = stack.best(prototypes, nearness)
+    segments = _segmentation(stack, found, len(book.centroids), connected)
     return replace(segments, nearness=nearness)
+
+
+def segment_by_class(
+    stack: StackedBlocks, book: Codebook, classes: Tensor, *, connected: bool = False
+) -> Segmentation:
+    """Assign pixels to the nearest prototype of each image's own class (N,).
+
+    Raises:
+        ValueError: The codebook is class-agnostic.
+    """
+    if book.is_agnostic:
+        raise ValueError("restrict needs a class-wise fit; this bank has labels=None")
+    found = _best_of_class(stack, book, classes)
+    return _segmentation(stack, found, len(book.centroids), connected)
 
 
 def _segmentation(
@@ -125,13 +120,13 @@ def _segmentation(
     return Segmentation(labels, prototypes.shape[1], prototypes, nearest, best, stack)
 
 
-def _best_of_class(stack: StackedBlocks, book: Codebook, target: Tensor) -> tuple[Tensor, Tensor]:
+def _best_of_class(stack: StackedBlocks, book: Codebook, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Return best scores and indices among the prototypes of each image's own class."""
-    nearest = target.new_zeros((len(target), *stack.grid))
+    nearest = classes.new_zeros((len(classes), *stack.grid))
     best = stack.blocks[0].new_zeros(nearest.shape)
-    for c in target.unique().tolist():
-        images = (target == c).nonzero().squeeze(1)
-        own = book.of_class(c).to(target.device)
+    for c in classes.unique().tolist():
+        images = (classes == c).nonzero().squeeze(1)
+        own = book.of_class(c).to(classes.device)
         part = stack.select(images)
         best[images], index = part.best(book.centroids.to(part.blocks[0])[own.cpu()])
         nearest[images] = own[index]

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_kmex.bank.codebook import is_agnostic
+
 __all__ = [
     "class_scores",
     "connected_segments",
@@ -51,10 +53,10 @@ def to_classes(values: Tensor, membership: Tensor, n_classes: int) -> Tensor:
             its distribution over classes.
         n_classes: C.
     """
-    if membership.ndim == 2:
+    if is_agnostic(membership):
         return values @ membership.to(values)
-    sums = values.new_zeros(len(values), n_classes)
-    return sums.index_add_(1, membership.to(values.device), values)
+    owners = membership.to(values.device).expand_as(values)
+    return values.new_zeros(values.shape[0], n_classes).scatter_add_(1, owners, values)
 
 
 def class_scores(segments: Tensor, membership: Tensor, n_classes: int) -> Tensor:
@@ -89,7 +91,7 @@ def predicted_class(
     far = to_classes(far, membership, n_classes) / segments[0].numel()
     mean_distance = far / scores.clamp_min(torch.finfo(scores.dtype).tiny)
     # rounding of the shares must not break a tie; counts differ by a whole pixel
-    slack = 0.5 / segments[0].numel() if membership.ndim == 1 else 1e-6
+    slack = 1e-6 if is_agnostic(membership) else 0.5 / segments[0].numel()
     tied = scores >= scores.amax(1, keepdim=True) - slack
     return mean_distance.masked_fill(~tied, torch.inf).argmin(1)
 

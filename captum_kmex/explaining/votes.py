@@ -1,21 +1,93 @@
-"""How near an image comes to each class, as its prototypes see it: the distance vote."""
+"""Votes: how the prototypes of one depth classify an image."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from captum_kmex.composite.by_class import ClassChunk, ClassRuns
+from captum_kmex.bank.codebook import is_agnostic
+from captum_kmex.composite.by_class import ClassRuns
 from captum_kmex.composite.packed import PackedPrototypes
 from captum_kmex.composite.stack import StackedBlocks
+from captum_kmex.explaining.segments import class_scores, predicted_class
 
-__all__ = ["VOTES", "LogNearness", "distance_scores", "mean_log_nearness"]
+__all__ = ["VOTES", "Ballot", "Classification", "Vote", "distance_scores"]
 
-VOTES = ("distance", "share")
-_SCORES = 2**22  # scores at once whose classes are compared, one a pixel and prototype
-_NEAR = 1e-4  # squared distance, over a row's squared norm, below which nearer is no better
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """The surrogate's verdict beside the model's.
+
+    Attributes:
+        scores: Float tensor (N, C), larger for the likelier class.
+        prediction: Integer tensor (N,).
+        logits: Float tensor (N, J), the model's.
+    """
+
+    scores: Tensor
+    prediction: Tensor
+    logits: Tensor
+
+
+class Ballot(Protocol):
+    """What a vote sees of a batch at one depth; plain tensors, so that votes can be exported."""
+
+    @property
+    def membership(self) -> Tensor:
+        """Class of each prototype, index tensor (K,); or float (K, C), class-agnostic."""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes C."""
+
+    @property
+    def nearest(self) -> Tensor:
+        """Prototype of each pixel, index tensor (N, H, W)."""
+
+    @property
+    def distances(self) -> Tensor:
+        """Squared distance of each pixel to it, float tensor (N, H, W)."""
+
+    def log_nearness(self) -> Tensor:
+        """Return minus the mean log distance to each class (N, C), if class-wise."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A rule by which prototypes classify.
+
+    Attributes:
+        count: Returns class scores (N, C), larger for the likelier class, and predictions (N,).
+        reads_nearness: It reads ``log_nearness``, which is then collected on the way.
+    """
+
+    count: Callable[[Ballot], tuple[Tensor, Tensor]]
+    reads_nearness: bool = False
+
+
+def by_share(ballot: Ballot) -> tuple[Tensor, Tensor]:
+    """Vote by the share of pixels that each class's prototypes win (eq. 10).
+
+    Reference:
+        Boubekki & Clemmensen (2026), eq. 10.
+    """
+    membership, n_classes = ballot.membership, ballot.n_classes
+    scores = class_scores(ballot.nearest, membership, n_classes)
+    return scores, predicted_class(ballot.nearest, ballot.distances, membership, n_classes)
+
+
+def by_distance(ballot: Ballot) -> tuple[Tensor, Tensor]:
+    """Vote by the mean log distance to each class; class-agnostic prototypes vote by share."""
+    if is_agnostic(ballot.membership):
+        return by_share(ballot)
+    scores = ballot.log_nearness()
+    return scores, scores.argmax(1)
+
+
+VOTES = {"distance": Vote(by_distance, reads_nearness=True), "share": Vote(by_share)}
 
 
 def distance_scores(
@@ -43,107 +115,6 @@ def distance_scores(
     membership, order = membership.sort(stable=True)
     centroids = centroids[order.to(centroids.device)].to(stack.blocks[0])
     prototypes = PackedPrototypes(centroids, ClassRuns.of(membership))
-    nearness = LogNearness.of(stack, prototypes)
+    nearness = stack.nearness_to(prototypes)
     stack.best(prototypes, nearness)
     return nearness.scores(n_classes)
-
-
-class LogNearness:
-    """Collects the log distances of pixels to each class's nearest prototype.
-
-    ``StackedBlocks.best`` hands it the scores that it makes anyway.
-
-    Args:
-        runs: The classes.
-        squares: Float tensor (N, P), squared norms of the rows.
-        size: Squared norm of a row none of whose blocks is zero.
-    """
-
-    def __init__(self, runs: ClassRuns, squares: Tensor, size: float) -> None:
-        self._runs, self._size = runs, size
-        self._offsets = squares / size + _NEAR
-        self._sums = squares.new_zeros(len(squares), len(runs.sizes))
-
-    @classmethod
-    def of(cls, stack: StackedBlocks, prototypes: PackedPrototypes) -> LogNearness:
-        """Begin with a batch and class-wise prototypes.
-
-        Raises:
-            ValueError: The prototypes do not stand class by class.
-        """
-        if prototypes.runs is None:
-            raise ValueError("a vote by distance needs prototypes that stand class by class")
-        size = math.fsum(weight**2 for weight in stack.weights)
-        return cls(prototypes.runs, stack.squared_norms.flatten(1), size)
-
-    def add(
-        self,
-        scores: Tensor,
-        chunk: ClassChunk,
-        images: slice,
-        pixels: Tensor | None = None,
-        dim: int = 2,
-    ) -> None:
-        """Take in the scores of some pixels for some classes.
-
-        Args:
-            scores: Float tensor (n, p, k), or (n, k, p) if ``dim`` is 1.
-            chunk: The classes.
-            images: The n images.
-            pixels: Index tensor (p,), the pixels; all if ``None``.
-            dim: Where the prototypes stand.
-        """
-        first, _, _ = images.indices(len(self._offsets))
-        count = max(1, _SCORES // scores[0].numel())
-        for start in range(0, len(scores), count):
-            best = chunk.best(scores[start : start + count], dim)
-            some = slice(first + start, first + start + len(best))
-            self.add_best(best, chunk, some, pixels, dim)
-
-    def add_best(
-        self,
-        best: Tensor,
-        chunk: ClassChunk,
-        images: slice,
-        pixels: Tensor | None = None,
-        dim: int = 2,
-    ) -> None:
-        """Take in the highest scores of each class, float tensor (n, p, g) or (n, g, p)."""
-        offsets = self._offsets[images]
-        offsets = (offsets if pixels is None else offsets[:, pixels]).unsqueeze(dim)
-        # max(0, |z|^2 - 2 best) / size + near, in two passes over memory
-        distances = torch.sub(offsets, best, alpha=2 / self._size).clamp_min_(_NEAR)
-        self._sums[images, chunk.runs] += _sum_of_logs(distances, 3 - dim)
-
-    def scores(self, n_classes: int) -> Tensor:
-        """Return what ``distance_scores`` does (N, C)."""
-        found = self._sums.new_full((len(self._sums), n_classes), -torch.inf)
-        found[:, self._runs.classes.to(found.device)] = -0.5 * self._sums / self._offsets.shape[1]
-        return found
-
-
-def _sum_of_logs(values: Tensor, dim: int) -> Tensor:
-    """Return the sum of logarithms along a dimension, of four values' product at a time.
-
-    They are neither so small nor so large that four overflow, and a product costs a tenth.
-    """
-    quarter = values.shape[dim] // 4
-    if not quarter:
-        return values.log().sum(dim)
-    one, two, three, four, *rest = values.split(quarter, dim)
-    total: Tensor = (one * two).mul_(three).mul_(four).log_().sum(dim)
-    for part in rest:
-        total += part.log().sum(dim)
-    return total
-
-
-def mean_log_nearness(best: Tensor, squares: Tensor, size: float) -> Tensor:
-    """Return minus the mean log distance over positions (N, C).
-
-    Args:
-        best: Float tensor (N, C, H, W), the scores of each class's nearest prototype.
-        squares: Float tensor (N, 1, H, W), squared norms of the rows.
-        size: Squared norm of a row none of whose blocks is zero.
-    """
-    distances = (squares - 2 * best).clamp_min(0) / size
-    return -0.5 * (distances + _NEAR).log().mean((2, 3))

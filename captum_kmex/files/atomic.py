@@ -1,232 +1,30 @@
-"""Files written in one step; safetensors with a JSON header, read with clear errors."""
+"""Files written in one step: an existing one survives a failure at any moment."""
 
 from __future__ import annotations
 
-import glob
-import hashlib
-import json
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from captum_kmex.files.workplace import discard_unfinished, workplace
 
-from captum_kmex.files.fields import is_integer, parsed_header
-from captum_kmex.files.locks import free_lock, take_lock
-
-__all__ = [
-    "discard_unfinished",
-    "name_beside",
-    "read_tensors",
-    "write_tensors",
-    "written_whole",
-]
-
-_CHECKSUM = "sha256"
-_LOCK = "lock"
-_LONGEST_NAME = 200  # bytes; file systems take 255, of which a mark needs some
-_MOST_DIMENSIONS = 8
-_DTYPES = ("BOOL", "U8", "I8", "I16", "I32", "I64", "F16", "BF16", "F32", "F64")
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], name: str, header: Mapping[str, object]
-) -> None:
-    """Write tensors, a header and their checksum; an existing file survives a failure.
-
-    Args:
-        path: The file; it is replaced in one step.
-        tensors: What to write, on any device.
-        name: Key of the header in the file's metadata.
-        header: Anything that JSON holds.
-
-    Raises:
-        OSError: The file cannot be written, for instance for want of space.
-        TypeError: The header holds what JSON does not.
-        ValueError: The header holds NaN or infinity, or far too many values.
-    """
-    content = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    as_read = parsed_header(json.dumps(header, allow_nan=False))
-    text = json.dumps(as_read | {_CHECKSUM: _checksum(as_read, content)})
-    with written_whole(path) as beside:
-        mode = beside.stat().st_mode  # what the user's umask gives
-        try:
-            save_file(content, beside, {name: text})
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written ({error})") from error
-        beside.chmod(mode)
-
-
-def _checksum(header: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of a header and of all tensors' names, types, shapes and bytes."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        about = [name, str(tensor.dtype), list(tensor.shape)]
-        digest.update(json.dumps(about).encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+__all__ = ["discard_unfinished", "written_whole"]
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give an empty file beside ``path`` to write, which replaces it at the end, or not at all.
 
-    It lies in a hidden folder, with whatever a library puts beside it. That folder is locked:
-    ``discard_unfinished`` tells by that whether its process is alive.
+    It lies in a hidden folder, with whatever a library puts beside it.
 
     Args:
         path: The file; one that exists survives a failure at any moment.
     """
-    folder, lock = _locked_folder(path)
-    try:
-        beside = folder / "file"
+    with workplace(path) as place:
+        beside = place / "file"
         beside.touch(exist_ok=False)
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
-    finally:
-        free_lock(lock, folder / _LOCK)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _locked_folder(path: Path) -> tuple[Path, int]:
-    """Make a hidden folder beside a file; return it and what frees its lock."""
-    while True:
-        folder = name_beside(path, uuid.uuid4().hex)
-        folder.mkdir()
-        with suppress(FileNotFoundError):  # discarded, before it was locked
-            lock = take_lock(folder / _LOCK)
-            if lock is not None:
-                return folder, lock
-
-
-def discard_unfinished(path: Path) -> None:
-    """Delete what processes that were killed while writing left beside a file.
-
-    What a living process writes at the moment stays, and so does what cannot be deleted.
-    """
-    pattern = name_beside(path, "").name
-    for left in path.parent.glob(glob.escape(pattern) + "[0-9a-f]" * 32):
-        with suppress(OSError):
-            if not left.is_dir():  # as release 0.1.0 left them
-                left.unlink()
-                continue
-            lock = take_lock(left / _LOCK, unless_unknown=True)
-            if lock is not None:
-                free_lock(lock, left / _LOCK)
-                shutil.rmtree(left)
-
-
-def name_beside(path: Path, mark: str) -> Path:
-    """Return the path of a hidden file beside another, with that one's name and a mark."""
-    name = path.name
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return path.with_name(f".{name}.{mark}")
-
-
-def read_tensors(
-    path: Path,
-    name: str,
-    kind: str,
-    remedy: str,
-    *,
-    schemas: Mapping[int, bool] | None = None,
-    most: int | None = None,
-) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Return copies of a file's tensors, and its header; nothing is unpickled.
-
-    Args:
-        path: The file.
-        name: Key of the header in the file's metadata.
-        kind: What the file should be, for messages.
-        remedy: What to do about a damaged one.
-        schemas: The header's schema versions that are read, and whether files of it have a
-            checksum; ``None``: there are no versions, and all have one.
-        most: Most tensors that a file of this kind has.
-
-    Raises:
-        ValueError: The file is truncated, foreign, of another schema, or its content is not
-            what was written.
-        OSError: The file is missing or cannot be read.
-    """
-    tensors, text = _content(path, name, kind, remedy, most)
-    try:
-        header = parsed_header(text)
-    except ValueError as error:
-        raise ValueError(f"{path} has a damaged header ({error}); {remedy}") from error
-    expected = header.pop(_CHECKSUM, None)
-    if _is_checked(header, schemas, path, remedy) or expected is not None:
-        if expected is None:
-            raise ValueError(f"{path} is damaged: it lacks its checksum; {remedy}")
-        if expected != _checksum(header, tensors):
-            raise ValueError(
-                f"{path} is damaged: its content is not what was written (the SHA-256 differs); "
-                f"{remedy}"
-            )
-    return tensors, header
-
-
-def _is_checked(
-    header: Mapping[str, object], schemas: Mapping[int, bool] | None, path: Path, remedy: str
-) -> bool:
-    """Return whether a file of the header's schema has a checksum."""
-    if schemas is None:
-        return True
-    version = header.get("schema_version")
-    if not is_integer(version) or version not in schemas:
-        raise ValueError(
-            f"{path} has schema version {str(version)[:20]}, this release reads "
-            f"{' and '.join(map(str, schemas))}; upgrade captum_kmex, or {remedy}"
-        )
-    return schemas[version]
-
-
-def _content(
-    path: Path, name: str, kind: str, remedy: str, most: int | None
-) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors of a safetensors file and the text of its header."""
-    with path.open("rb") as plain:  # or the system says why not
-        size = os.fstat(plain.fileno()).st_size
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(name)
-            if text is None:
-                raise ValueError(f"{path} is a safetensors file, but no {kind}; pass another path")
-            return _copies(file, size, size if most is None else most), text
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is truncated or no safetensors file ({error}); {remedy}"
-        ) from error
-    except _TensorError as error:
-        raise ValueError(f"{path} is damaged: it holds {error}; {remedy}") from error
-
-
-class _TensorError(ValueError):
-    """What a file of this package never holds."""
-
-
-def _copies(file: Any, size: int, most: int) -> dict[str, Tensor]:
-    """Return a file's tensors, in memory of their own: the file may change afterwards."""
-    names = list(file.keys())
-    if len(names) > most:
-        raise _TensorError(f"{len(names)} tensors, of at most {most}")
-    return {name: _copy(file, name, size) for name in names}
-
-
-def _copy(file: Any, name: str, size: int) -> Tensor:
-    about = file.get_slice(name)
-    dtype, shape = about.get_dtype(), about.get_shape()
-    # an empty tensor may claim any shape
-    if dtype not in _DTYPES or len(shape) > _MOST_DIMENSIONS or max(shape, default=0) > size:
-        raise _TensorError(f"a tensor {name!r} of type {dtype} and shape {shape[:9]}")
-    tensor: Tensor = file.get_tensor(name)
-    return tensor.clone()

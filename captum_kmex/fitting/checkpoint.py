@@ -12,16 +12,17 @@ from torch import Tensor
 
 from captum_kmex.data.digests import BatchMarks
 from captum_kmex.distributed import gather, rank, together, world_size
-from captum_kmex.files.atomic import discard_unfinished, name_beside, read_tensors, write_tensors
 from captum_kmex.files.fields import Fields
 from captum_kmex.files.locks import free_lock, take_lock
-from captum_kmex.fitting.progress import Outputs, Progress, part
+from captum_kmex.files.tensor_file import read_tensors, write_tensors
+from captum_kmex.files.workplace import discard_unfinished, name_beside
+from captum_kmex.fitting.progress import Outputs, Progress
 from captum_kmex.fitting.rows import RowSource
 
-__all__ = ["Checkpoint", "held", "part"]
+__all__ = ["Checkpoint", "held"]
 
 _HEADER = "captum_kmex_checkpoint"
-_SCHEMAS = {2: True}  # which are read, and whether they have a checksum
+_SCHEMAS = {3: True}  # which are read, and whether they have a checksum
 _REMEDY = "delete it, or pass another path"
 _SHARE = 20  # a save may take one part in so many of the time between two
 

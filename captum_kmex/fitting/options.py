@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from captum_kmex.data.batches import Batch, Labels, class_pairs
+from captum_kmex.data.batches import Batch
+from captum_kmex.data.labels import Labels, class_pairs
 from captum_kmex.fitting.rows import RowSource
 
 __all__ = ["FitOptions", "Observation", "Observer"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Protocol
 
@@ -14,22 +14,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_kmex._version import __version__
-from captum_kmex.bank.prototype_bank import Codebook
-from captum_kmex.bank.representatives import NearestPatches, Representatives
-from captum_kmex.bank.ridge_head import RidgeSums
+from captum_kmex.bank.codebook import Codebook
 from captum_kmex.data.batches import Batch, IndexedBatches
-from captum_kmex.distributed import add_up, gather, together
+from captum_kmex.distributed import together
 from captum_kmex.exceptions import RepresentativesWarning, warn_user
-from captum_kmex.fitting.checkpoint import Checkpoint, part
-from captum_kmex.fitting.lloyd_pass import LloydSums
+from captum_kmex.fitting.checkpoint import Checkpoint
+from captum_kmex.fitting.fitted import Fitted
+from captum_kmex.fitting.lloyd_pass import LloydPass
 from captum_kmex.fitting.options import FitOptions, Observation, Observer
-from captum_kmex.fitting.sampling_pass import Collection, Summary
+from captum_kmex.fitting.patch_pass import PatchPass
+from captum_kmex.fitting.sampling_pass import Collection
 from captum_kmex.fitting.solve import solve, warn_empty
 
 __all__ = ["Fit", "describe"]
 
 
-class Collector(Protocol):
+class _Collector(Protocol):
     """What a pass over the data fills, batch by batch."""
 
     def add(self, batch: Batch, seen: Observation) -> None:
@@ -38,39 +38,11 @@ class Collector(Protocol):
     def state(self) -> dict[str, Tensor]:
         """Return what was collected so far."""
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
         """Take up what was saved."""
 
-
-@dataclass(frozen=True)
-class Fitted:
-    """What a fit has found so far.
-
-    Attributes:
-        summary: Figures of the images.
-        ridge: Sums of the ridge surrogate; empty where none is needed.
-        codebooks: One a depth, the whole stack first.
-    """
-
-    summary: Summary
-    ridge: RidgeSums
-    codebooks: Sequence[Codebook]
-
-    def state(self) -> dict[str, Tensor]:
-        """Return everything but the patches as tensors, to save and to read with ``of``."""
-        state = {f"summary.{name}": tensor for name, tensor in self.summary.state().items()}
-        state |= {f"ridge.{name}": tensor for name, tensor in self.ridge.state().items()}
-        for depth, book in enumerate(self.codebooks):
-            state |= {f"{depth}.{name}": tensor for name, tensor in book.state().items()}
-        return state
-
-    @classmethod
-    def of(cls, state: Mapping[str, Tensor], device: torch.device) -> Fitted:
-        """Read a saved state."""
-        summary = Summary.of(part(state, "summary."))
-        depths = range(len(summary.weights))
-        books = [Codebook.of(part(state, f"{depth}."), device) for depth in depths]
-        return cls(summary, RidgeSums.of(part(state, "ridge.")), books)
+    def share(self) -> None:
+        """Join what all machines have collected."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +79,15 @@ class Fit:
         else:
             found = self._sampled()
         for stage in range(max(1, self.checkpoint.stage), self.options.refine + 1):
-            found = replace(found, codebooks=self._refined(found, stage))
+            found.codebooks = self._refined(found, stage)
         warn_empty(found.codebooks)
-        found = replace(found, codebooks=self._with_patches(found, self.options.refine + 1))
+        found.codebooks = self._with_patches(found, self.options.refine + 1)
         self.checkpoint.remove()
         return found
 
     def _sampled(self) -> Fitted:
         collection = Collection(self.options, self.batches.device)
         self._stream(collection, 0, "sampling")
-        collection.share()
         _check_ridge(collection)
         with self._plain_arithmetic():
             books = solve(collection, self.options, self.show_progress)
@@ -125,15 +96,14 @@ class Fit:
     def _refined(self, found: Fitted, stage: int) -> list[Codebook]:
         """Return the codebooks after one Lloyd step over all rows."""
         self.checkpoint.begin(stage, found.state())
-        step = _LloydPass(found, self.options)
+        step = LloydPass(found.codebooks, found.summary.n_classes, self.options)
         self._stream(step, stage, f"refining {stage}")
-        books = step.result()
         if step.n_images != found.summary.n_images:
             raise ValueError(
                 f"refine read {step.n_images} images, the first pass {found.summary.n_images}; "
                 "pass a DataLoader that repeats, or refine=0"
             )
-        return books
+        return step.result()
 
     def _with_patches(self, found: Fitted, stage: int) -> Sequence[Codebook]:
         """Return the codebooks with the training patches nearest to each prototype."""
@@ -146,19 +116,21 @@ class Fit:
             )
             return found.codebooks
         self.checkpoint.begin(stage, found.state())
-        search = _PatchPass(found, self.options)
+        search = PatchPass(found.codebooks, self.options)
         self._stream(search, stage, "nearest patches")
-        n_images = sum(gather(search.n_images))
-        if n_images != found.summary.n_images:
+        if search.n_images != found.summary.n_images:
             _warn_patches(
-                f"the last pass over the loader gave {n_images} images, the first "
+                f"the last pass over the loader gave {search.n_images} images, the first "
                 f"{found.summary.n_images}; the nearest training patches are those of the last. "
                 "Pass a DataLoader that repeats"
             )
         return search.result()
 
-    def _stream(self, collector: Collector, stage: int, title: str) -> None:
-        """Feed a collector all batches, or those that an interrupted fit had not reached."""
+    def _stream(self, collector: _Collector, stage: int, title: str) -> None:
+        """Feed a collector all batches, or those that an interrupted fit had not reached.
+
+        At the end it has what all machines have collected.
+        """
         start = self.checkpoint.position if self.checkpoint.stage == stage else 0
         if start:
             collector.restore(self.checkpoint.collected)
@@ -178,6 +150,7 @@ class Fit:
                     collector.add(batch, seen)
                 if self.checkpoint.is_due:
                     self.checkpoint.save(position, collector.state())
+        collector.share()
 
     def _plain_arithmetic(self) -> AbstractContextManager[object]:
         """Switch autocast off: it is for the model, not for distances."""
@@ -197,90 +170,6 @@ def _check_ridge(collection: Collection) -> None:
 
 def _warn_patches(message: str) -> None:
     warn_user(message, RepresentativesWarning)
-
-
-class _LloydPass:
-    """One exact Lloyd step at each depth.
-
-    Attributes:
-        n_images: Images seen; after ``result``, on all machines.
-    """
-
-    def __init__(self, found: Fitted, options: FitOptions) -> None:
-        self._options = options
-        self._steps = [LloydSums(book, found.summary.n_classes) for book in found.codebooks]
-        self.n_images = 0
-
-    def add(self, batch: Batch, seen: Observation) -> None:
-        self.n_images += len(batch.indices)
-        pairs = self._options.pairs(batch, seen.logits)
-        for step, source in zip(self._steps, seen.sources, strict=True):
-            step.add(source, pairs)
-
-    def state(self) -> dict[str, Tensor]:
-        state = _by_depth([step.state() for step in self._steps])
-        return state | {"n_images": torch.tensor(self.n_images)}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.n_images = int(state["n_images"])
-        for depth, step in enumerate(self._steps):
-            step.restore(part(state, f"{depth}."))
-
-    def result(self) -> list[Codebook]:
-        """Return the codebooks after the step, the same on every machine."""
-        self.restore({name: add_up(tensor) for name, tensor in self.state().items()})
-        return [step.result() for step in self._steps]
-
-
-class _PatchPass:
-    """The search for the nearest patches at each depth.
-
-    Attributes:
-        n_images: Images seen.
-    """
-
-    def __init__(self, found: Fitted, options: FitOptions) -> None:
-        self._options = options
-        self._books = found.codebooks
-        self._searches = self._empty()
-        self.n_images = 0
-
-    def _empty(self) -> list[NearestPatches]:
-        count = self._options.n_representatives
-        return [NearestPatches(book.centroids, book.membership, count) for book in self._books]
-
-    def add(self, batch: Batch, seen: Observation) -> None:
-        self.n_images += len(batch.indices)
-        pairs = self._options.pairs(batch, seen.logits)
-        height, width = batch.inputs[0].shape[-2:]
-        for search, source in zip(self._searches, seen.sources, strict=True):
-            search.add(source, pairs, batch.indices, (height, width))
-
-    def state(self) -> dict[str, Tensor]:
-        state = _by_depth([search.state() for search in self._searches])
-        return state | {"n_images": torch.tensor(self.n_images)}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.n_images += int(state["n_images"])
-        for depth, search in enumerate(self._searches):
-            search.merge(Representatives(**part(state, f"{depth}.")))
-
-    def result(self) -> list[Codebook]:
-        """Return the codebooks with the patches of all machines."""
-        found = gather(self.state())
-        self._searches = self._empty()
-        for state in found:
-            self.restore(state)
-        pairs = zip(self._books, self._searches, strict=True)
-        return [replace(book, representatives=search.result()) for book, search in pairs]
-
-
-def _by_depth(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {
-        f"{depth}.{name}": tensor
-        for depth, state in enumerate(states)
-        for name, tensor in state.items()
-    }
 
 
 def describe(found: Fitted, options: FitOptions) -> dict[str, object]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from captum_kmex.bank.tensor_kinds import FLOAT, INTEGER, TensorKind
+from captum_kmex.fitting.state import State, added, from_all, least, sent_to_owner
 
 __all__ = ["ClassSample", "SampledRows", "row_keys"]
 
 SLACK = 1.25  # a class holds at most this much of its capacity between two prunings
 _RANGE = float(2**63)  # keys are integers below this
 _UNLIMITED = 1e30  # for infinity, which times no mass is no number
+_FIELDS = ("rows", "keys", "tags", "masses")
+_CPU = torch.device("cpu")
 
 
 def row_keys(seed: int, indices: Tensor, n_pixels: int) -> Tensor:
@@ -67,53 +72,69 @@ class SampledRows:
 
     def at(self, index: Tensor) -> SampledRows:
         """Return chosen rows."""
-        return SampledRows(self.rows[index], self.keys[index], self.tags[index], self.masses[index])
+        return SampledRows(*(getattr(self, name)[index] for name in _FIELDS))
 
     def to(self, device: torch.device) -> SampledRows:
         """Return the rows on a device."""
-        return SampledRows(*(x.to(device) for x in (self.rows, self.keys, self.tags, self.masses)))
+        return SampledRows(*(getattr(self, name).to(device) for name in _FIELDS))
 
     @classmethod
     def joined(cls, parts: Sequence[SampledRows]) -> SampledRows:
         """Return the rows of several parts together."""
         if len(parts) == 1:
             return parts[0]
-        return cls(
-            torch.cat([part.rows for part in parts]),
-            torch.cat([part.keys for part in parts]),
-            torch.cat([part.tags for part in parts]),
-            torch.cat([part.masses for part in parts]),
-        )
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS))
 
 
-class ClassSample:
+class ClassSample(State):
     """A sample of at most ``capacity`` rows of each class, in one pass.
 
     A uniform sample keeps the rows with the smallest keys. Given masses, half the capacity
     goes to the rows with the smallest second key over mass, so that rare far rows are not
-    missed, and the rest to the smallest keys of the others. Either way samples of two halves
-    merge into the sample of the whole, and memory does not depend on how many rows are offered.
+    missed, and the rest to the smallest keys of the others. Either way the samples of two
+    machines join to the sample of the whole, and memory does not depend on how many rows are
+    offered.
 
     Args:
         n_classes: Number of classes C.
         capacity: Most rows kept of one class.
         is_weighted: Rows come with masses.
+        n_tags: The rows' tags are below.
+        device: Where saved rows go.
 
     Attributes:
         seen: Integer tensor (C,), rows of each class offered so far; the caller counts.
+        key_limits: Integer tensor (C,), key from which on no row of a class can enter.
+        ratio_limits: Float tensor (C,), the same for the second key over mass.
 
     Reference:
         Cohen & Kaplan, bottom-k sketches (2007); Cohen, "Multi-Objective Weighted Sampling"
         (2015); Bachem et al., lightweight coresets (2018), for mixing both samples.
     """
 
-    def __init__(self, n_classes: int, capacity: int, is_weighted: bool = False) -> None:
-        self.capacity = capacity
-        self.is_weighted = is_weighted
-        self.seen = torch.zeros(n_classes, dtype=torch.int64)
+    seen: Tensor
+    key_limits: Tensor
+    ratio_limits: Tensor
+
+    def __init__(
+        self,
+        n_classes: int,
+        capacity: int,
+        is_weighted: bool = False,
+        *,
+        n_tags: int = 2**31,
+        device: torch.device = _CPU,
+    ) -> None:
+        super().__init__()
+        self.capacity, self.is_weighted = capacity, is_weighted
+        self._n_tags, self._device = n_tags, device
         self._parts: list[list[SampledRows]] = [[] for _ in range(n_classes)]
-        self._key_limits = torch.full((n_classes,), torch.iinfo(torch.int64).max)
-        self._ratio_limits = torch.full((n_classes,), torch.inf)
+        a_class = TensorKind(INTEGER, (n_classes,), 0)
+        of_class = TensorKind(FLOAT, (n_classes,), 0, takes_infinity=True)
+        limits = torch.full((n_classes,), torch.iinfo(torch.int64).max)
+        self.declare("seen", torch.zeros_like(limits), a_class, added)
+        self.declare("key_limits", limits, a_class, least)
+        self.declare("ratio_limits", torch.full((n_classes,), torch.inf), of_class, least)
 
     def candidates(
         self, keys: Tensor, classes: Tensor, masses: Tensor | None = None
@@ -129,9 +150,9 @@ class ClassSample:
             Two index tensors (M,), into N and into P; of a uniform sample at most
             ``capacity`` a class.
         """
-        below = keys < self._key_limits.to(keys.device)[classes].unsqueeze(1)
+        below = keys < self.key_limits.to(keys.device)[classes].unsqueeze(1)
         if masses is not None:
-            limits = self._ratio_limits.to(masses)[classes].unsqueeze(1)
+            limits = self.ratio_limits.to(masses)[classes].unsqueeze(1)
             below |= _ratios(keys, masses) < limits
         rows, pixels = below.nonzero(as_tuple=True)
         if len(rows) <= self.capacity or masses is not None:
@@ -151,52 +172,15 @@ class ClassSample:
             if sum(map(len, self._parts[c])) > SLACK * self.capacity:
                 self._prune(c)
 
-    def merge(self, other: ClassSample) -> None:
-        """Take in another sample of the same kind, classes, seed and capacity.
-
-        Rows with the same key are the same row and are kept once.
-
-        Raises:
-            ValueError: The two differ in kind, classes or capacity.
-        """
-        mine, theirs = (
-            (len(sample.seen), sample.capacity, sample.is_weighted) for sample in (self, other)
-        )
-        if mine != theirs:
-            raise ValueError(
-                f"samples of {mine[0]} classes x {mine[1]} rows and {theirs[0]} x {theirs[1]} "
-                "cannot merge; fit both alike"
-            )
-        self.seen += other.seen
-        self.lower(*other.limits)
-        for c, parts in enumerate(other._parts):
-            self.merge_class(c, parts)
-
-    @property
-    def limits(self) -> tuple[Tensor, Tensor]:
-        """Key and ratio of each class (C,) from which on no row can enter."""
-        return self._key_limits, self._ratio_limits
-
-    def lower(self, keys: Tensor, ratios: Tensor) -> None:
-        """Take over limits of another sample, before its rows: those it left out stay out."""
-        self._key_limits = self._key_limits.minimum(keys)
-        self._ratio_limits = self._ratio_limits.minimum(ratios)
-
-    def merge_class(self, c: int, parts: Sequence[SampledRows]) -> None:
-        """Take in what other samples kept of one class, once their limits are taken over."""
-        self._parts[c] += parts
-        self._prune(c, is_distinct=False)
-
     def kept(self, c: int) -> int:
-        """Return the number of rows kept of a class."""
+        """Return the number of rows kept of a class, on this machine."""
         self._prune(c)
         return sum(map(len, self._parts[c]))
 
-    def take(self, c: int) -> list[SampledRows]:
-        """Return what is kept of a class, as one part or none, and forget it."""
-        self._prune(c)
-        parts, self._parts[c] = self._parts[c], []
-        return parts
+    def kept_by_all(self) -> tuple[int, ...]:
+        """Return the rows kept of each class, on whatever machine."""
+        kept = torch.tensor([self.kept(c) for c in range(len(self.seen))], dtype=torch.int64)
+        return tuple(from_all(kept, added).tolist())
 
     def rows(self, c: int) -> tuple[SampledRows, Tensor | None]:
         """Return the rows kept of a class, in key order, and their weights (M,).
@@ -208,37 +192,56 @@ class ClassSample:
         kept = kept.at(kept.keys.argsort(stable=True))
         if not self.is_weighted:
             return kept, None
-        by_key = float(self._key_limits[c]) / _RANGE
-        limit = float(self._ratio_limits[c])
+        by_key = float(self.key_limits[c]) / _RANGE
+        limit = float(self.ratio_limits[c])
         by_ratio = (kept.masses * min(limit, _UNLIMITED)).clamp_max(1)
         return kept, 1 / (1 - (1 - by_key) * (1 - by_ratio))
 
+    def share(self) -> None:
+        """Join the samples of all machines; each ends with the rows of its own classes.
+
+        Rows with the same key are the same row and are kept once.
+        """
+        super().share()  # limits before rows: those that one machine left out stay out
+        for c in self.seen.nonzero().flatten().tolist():
+            self._prune(c)
+            everyone = sent_to_owner(c, [kept.to(_CPU) for kept in self._parts[c]])
+            self._parts[c] = [kept.to(self._device) for parts in everyone for kept in parts]
+            self._prune(c, is_distinct=False)
+
     def state(self) -> dict[str, Tensor]:
-        """Return the sample as tensors, to save and to read with ``of``."""
-        limits = {"key_limits": self._key_limits, "ratio_limits": self._ratio_limits}
-        kind = torch.tensor([self.capacity, self.is_weighted])
-        state = {"seen": self.seen, "kind": kind, **limits}
+        """Return the sample as tensors; of classes without rows, none."""
         for c in range(len(self.seen)):
             self._prune(c)
-            for kept in self._parts[c]:
-                fields = {"rows": kept.rows, "keys": kept.keys, "tags": kept.tags}
-                fields["masses"] = kept.masses
-                state |= {f"{name}.{c}": tensor for name, tensor in fields.items()}
-        return state
+        return super().state() | {
+            f"{name}.{c}": getattr(kept, name)
+            for c, parts in enumerate(self._parts)
+            for kept in parts
+            for name in _FIELDS
+        }
 
-    @classmethod
-    def of(cls, state: dict[str, Tensor], device: torch.device) -> ClassSample:
-        """Read a saved sample."""
-        capacity, is_weighted = state["kind"].tolist()
-        sample = cls(len(state["seen"]), capacity, bool(is_weighted))
-        sample.seen = state["seen"]
-        sample._key_limits, sample._ratio_limits = state["key_limits"], state["ratio_limits"]
-        for c in range(len(sample.seen)):
-            if f"keys.{c}" in state:
-                names = ("rows", "keys", "tags", "masses")
-                kept = SampledRows(*(state[f"{name}.{c}"] for name in names))
-                sample._parts[c] = [kept.to(device)]
-        return sample
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take up a saved sample."""
+        super().restore(saved)
+        for c in range(len(self.seen)):
+            if f"keys.{c}" in saved:
+                kept = SampledRows(*(saved[f"{name}.{c}"] for name in _FIELDS))
+                self._parts[c] = [kept.to(self._device)]
+
+    def kinds(self, saved: Mapping[str, Tensor]) -> dict[str, TensorKind]:
+        """Return what the tensors of a saved sample must be, of the classes it has rows of."""
+        kinds = super().kinds(saved)
+        for c in (name.removeprefix("keys.") for name in saved if name.startswith("keys.")):
+            if not (c.isdecimal() and c == str(int(c[:19])) and int(c) < len(self.seen)):
+                raise ValueError(f"keys.{c[:20]} is of no class")
+            count = f"rows of {c}"
+            kinds |= {
+                f"rows.{c}": TensorKind(FLOAT, (count, "width"), alike="rows"),
+                f"keys.{c}": TensorKind(INTEGER, (count,), 0),
+                f"tags.{c}": TensorKind(INTEGER, (count,), 0, self._n_tags - 1),
+                f"masses.{c}": TensorKind(FLOAT, (count,), 0, alike="/masses"),
+            }
+        return kinds
 
     def _prune(self, c: int, is_distinct: bool = True) -> None:
         if not self._parts[c]:
@@ -259,11 +262,11 @@ class ClassSample:
         if self.is_weighted and self.capacity > 1:
             ratios = _ratios(offered.keys, offered.masses)
             smallest, far = ratios.topk(self.capacity // 2, largest=False)
-            self._ratio_limits[c] = smallest[-1]
+            self.ratio_limits[c] = smallest[-1]
             is_far[far[smallest.isfinite()]] = True  # a row without mass is not far
         others = (~is_far).nonzero().squeeze(1)
         keys, chosen = offered.keys[others].topk(self.capacity - int(is_far.sum()), largest=False)
-        self._key_limits[c] = keys[-1]
+        self.key_limits[c] = keys[-1]
         is_far[others[chosen]] = True
         return offered.at(is_far.nonzero().squeeze(1))
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_kmex.bank.prototype_bank import Codebook
+from captum_kmex.bank.codebook import Codebook
 from captum_kmex.clustering.gram import TINY
 from captum_kmex.clustering.kmeans import KMeansResult, kmeans_by_class
-from captum_kmex.distributed import gather, rank, together, world_size
 from captum_kmex.exceptions import EmptyPrototypesWarning, FewRowsWarning, warn_user
 from captum_kmex.fitting.options import FitOptions
 from captum_kmex.fitting.sample import ClassSample, SampledRows
-from captum_kmex.fitting.sampling_pass import Collection, kept_rows
+from captum_kmex.fitting.sampling_pass import Collection
+from captum_kmex.fitting.state import from_owners, is_own
 
 __all__ = ["solve", "warn_empty"]
 
@@ -31,16 +31,13 @@ def solve(found: Collection, options: FitOptions, show_progress: bool) -> list[C
         ValueError: A class has no samples, or fewer rows than prototypes.
     """
     classes = _fitted_classes(found.summary.seen, options)
-    _check_rows(kept_rows(found.samples[-1]), classes, options)
-    own = [c for c in classes if c % world_size() == rank()]
+    _check_rows(found.samples[-1].kept_by_all(), classes, options)
+    own = [c for c in classes if is_own(c)]
     books = []
     for depth, sample in enumerate(found.samples):
         bar = tqdm(own, desc=f"KMEx: clustering {depth}", disable=not show_progress)
-        solved = _solved(found, sample, own, options)
-        with together():
-            pairs = zip(bar, solved, strict=True)
-            mine = {c: Codebook.of(book.state(), _CPU) for c, book in pairs}
-        merged = {c: book for part in gather(mine) for c, book in part.items()}
+        pairs = zip(bar, _solved(found, sample, own, options), strict=True)
+        merged = from_owners((c, Codebook.of(book.state(), _CPU)) for c, book in pairs)
         books.append(_joined([merged[c] for c in classes], found.device))
     return books
 
@@ -52,7 +49,7 @@ def warn_empty(books: Sequence[Codebook]) -> None:
     if not len(empty):
         return
     where = ""
-    if empty.ndim == 1:
+    if not book.is_agnostic:
         classes, counts = empty.unique(return_counts=True)
         c, most = int(classes[counts.argmax()]), int(counts.max())
         where = f" (class {c}: {most} of {int((book.membership == c).sum())})"

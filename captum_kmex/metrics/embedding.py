@@ -11,7 +11,9 @@ from captum_kmex.arguments import checked
 from captum_kmex.attributions.classifier_prototypes import ClassifierPrototypes
 from captum_kmex.attributions.kmex import KMExAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.data.batches import class_pairs
+from captum_kmex.data.batches import IndexedBatches
+from captum_kmex.data.labels import class_pairs
+from captum_kmex.model.reading import Reading
 
 __all__ = ["pooled_embeddings"]
 
@@ -33,23 +35,19 @@ def pooled_embeddings(
         ValueError: The loader is empty or yields no labels.
     """
     rows, labels = [], []
-    for batch in attribution._batches(loader):
-        logits, features = _pooled_map(attribution, batch.inputs)
-        images, classes = class_pairs("target", batch.targets, logits)
-        rows.append(features.mean((2, 3))[images].detach().cpu())
+    for batch in IndexedBatches(loader, attribution.device):
+        reading = _reading(attribution, batch.inputs)
+        images, classes = class_pairs("target", batch.targets, reading.logits)
+        rows.append(reading.feature_map.mean((2, 3))[images].detach().cpu())
         labels.append(classes.cpu())
     if not rows:
         raise ValueError("the loader yielded no batch; pass one with at least one image")
     return torch.cat(rows), torch.cat(labels)
 
 
-def _pooled_map(
+def _reading(
     attribution: KMExAttribution | ClassifierPrototypes, inputs: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor]:
-    """Return logits (N, J) and the map that is pooled (N, D, h, w)."""
-    if isinstance(attribution, KMExAttribution):
-        at_input = attribution.is_fitted and attribution.bank_.at_input
-        passed, features = attribution._features(inputs, None, at_input)
-    else:
-        passed, features, _ = attribution._read(inputs, None, False)
-    return passed.logits, features
+) -> Reading:
+    is_kmex = isinstance(attribution, KMExAttribution)
+    at_input = is_kmex and attribution.is_fitted and attribution.bank_.at_input
+    return attribution.read(inputs, None, at_input)

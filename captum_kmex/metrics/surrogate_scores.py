@@ -16,7 +16,8 @@ from captum_kmex.attributions.kmex import KMExAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import PrototypeAttribution
 from captum_kmex.classes import class_logits, predicted_classes
-from captum_kmex.data.batches import class_pairs
+from captum_kmex.data.batches import IndexedBatches
+from captum_kmex.data.labels import class_pairs
 
 __all__ = ["SurrogateScores", "sensitivity_max", "surrogate_scores"]
 
@@ -60,7 +61,7 @@ def surrogate_scores(
         Boubekki & Clemmensen (2026), Table 2.
     """
     labels, ours, theirs = [], [], []
-    for batch in attribution._batches(loader):
+    for batch in IndexedBatches(loader, attribution.device):
         if batch.targets is None:
             raise ValueError("the loader yields no labels; yield (images, labels)")
         found = attribution.classify(batch.inputs, **options)
@@ -123,7 +124,7 @@ def sensitivity_max(
     images = check_inputs(inputs)
     if target is None:
         extra = options.get("additional_forward_args")
-        logits = attribution._run(images, [], extra, False, needs_head=False).logits
+        logits = attribution.logits(images, extra)
         is_class = isinstance(attribution, KMExAttribution)  # the others explain a logit
         target = (class_logits(logits) if is_class else logits).argmax(1)
 

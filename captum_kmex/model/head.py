@@ -17,7 +17,7 @@ __all__ = [
     "LinearHead",
     "is_close",
     "linear_head",
-    "own_head_misses",
+    "own_head",
     "weights",
 ]
 
@@ -155,6 +155,14 @@ class HeadSite:
             model.get_submodule(self.linear), features, self.kind == "flatten", self.rectified
         )
 
+    def columns(self, model: nn.Module) -> Tensor:
+        """Return the columns (J, D), or (J, D, H, W) at the size at which the head was found."""
+        weight = weights(model.get_submodule(self.linear))[0].detach()
+        if self.kind != "flatten":
+            return weight.flatten(1)
+        depth, height, width = self.shape
+        return weight.reshape(-1, depth, height, width) * (height * width)
+
     def may_have_moved(self, tap: Tensor, size: tuple[int, int]) -> bool:
         """Whether the tap was chosen among maps that only that input's size made alike.
 
@@ -200,7 +208,29 @@ def weights(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     return module.weight, module.bias
 
 
-def own_head_misses(module: nn.Module, head: LinearHead, features: Tensor) -> bool:
+def own_head(module: nn.Module, features: Tensor, logits: Tensor) -> LinearHead:
+    """Read a linear layer of the user's own as the head of a feature map (N, D, H, W).
+
+    Raises:
+        ValueError: Its width is not the map's, it has not one output a logit, or it returns
+            something else than its weights say.
+    """
+    head = linear_head(module, features)
+    if len(head.columns) != logits.shape[1]:
+        raise ValueError(
+            f"the head gives {len(head.columns)} logits, the model {logits.shape[1]}; pass a "
+            "head with one output a logit"
+        )
+    with torch.no_grad():
+        if _own_head_misses(module, head, features):
+            raise ValueError(
+                f"the given head ({type(module).__name__}) does not compute weight @ features "
+                "+ bias, so its weights are no prototypes; pass a plain nn.Linear"
+            )
+    return head
+
+
+def _own_head_misses(module: nn.Module, head: LinearHead, features: Tensor) -> bool:
     """Whether a linear layer of the user's returns something else than its weights say."""
     parameter = next(module.parameters())
     pooled = features.mean((2, 3), keepdim=True).to(parameter)

@@ -12,20 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_kmex.arguments.inputs import check_inputs
 from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.attributions.prototype_attribution import Forward, plain_arithmetic
 from captum_kmex.classes import class_count, class_of_logit, predicted_classes
-from captum_kmex.explaining.evidence import (
-    carried_down,
-    explained_bias,
-    explained_output,
-    finish_map,
-    head_evidence,
-)
-from captum_kmex.explaining.segmentation import Segmentation, SegmentOptions
+from captum_kmex.explaining.evidence import Question, finish_map
+from captum_kmex.explaining.explainer import Explainer
 from captum_kmex.explaining.segments import segment_sums
+from captum_kmex.model.reading import plain_arithmetic
 
 __all__ = ["BatchEvidence", "DepthEvidence", "explain_batch"]
 
@@ -92,18 +85,18 @@ def explain_batch(
             floating-point images.
     """
     at_input = attribution.is_fitted and attribution.bank_.at_input
-    passed = attribution._pass(check_inputs(inputs), None, at_input)
-    targets = _shown_logits(passed.logits, labels.to(passed.logits.device))
+    explainer = attribution.read(inputs, None, at_input)
+    logits = explainer.logits
+    targets = _shown_logits(logits, labels.to(logits.device))
+    questions = [Question(target) for target in targets.T]
     with plain_arithmetic(inputs):
-        head, tap = attribution._head_and_tap(passed)
-        tops = [head_evidence(head, tap, target, None, "logit") for target in targets.T]
-        depths = tuple(_carried_down(attribution, passed, tops, inputs))[::-1]
-    output = [explained_output(passed.logits, target, None) for target in targets.T]
-    bias = [explained_bias(head, target, None) for target in targets.T]
+        depths = tuple(_carried_down(explainer, questions, inputs))[::-1]
+    output = [question.output(logits) for question in questions]
+    bias = [question.bias(explainer.head) for question in questions]
     return BatchEvidence(
-        passed.logits.cpu(),
-        predicted_classes(passed.logits).cpu(),
-        class_of_logit(targets, passed.logits).cpu(),
+        logits.cpu(),
+        predicted_classes(logits).cpu(),
+        class_of_logit(targets, logits).cpu(),
         torch.stack(output, 1).cpu(),
         torch.stack(bias, 1).cpu(),
         depths,
@@ -111,22 +104,16 @@ def explain_batch(
 
 
 def _carried_down(
-    attribution: LayerKMeansAttribution, passed: Forward, densities: list[Tensor], inputs: Tensor
+    explainer: Explainer, questions: list[Question], inputs: Tensor
 ) -> Iterator[DepthEvidence]:
     """Yield the depths from the deepest layer to all of them, each from the one before."""
-    stack, predicted = attribution._stack(passed), predicted_classes(passed.logits)
-
-    def segment(depth: int) -> Segmentation:
-        return attribution._segment(stack, depth, predicted, SegmentOptions(), is_voting=True)
-
-    descent = carried_down(densities, stack, 0, attribution.average_top, segment)
-    for depth, found, averaged in descent:
-        segments = averaged or segment(depth)
-        maps = [finish_map(density, inputs, None, sums=True) for density in found]
-        vote = None
-        if attribution.is_fitted:
-            vote = attribution._vote(stack, depth, passed.logits, segments).prediction.cpu()
-        yield _depth(maps, segments.labels, segments.count, averaged is not None, vote)
+    everywhere = range(len(explainer.reading.layers))
+    for found in explainer.evidence(questions, voting=everywhere):
+        segments = found.averaged or explainer.segments(found.depth, is_voting=True)
+        maps = [finish_map(density, inputs, None, sums=True) for density in found.densities]
+        verdict = explainer.vote(found.depth, segments)
+        vote = None if verdict is None else verdict.prediction.cpu()
+        yield _depth(maps, segments.labels, segments.count, found.averaged is not None, vote)
 
 
 def _depth(

@@ -89,7 +89,7 @@ def _traded_pairs(won: Tensor, book: Codebook) -> list[list[float]]:
     Each is two classes, the prototype of either that wins most in the other's images (-1 where
     none does), and the share of both classes' pixels that changes sides.
     """
-    if book.membership.ndim == 2:
+    if book.is_agnostic:
         return []
     groups, n_classes = group_of(book), won.shape[1]
     lost = torch.zeros(n_classes, n_classes, dtype=torch.int64).index_add_(0, groups, won)
@@ -113,7 +113,7 @@ def _strongest(pixels: Tensor, is_member: Tensor) -> int:
 
 def provenance(attribution: LayerKMeansAttribution) -> list[list[str]]:
     """Return where the numbers come from, as pairs of a name and a text."""
-    lines = [["layers", ", ".join(attribution._layer_names())]]
+    lines = [["layers", ", ".join(attribution.layer_names)]]
     if not attribution.is_fitted:
         return [
             *lines,

@@ -44,8 +44,9 @@ class Neighbours:
 
 def group_of(book: Codebook) -> Tensor:
     """Return the section of each prototype (K,): its class, or 0 for all without classes."""
-    membership = book.membership.cpu()
-    return membership if membership.ndim == 1 else torch.zeros(len(membership), dtype=torch.int64)
+    if book.is_agnostic:
+        return torch.zeros(len(book.membership), dtype=torch.int64)
+    return book.membership.cpu()
 
 
 def purity(won: Tensor, book: Codebook) -> Tensor:
@@ -59,7 +60,7 @@ def purity(won: Tensor, book: Codebook) -> Tensor:
     """
     total = won.sum(1).double()
     own = won.max(1).values
-    if book.membership.ndim == 1:
+    if not book.is_agnostic:
         own = won.gather(1, book.membership.cpu().long().unsqueeze(1)).squeeze(1)
     return own / total  # 0 / 0 is NaN
 
@@ -106,7 +107,7 @@ def _facts(book: Codebook, tally: Tally, depth: int) -> list[dict[str, object]]:
         }
         if near.distance[k].isfinite():
             fact["near"] = [int(near.index[k]), round(float(near.distance[k]), 4)]
-        if book.membership.ndim == 2:
+        if book.is_agnostic:
             fact["classes"] = _histogram(book.membership[k].cpu())
         facts.append(fact)
     return facts

@@ -165,9 +165,9 @@ def _overview(
     return {
         "classNames": list(names),
         "isFitted": bank is not None,
-        "isAgnostic": bank is not None and bank.codebooks[0].membership.ndim == 2,
-        "r2": attribution._surrogate_r2(),
-        "depths": describe_depths(attribution._layer_names(), bank, tally),
+        "isAgnostic": bank is not None and bank.codebooks[0].is_agnostic,
+        "r2": attribution.surrogate_r2,
+        "depths": describe_depths(attribution.layer_names, bank, tally),
         "provenance": provenance(attribution),
         "colors": list(PALETTE),
         "shades": [to_hex(shades(i)) for i in range(_SHADES)],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from captum_kmex.arguments import check_count, checked, resolve_index
 from captum_kmex.classes import class_of
+from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames, class_name
 from captum_kmex.visualization.colors import segment_colors
 from captum_kmex.visualization.lettering import PLAIN, column_width, fitted, row_height
@@ -33,15 +33,12 @@ from captum_kmex.visualization.pictures import (
     relative_height,
 )
 
-if TYPE_CHECKING:
-    from captum_kmex.explanation import Explanation
-
 __all__ = ["plot_comparison", "plot_depths"]
 
 
 @checked
 def plot_comparison(
-    explanations: Sequence[Explanation],
+    explanations: Sequence[ExplanationData],
     names: Sequence[str],
     indices: Sequence[int],
     *,
@@ -100,7 +97,7 @@ def plot_comparison(
 
 
 def _cells(
-    explanation: Explanation,
+    explanation: ExplanationData,
     index: int,
     shown: Picture,
     cells: Sequence[Axes],
@@ -123,7 +120,7 @@ def _cells(
 
 @checked
 def plot_depths(
-    explanations: Sequence[Explanation],
+    explanations: Sequence[ExplanationData],
     index: int = 0,
     *,
     names: Sequence[str] | None = None,
@@ -169,7 +166,7 @@ def plot_depths(
 
 
 def _depth_column(
-    explanation: Explanation,
+    explanation: ExplanationData,
     index: int,
     shown: Picture,
     cells: Sequence[Axes],

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from captum_kmex.arguments import checked
-from captum_kmex.metrics.wins import PrototypeWins
+from captum_kmex.bank.codebook import owners
+from captum_kmex.explaining.pixel_wins import PrototypeWins
 from captum_kmex.text.class_names import ClassNames, class_name, read_class_names
 from captum_kmex.visualization.colors import segment_color
 from captum_kmex.visualization.lettering import PLAIN, fitted
@@ -77,7 +78,7 @@ def _draw_prototypes(wins: PrototypeWins, names: Sequence[str], count: int, ax: 
     most = np.nan_to_num(foreign) * wins.counts.sum(0).numpy()
     chosen = (-most).argsort(kind="stable")[:count]
     chosen = chosen[(-foreign[chosen]).argsort(kind="stable")]
-    owner = wins.membership if wins.membership.ndim == 1 else wins.membership.argmax(1)
+    owner = owners(wins.membership)
     shares = 100 * np.nan_to_num(foreign[chosen])
     ax.barh(
         range(len(chosen)), shares, color=[segment_color(rivals[k]) for k in chosen], height=0.7

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from captum_kmex.arguments import checked, resolve_index
 from captum_kmex.classes import class_logits, class_of
 from captum_kmex.explaining.ledger import LedgerRow
+from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames, class_name
 from captum_kmex.visualization.colors import segment_color
 from captum_kmex.visualization.ledgers import draw_ledger
@@ -37,9 +37,6 @@ from captum_kmex.visualization.pictures import (
     relative_height,
 )
 
-if TYPE_CHECKING:
-    from captum_kmex.explanation import Explanation
-
 __all__ = ["plot_contrast", "plot_explanation"]
 
 _TITLE = 0.8  # of a column's width, beside which the ledger's labels need theirs
@@ -48,7 +45,7 @@ _SCALE = "logit, if every cell were like this"
 
 @checked
 def plot_explanation(
-    explanation: Explanation,
+    explanation: ExplanationData,
     index: int = 0,
     dataset: Sequence[object] | None = None,
     class_names: ClassNames | None = None,
@@ -87,7 +84,7 @@ def plot_explanation(
     return figure.figure, np.array(axes, dtype=object)
 
 
-def _segment_panel(explanation: Explanation, index: int, shown: Picture, ax: Axes) -> None:
+def _segment_panel(explanation: ExplanationData, index: int, shown: Picture, ax: Axes) -> None:
     rows = explanation.ledger[index]
     draw_segments(explanation.segments[index].cpu().numpy(), rows, shown, ax)
     restricted = ", own prototypes only" if explanation.restricted else ""
@@ -97,7 +94,7 @@ def _segment_panel(explanation: Explanation, index: int, shown: Picture, ax: Axe
 
 
 def _ledger_panel(
-    explanation: Explanation, index: int, ax: Axes, class_names: ClassNames | None
+    explanation: ExplanationData, index: int, ax: Axes, class_names: ClassNames | None
 ) -> None:
     bias, output = float(explanation.bias[index]), float(explanation.output[index])
     total = "logit" if explanation.contrast is None else "difference"
@@ -128,7 +125,7 @@ def _patch_row(
 
 
 def _headline(
-    explanation: Explanation, index: int, class_names: ClassNames | None, ax: Axes
+    explanation: ExplanationData, index: int, class_names: ClassNames | None, ax: Axes
 ) -> None:
     """Write what is explained above a picture."""
     template, names = _headline_parts(explanation, index, class_names)
@@ -136,7 +133,7 @@ def _headline(
 
 
 def _headline_parts(
-    explanation: Explanation, index: int, class_names: ClassNames | None
+    explanation: ExplanationData, index: int, class_names: ClassNames | None
 ) -> tuple[str, list[str]]:
     owner = int(class_of(explanation.target, explanation.logits)[index])
     name = class_name(owner, class_names)
@@ -148,7 +145,7 @@ def _headline_parts(
     return f"{{}} (p = {share:.2f})", [name]
 
 
-def _evidence_title(explanation: Explanation, class_names: ClassNames | None, ax: Axes) -> None:
+def _evidence_title(explanation: ExplanationData, class_names: ClassNames | None, ax: Axes) -> None:
     """Write above a map what its colours mean."""
     title = "evidence: red for, blue against"
     if explanation.logits.shape[1] == 1:
@@ -160,8 +157,8 @@ def _evidence_title(explanation: Explanation, class_names: ClassNames | None, ax
 
 @checked
 def plot_contrast(
-    target: Explanation,
-    contrast: Explanation,
+    target: ExplanationData,
+    contrast: ExplanationData,
     index: int = 0,
     *,
     class_names: ClassNames | None = None,
@@ -226,7 +223,7 @@ def plot_contrast(
     return figure.figure, axes
 
 
-def contrasted(target: Explanation, contrast: Explanation, index: int) -> Explanation:
+def contrasted(target: ExplanationData, contrast: ExplanationData, index: int) -> ExplanationData:
     """Return the explanation of the difference of two logits of one image: theirs, subtracted.
 
     Raises:
@@ -255,7 +252,7 @@ def contrasted(target: Explanation, contrast: Explanation, index: int) -> Explan
     )
 
 
-def _check_pair(target: Explanation, contrast: Explanation, one: slice) -> None:
+def _check_pair(target: ExplanationData, contrast: ExplanationData, one: slice) -> None:
     """Raise ``ValueError`` unless two explanations of an image can be subtracted."""
     if target.contrast is not None or contrast.contrast is not None:
         raise ValueError(

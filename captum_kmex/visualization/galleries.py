@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,7 +11,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from captum_kmex.arguments import checked, resolve_depth
-from captum_kmex.attributions.fitted_attribution import FittedAttribution
 from captum_kmex.bank.prototype_bank import Codebook, PrototypeBank
 from captum_kmex.concepts import image_of
 from captum_kmex.explaining.ledger import Patch, patches_of
@@ -25,9 +25,17 @@ _GAP = 10.0  # points left free beside a text
 _N_BARS = 4  # commonest classes shown of a class-agnostic prototype
 
 
+class HasBank(Protocol):
+    """What has been fitted: an attribution."""
+
+    @property
+    def bank_(self) -> PrototypeBank:
+        """The prototypes; ``NotFittedError`` before a fit."""
+
+
 @checked
 def plot_prototypes(
-    source: FittedAttribution | PrototypeBank,
+    source: HasBank | PrototypeBank,
     dataset: Sequence[object],
     class_index: int | None = None,
     *,
@@ -68,7 +76,7 @@ def plot_prototypes(
     book = bank.codebooks[resolve_depth(depth, bank.layers, len(bank.codebooks))]
     chosen = _chosen(book, class_index, prototypes)
     patches = [_patches(book, k, n_patches) for k in chosen]
-    is_agnostic = book.membership.ndim == 2
+    is_agnostic = book.is_agnostic
     has_crops = any(_is_part(patch, dataset) for row in patches for patch in row)
     widths = [1.15] + [1.0] * is_agnostic + [1.0] * (max(map(len, patches)) * (1 + has_crops))
     figure = canvas(figure, 1.1 * sum(widths), 1.22 * len(chosen) + 0.3)
@@ -99,12 +107,11 @@ def _chosen(book: Codebook, class_index: int | None, prototypes: Sequence[int] |
         return list(prototypes)
     if class_index is None:
         raise ValueError(f"pass class_index, or prototypes= to choose some of the {count}")
-    owner = book.membership if book.membership.ndim == 1 else book.membership.argmax(1)
-    own = (owner == class_index).nonzero().squeeze(1)
+    own = (book.owners == class_index).nonzero().squeeze(1)
     if not len(own):
         raise ValueError(
             f"class {class_index} has no prototypes; the bank has classes "
-            f"{owner.unique().tolist()[:20]}"
+            f"{book.owners.unique().tolist()[:20]}"
         )
     order = book.counts[own].argsort(descending=True, stable=True)
     found: list[int] = own[order].tolist()

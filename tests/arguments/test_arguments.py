@@ -33,7 +33,7 @@ from captum_kmex import (
 )
 from captum_kmex.arguments import OPTIONS, option_of, read_option
 from captum_kmex.cli.options import add_option, byte_count
-from captum_kmex.composite.stack import block_weights
+from captum_kmex.composite.weighting import block_weights
 from captum_kmex.metrics.embedding import pooled_embeddings
 from captum_kmex.metrics.wins import prototype_wins
 

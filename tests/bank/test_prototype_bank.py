@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from captum_kmex import KMExAttribution, LayerKMeansAttribution, PrototypeBank
 from captum_kmex.bank.prototype_bank import ModelFingerprint
 from captum_kmex.exceptions import UncheckedFileWarning
-from captum_kmex.files.atomic import write_tensors
+from captum_kmex.files.tensor_file import write_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 

@@ -10,8 +10,9 @@ from sklearn.datasets import load_digits, make_blobs
 from sklearn.metrics import adjusted_rand_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from captum_kmex.clustering.kmeans import _Problem, kmeans, kmeans_by_class
+from captum_kmex.clustering.kmeans import kmeans, kmeans_by_class
 from captum_kmex.clustering.lloyd import lloyd
+from captum_kmex.clustering.problem import Problem
 
 # three well-separated triples: the centroids are their middles, the inertia 3 * (1 + 0 + 1)
 NINE = torch.tensor([[x, y] for y in (0.0, 100.0, 200.0) for x in (-1.0, 0.0, 1.0)])
@@ -228,7 +229,7 @@ def test_kmeans_of_a_large_class_in_small_groups_of_parts_changes_nothing(monkey
 def test_parts_stand_for_all_rows():
     rows = large_rows(2)
     weights = torch.linspace(1, 3, 4000)
-    problem = _Problem.of(rows, weights, 5)
+    problem = Problem.of(rows, weights, 5)
     drawn, masses = problem.parts(40, 320, seed=0)
     assert drawn.shape == masses.shape == (40, 320)
     # 12,800 draws: means over them are known to about a hundredth
@@ -239,7 +240,7 @@ def test_parts_stand_for_all_rows():
 
 def test_parts_take_rare_far_rows():
     rows = torch.cat([large_rows(3), 50 + torch.zeros(4, 12)])
-    drawn, _ = _Problem.of(rows, None, 5).parts(20, 320, seed=0)
+    drawn, _ = Problem.of(rows, None, 5).parts(20, 320, seed=0)
     assert ((drawn >= 4000).sum(1) > 100).all()
 
 

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_kmex.composite import stack as stacking
+from captum_kmex.composite.resizing import neighbour_products, norm_from_products
 from captum_kmex.composite.stack import (
     StackedBlocks,
-    block_weights,
-    interpolated_norm,
     resize,
     resize_keeping_mean,
 )
+from captum_kmex.composite.weighting import block_weights
 
 # entries are of order 1 and widths below 20: a few hundred roundings
 TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-11}
@@ -101,11 +101,11 @@ def test_rows_equal_naive_concatenation(sizes, dtype):
 
 @grids
 @dtypes
-def test_interpolated_norm_equals_norm_of_resized(sizes, dtype):
+def test_norm_from_products_equals_norm_of_resized(sizes, dtype):
     stack = random_stack(sizes, dtype)
     for block in stack.blocks:
         expected = resize(block, stack.grid).norm(dim=1, keepdim=True)
-        found = interpolated_norm(block, stack.grid)
+        found = norm_from_products(neighbour_products(block), stack.grid)
         # the squared norm is what is summed; its root loses digits where it is small
         assert torch.allclose(found.square(), expected.square(), atol=10 * TOLERANCE[dtype], rtol=0)
 
@@ -232,37 +232,6 @@ def test_suffix_drops_shallow_blocks_and_takes_their_grid():
     assert (deep.grid, deep.width, deep.weights) == ((7, 11), 5 + 6, (1.5, 2.0))
 
 
-@pytest.mark.parametrize(
-    ("weighting", "expected"),
-    [
-        ("balanced", (1.0, 1.0, 1.0)),
-        ("nave", (1.0, 4 / 9, 4 / 16)),
-        ("dimension", (3**-0.5, 8**-0.5, 15**-0.5)),
-        ([2, 0.5, 1], (2.0, 0.5, 1.0)),
-    ],
-    ids=["balanced", "nave", "dimension", "numbers"],
-)
-def test_block_weights_follow_their_formula(weighting, expected):
-    assert block_weights(weighting, [3, 8, 15]) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("widths", "expected"),
-    [
-        ([128, 256, 512], (1, 129 / 257, 129 / 513)),  # ResNet34, layers 2 to 4
-        ([64, 128, 256, 512], (1, 65 / 129, 65 / 257, 65 / 513)),
-        ([512, 1024, 2048], (1, 513 / 1025, 513 / 2049)),
-        ([32, 96, 320, 1280], (1, 33 / 97, 33 / 321, 33 / 1281)),
-        ([384, 384, 384], (1, 1, 1)),
-        ([15, 7], (1, 2)),
-        ([512], (1,)),
-    ],
-    ids=["resnet34", "four", "resnet50", "uneven", "equal", "narrower", "one"],
-)
-def test_nave_weighs_blocks_relative_to_the_shallowest(widths, expected):
-    assert block_weights("nave", widths) == pytest.approx(expected, rel=1e-12)
-
-
 def test_suffix_keeps_nave_weights_of_the_whole_stack():
     blocks = tuple(torch.rand(2, width, 4, 4) for width in (3, 7, 15))
     stack = StackedBlocks(blocks, block_weights("nave", [3, 7, 15]))
@@ -271,23 +240,6 @@ def test_suffix_keeps_nave_weights_of_the_whole_stack():
         (0.5, 0.25),
         (0.25,),
     ]
-
-
-@pytest.mark.parametrize(
-    ("weighting", "message"),
-    [
-        ("loud", "'loud' is unknown; choose one of .*'balanced'"),
-        ([1.0], "1 entries .* for 2 layers"),
-        ([1.0, 0.0], "one positive number a layer"),
-        ([1.0, -1.0], "one positive number a layer"),
-        ([1.0, float("nan")], "one positive number a layer"),
-        ([1.0, float("inf")], "one positive number a layer"),
-    ],
-    ids=["unknown", "count", "zero", "negative", "nan", "inf"],
-)
-def test_block_weights_raise(weighting, message):
-    with pytest.raises(ValueError, match=message):
-        block_weights(weighting, [3, 8])
 
 
 @pytest.mark.parametrize(

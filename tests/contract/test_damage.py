@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution, PrototypeBank
 from captum_kmex.bank import prototype_bank
-from captum_kmex.files.atomic import _checksum
+from captum_kmex.files.tensor_file import _checksum
 from captum_kmex.fitting import checkpoint
 
 pytestmark = [

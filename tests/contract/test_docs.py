@@ -59,15 +59,53 @@ def test_export_page_runs_from_fit_to_picture(tmp_path):
 
 def test_reference_names_every_module():
     pages = "".join((ROOT / "docs" / name).read_text() for name in ("api.md", "internals.md"))
-    public = [
-        "layer_kmeans",
-        "classifier_prototypes",
-        "kmex",
-        "explanation",
-    ]  # api.md has the classes
-    modules = {path.stem for path in (ROOT / "captum_kmex").glob("[a-z]*.py")} - set(public)
-    missing = [name for name in sorted(modules) if f"captum_kmex.{name}" not in pages]
+    named = set(re.findall(r"captum_kmex(?:\.\w+)+", pages))
+    paths = (
+        path.relative_to(ROOT).with_suffix("") for path in (ROOT / "captum_kmex").rglob("*.py")
+    )
+    modules = {".".join(path.parts) for path in paths if not path.name.startswith("_")}
+    missing = sorted(modules - named)
     assert not missing, f"add them to docs/api.md or docs/internals.md: {missing}"
+
+
+def test_internals_follow_the_levels_of_the_wings_and_name_a_module_once():
+    page = (ROOT / "docs" / "internals.md").read_text()
+    config = (ROOT / "pyproject.toml").read_text()
+    levels = re.search(r"^layers = \[(.*?)^\]", config, re.M | re.S).group(1)
+    order = [re.findall(r"\w+", level) for level in levels.splitlines()]
+    sections = re.findall(r"^## (\w+)$", page, re.M)
+    heights = [next(i for i, level in enumerate(order) if wing in level) for wing in sections]
+    assert heights == sorted(heights)
+    wings = {wing for level in order for wing in level if not wing.startswith("_")}
+    assert set(sections) == wings
+    named = re.findall(r"automodule:: captum_kmex\.([\w.]+)|`captum_kmex\.([\w.]+)`", page)
+    modules = [automatic or public for automatic, public in named]
+    assert len(set(modules)) == len(modules)
+    for wing, text in zip(sections, re.split(r"^## \w+$", page, flags=re.M)[1:], strict=True):
+        there = re.findall(r"captum_kmex\.(\w+)", text)
+        assert set(there) == {wing}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="names of methods are known from 3.11 on")
+def test_pictures_of_the_house_are_what_its_code_says():
+    run = subprocess.run(
+        [sys.executable, ROOT / "docs" / "make_architecture.py", "--check"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_page_of_the_house_tells_of_every_wing():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    told = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| .*? \|", page, re.M))))
+    wings = {path.stem for path in (ROOT / "captum_kmex").iterdir()}
+    hidden = {wing for wing in wings if wing.startswith("_")} | {"moved", "py"}
+    assert told == wings - hidden
 
 
 def test_every_page_stands_in_the_table_of_contents():

@@ -24,7 +24,7 @@ from captum_kmex import (
 from captum_kmex.attributions.fitted_attribution import FittedAttribution
 from captum_kmex.attributions.prototype_attribution import PrototypeAttribution
 from captum_kmex.exceptions import FewRowsWarning, RepresentativesWarning, TrainModeWarning
-from captum_kmex.files.atomic import write_tensors
+from captum_kmex.files.tensor_file import write_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*feature vectors a prototype")
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
 from captum_kmex.alignment import AlignmentSums, rescaled
 from captum_kmex.composite.stack import StackedBlocks
-from captum_kmex.deployment.parts import PixelAssignment
 from captum_kmex.explaining.image_clusters import cluster_image_rows
 from captum_kmex.model.head import LinearHead
 from captum_kmex.scaling import unit_scale
@@ -144,18 +143,19 @@ def test_layer_kmeans_explains_alike_at_every_scale(images, labels, factors, fit
 
 
 @scales
-def test_pixel_assignment_of_a_module_does_not_depend_on_the_scale(images, labels, scale):
+def test_scores_do_not_depend_on_the_scale(images, labels, scale):
     attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2)
     attr.fit([(images, labels)], n_init=2, n_representatives=0)
-    book = attr.bank_.codebooks[0]
+    centroids = attr.bank_.codebooks[0].centroids
     generator = torch.Generator().manual_seed(0)
     own = [torch.rand(2, d, s, s, generator=generator) for d, s in ((4, 16), (6, 8), (8, 4))]
-    module = PixelAssignment(book, (1.0, 1.0, 1.0), own[0])
-    scores, squares = module([scale * block for block in own])
-    expected, expected_squares = module(own)
-    assert torch.equal(scores.argmax(1), expected.argmax(1))
-    assert torch.allclose(scores, expected, atol=1e-5)
-    assert torch.allclose(squares, expected_squares, atol=1e-5)
+    weights = (1.0, 1.0, 1.0)
+    stack = StackedBlocks(tuple(scale * block for block in own), weights)
+    expected = StackedBlocks(tuple(own), weights)
+    scores, expected_scores = stack.scores(centroids), expected.scores(centroids)
+    assert torch.equal(scores.argmax(1), expected_scores.argmax(1))
+    assert torch.allclose(scores, expected_scores, atol=1e-5)
+    assert torch.allclose(stack.squared_norms, expected.squared_norms, atol=1e-5)
 
 
 @scales

@@ -15,7 +15,7 @@ from workplace import answer_of, error_of
 
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
 from captum_kmex.classes import class_count, class_logits, class_of, predicted_classes
-from captum_kmex.data.batches import class_pairs
+from captum_kmex.data.labels import class_pairs
 from captum_kmex.metrics.embedding import pooled_embeddings
 from captum_kmex.metrics.surrogate_scores import sensitivity_max, surrogate_scores
 from captum_kmex.metrics.wins import prototype_wins

@@ -17,7 +17,8 @@ from torch.utils.data import (
 )
 
 from captum_kmex import LayerKMeansAttribution
-from captum_kmex.data.batches import IndexedBatches, class_pairs
+from captum_kmex.data.batches import IndexedBatches
+from captum_kmex.data.labels import class_pairs
 
 COUNT = 10
 CPU = torch.device("cpu")

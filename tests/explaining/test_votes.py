@@ -14,9 +14,10 @@ from conftest import LAYERS, make_net
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.bank.prototype_bank import Codebook
 from captum_kmex.composite.by_class import best_by_class
+from captum_kmex.composite.nearness import mean_log_nearness
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.explaining import votes
-from captum_kmex.explaining.votes import distance_scores, mean_log_nearness
+from captum_kmex.explaining.votes import distance_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 
@@ -72,7 +73,7 @@ def test_distance_scores_equal_loop_over_positions(centroids, members):
 def test_distance_scores_do_not_depend_on_the_chunk(centroids, members, monkeypatch):
     stack, membership = make_stack(), torch.tensor(members)
     whole = distance_scores(stack, centroids, membership, 4)
-    monkeypatch.setattr(votes, "_SCORES", 1)
+    monkeypatch.setattr("captum_kmex.composite.nearness._SCORES", 1)
     assert torch.allclose(distance_scores(stack, centroids, membership, 4), whole, atol=1e-6)
 
 
@@ -228,8 +229,7 @@ def test_segments_and_votes_come_from_the_same_scores(fitted, images, kind, k):
     attr = bank_of(fitted, MANY[kind](k))
     found, free = attr.explain(images[:3], target=1), attr.segment(images[:3])
     assert torch.equal(found.segments, free)
-    passed = attr._pass((images[:3],), None, False)
-    stack, book = attr._stack(passed), attr.bank_.codebooks[0]
+    stack, book = attr.read(images[:3]).stack, attr.bank_.codebooks[0]
     scores = stack.scores(book.centroids)
     assert (scores.gather(1, free[:, None]) >= scores.amax(1, keepdim=True) - 1e-5).all()
     squares = stack.squared_norms.unsqueeze(1)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution, PrototypeBank
+from captum_kmex.bank.tensor_kinds import part
 from captum_kmex.fitting import checkpoint
-from captum_kmex.fitting.checkpoint import Checkpoint, part
+from captum_kmex.fitting.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 

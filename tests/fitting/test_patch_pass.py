@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from machines import share
 from torch import Tensor
 
-from captum_kmex.bank.representatives import NearestPatches, Representatives, cell_boxes
+from captum_kmex.bank.codebook import Codebook
+from captum_kmex.bank.representatives import Representatives, cell_boxes
 from captum_kmex.composite.stack import StackedBlocks
+from captum_kmex.fitting.patch_pass import NearestPatches
 
 N_IMAGES, GRID, SIZE = 12, (4, 6), (13, 21)
 MEMBERSHIP = torch.tensor([0, 0, 1, 2, 2])
@@ -25,8 +28,13 @@ def prototypes() -> Tensor:
     return torch.randn(5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
+def empty(prototypes: Tensor, membership: Tensor, count: int) -> NearestPatches:
+    counts = torch.ones(len(prototypes), dtype=torch.int64)
+    return NearestPatches(Codebook(prototypes, membership, counts, counts.double()), count)
+
+
 def search(features, prototypes, membership, count, batch=5, order=None) -> Representatives:
-    found = NearestPatches(prototypes, membership, count)
+    found = empty(prototypes, membership, count)
     order = torch.arange(N_IMAGES) if order is None else order
     for indices in order.split(batch):
         source = StackedBlocks((features[indices],), (1.0,))
@@ -94,7 +102,7 @@ def test_patches_of_class_without_images_are_absent(features, prototypes):
 
 
 def test_patches_of_multi_label_image_serve_each_of_its_classes(features, prototypes):
-    found = NearestPatches(prototypes, MEMBERSHIP, 1)
+    found = empty(prototypes, MEMBERSHIP, 1)
     pairs = torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1])
     source = StackedBlocks((features[:2],), (1.0,))
     found.add(source, pairs, torch.tensor([40, 41]), SIZE)
@@ -140,19 +148,22 @@ def test_cell_box_of_one_cell_is_the_image():
 
 
 @pytest.mark.parametrize("cut", [1, 5, 11])
-def test_patches_of_two_searches_merged_are_those_of_one(features, prototypes, cut):
+def test_patches_of_two_machines_are_those_of_one(features, prototypes, cut):
     whole = search(features, prototypes, MEMBERSHIP, 3)
-    merged = NearestPatches(prototypes, MEMBERSHIP, 3)
-    for part in (torch.arange(cut), torch.arange(cut, N_IMAGES)):
-        merged.merge(search(features, prototypes, MEMBERSHIP, 3, order=part))
-    for name in ("indices", "boxes", "distances"):
-        assert torch.equal(getattr(merged.result(), name), getattr(whole, name))
+    machines = [empty(prototypes, MEMBERSHIP, 3) for _ in range(2)]
+    for found, part in zip(machines, torch.arange(N_IMAGES).tensor_split([cut]), strict=True):
+        for indices in part.split(5):
+            add(found, features, indices)
+    share(*machines)
+    for found in machines:
+        for name in ("indices", "boxes", "distances"):
+            assert torch.equal(getattr(found.result(), name), getattr(whole, name))
 
 
 def test_patches_saved_and_read_go_on_as_if_they_had_not_been(features, prototypes):
-    first, second = (NearestPatches(prototypes, MEMBERSHIP, 3) for _ in range(2))
+    first, second = (empty(prototypes, MEMBERSHIP, 3) for _ in range(2))
     add(first, features, torch.arange(6))
-    second.merge(Representatives(**first.state()))
+    second.restore({name: tensor.clone() for name, tensor in first.state().items()})
     for found in (first, second):
         add(found, features, torch.arange(6, N_IMAGES))
     assert all(map(torch.equal, first.state().values(), second.state().values()))
@@ -165,7 +176,7 @@ def add(found: NearestPatches, features: Tensor, indices: Tensor) -> None:
 
 def test_patches_seen_twice_are_named_once_and_leave_no_box(features, prototypes):
     """A sampler may repeat images; what is saved must not depend on when that was noticed."""
-    found = NearestPatches(prototypes, MEMBERSHIP, 6)
+    found = empty(prototypes, MEMBERSHIP, 6)
     for _ in range(2):
         add(found, features, torch.arange(N_IMAGES))
     once = search(features, prototypes, MEMBERSHIP, 6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from machines import share
 from scipy.stats import chisquare, kstest
 from torch import Tensor
 
@@ -99,7 +100,18 @@ def data() -> Data:
     return Data()
 
 
-def assert_same_samples(a: ClassSample, b: ClassSample) -> None:
+class Joined:
+    """The samples of machines that have joined them, each with the rows of its own classes."""
+
+    def __init__(self, *machines: ClassSample) -> None:
+        share(*machines)
+        self.machines, self.seen = machines, machines[0].seen
+
+    def rows(self, c: int) -> tuple[SampledRows, Tensor | None]:
+        return self.machines[c % len(self.machines)].rows(c)
+
+
+def assert_same_samples(a: ClassSample | Joined, b: ClassSample) -> None:
     assert torch.equal(a.seen, b.seen)
     for c in range(N_CLASSES):
         ours, theirs = a.rows(c)[0], b.rows(c)[0]
@@ -133,17 +145,17 @@ def test_sample_does_not_depend_on_order(data, seed):
 
 
 @pytest.mark.parametrize("cut", [1, 13, 39])
-def test_sample_merged_from_halves_is_sample_of_whole(data, cut):
-    merged = data.sample(*data.indices[:cut].split(3))
-    merged.merge(data.sample(*data.indices[cut:].split(4)))
-    assert_same_samples(merged, data.sample(data.indices))
+def test_sample_of_machines_with_halves_is_sample_of_whole(data, cut):
+    halves = data.sample(*data.indices[:cut].split(3)), data.sample(*data.indices[cut:].split(4))
+    assert_same_samples(Joined(*halves), data.sample(data.indices))
 
 
-def test_sample_takes_rows_after_a_merge(data):
-    merged = data.sample(data.indices[:10])
-    merged.merge(data.sample(data.indices[10:20]))
-    data.offer(merged, data.indices[20:])
-    assert_same_samples(merged, data.sample(data.indices))
+def test_sample_takes_rows_after_machines_joined(data):
+    joined = Joined(data.sample(data.indices[:10]), data.sample(data.indices[10:20]))
+    for machine in joined.machines:
+        data.offer(machine, data.indices[20:])
+    joined.seen = joined.machines[0].seen
+    assert_same_samples(joined, data.sample(data.indices))
 
 
 def test_sample_keeps_everything_below_capacity(data):
@@ -188,16 +200,6 @@ def test_candidates_of_one_large_batch_are_bounded(data):
         assert torch.equal(found, data.smallest(c))
 
 
-def test_merge_raises_for_other_capacity():
-    with pytest.raises(ValueError, match="3 classes x 20 rows and 3 x 21 cannot merge"):
-        ClassSample(3, 20).merge(ClassSample(3, 21))
-
-
-def test_merge_raises_for_other_classes():
-    with pytest.raises(ValueError, match="3 classes x 20 rows and 4 x 20 cannot merge"):
-        ClassSample(3, 20).merge(ClassSample(4, 20))
-
-
 def brute_force(data: Data, c: int) -> tuple[set[int], dict[int, float]]:
     """The rows of smallest ratio, the smallest keys of the others, and each one's chance."""
     keys = data.keys[data.classes == c].flatten().tolist()
@@ -219,10 +221,12 @@ def test_weighted_sample_is_smallest_ratios_and_smallest_other_keys(data, c):
 
 
 @pytest.mark.parametrize("cut", [1, 13, 39])
-def test_weighted_sample_merged_from_halves_is_sample_of_whole(data, cut):
-    merged = data.sample(*data.indices[:cut].split(3), is_weighted=True)
-    merged.merge(data.sample(*data.indices[cut:].split(4), is_weighted=True))
-    assert_same_samples(merged, data.sample(data.indices, is_weighted=True))
+def test_weighted_sample_of_machines_with_halves_is_sample_of_whole(data, cut):
+    halves = (
+        data.sample(*data.indices[:cut].split(3), is_weighted=True),
+        data.sample(*data.indices[cut:].split(4), is_weighted=True),
+    )
+    assert_same_samples(Joined(*halves), data.sample(data.indices, is_weighted=True))
 
 
 def test_weighted_sample_of_few_rows_has_unit_weights(data):
@@ -247,24 +251,24 @@ def test_weights_estimate_totals_without_bias():
     assert np.mean(estimates) == pytest.approx(total, abs=3 * error + total / 20)
 
 
-def test_merge_keeps_a_row_offered_twice_once(data):
+def test_row_of_two_machines_is_kept_once(data):
     """A distributed sampler fills up shards with images of its own beginning."""
-    merged = data.sample(data.indices)
-    merged.merge(data.sample(data.indices[:9]))
+    joined = Joined(data.sample(data.indices), data.sample(data.indices[:9]))
     for c in range(N_CLASSES):
-        assert torch.equal(merged.rows(c)[0].keys, data.smallest(c))
+        assert torch.equal(joined.rows(c)[0].keys, data.smallest(c))
 
 
-def test_taken_class_is_forgotten(data):
-    sample = data.sample(data.indices)
-    (part,) = sample.take(1)
-    assert len(part) == CAPACITY
-    assert sample.take(1) == []
-    assert sample.kept(1) == 0
+def test_machine_forgets_classes_of_others(data):
+    machines = Joined(data.sample(data.indices[:20]), data.sample(data.indices[20:])).machines
+    for rank, machine in enumerate(machines):
+        kept = [machine.kept(c) for c in range(N_CLASSES)]
+        assert kept == [CAPACITY * (c % 2 == rank) for c in range(N_CLASSES)]
 
 
 def state_round_trip(sample: ClassSample) -> ClassSample:
-    return ClassSample.of(sample.state(), torch.device("cpu"))
+    read = ClassSample(len(sample.seen), sample.capacity, sample.is_weighted)
+    read.restore(sample.state())
+    return read
 
 
 @pytest.mark.parametrize("is_weighted", [False, True], ids=["uniform", "weighted"])
@@ -276,8 +280,8 @@ def test_sample_saved_and_read_goes_on_as_if_it_had_not_been(data, cut, is_weigh
     whole = data.sample(data.indices, is_weighted=is_weighted)
     assert_same_samples(saved, whole)
     if is_weighted:  # which chances are made of
-        assert all(map(torch.equal, saved.limits, whole.limits))
-    assert (saved.capacity, saved.is_weighted) == (CAPACITY, is_weighted)
+        assert torch.equal(saved.key_limits, whole.key_limits)
+        assert torch.equal(saved.ratio_limits, whole.ratio_limits)
 
 
 def test_sample_without_rows_of_a_class_is_saved_and_read():
@@ -287,29 +291,28 @@ def test_sample_without_rows_of_a_class_is_saved_and_read():
 
 
 @pytest.mark.parametrize("first", ["full", "empty"])
-def test_sample_merged_with_an_empty_one_keeps_its_weights(data, first):
+def test_sample_joined_with_an_empty_one_keeps_its_weights(data, first):
     """Of two machines, only one had images of a class."""
     empty, whole = (
         ClassSample(N_CLASSES, CAPACITY, True),
         data.sample(data.indices, is_weighted=True),
     )
     expected = [whole.rows(c)[1] for c in range(N_CLASSES)]
-    merged, other = (whole, empty) if first == "full" else (empty, whole)
-    merged.merge(other)
+    joined = Joined(*((whole, empty) if first == "full" else (empty, whole)))
     for c in range(N_CLASSES):
         assert expected[c].max() > 2
-        assert torch.equal(merged.rows(c)[1], expected[c])
+        assert torch.equal(joined.rows(c)[1], expected[c])
 
 
 @pytest.mark.parametrize("cut", [1, 13, 39])
 @pytest.mark.parametrize("swaps", [False, True])
-def test_merged_weights_are_those_of_the_whole(data, cut, swaps):
+def test_joined_weights_are_those_of_the_whole(data, cut, swaps):
     halves = [data.indices[:cut], data.indices[cut:]]
-    mine, theirs = (data.sample(half, is_weighted=True) for half in halves[:: -1 if swaps else 1])
-    mine.merge(theirs)
+    turns = halves[:: -1 if swaps else 1]
+    joined = Joined(*(data.sample(half, is_weighted=True) for half in turns))
     whole = data.sample(data.indices, is_weighted=True)
     for c in range(N_CLASSES):
-        assert torch.equal(mine.rows(c)[1], whole.rows(c)[1])
+        assert torch.equal(joined.rows(c)[1], whole.rows(c)[1])
 
 
 def weighted_sample(keys: Tensor, masses: Tensor, size: int, capacity: int = 40) -> ClassSample:

@@ -8,7 +8,8 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
-from captum_kmex.bank.ridge_head import RidgeSums, Surrogate
+from captum_kmex.bank.ridge_head import Surrogate
+from captum_kmex.fitting.ridge import RidgeSums
 
 PENALTY = 1e-3  # of the features' summed variance, averaged over features
 

@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all, and read with a message for what is wrong."""
+"""Tensors are written whole or not at all, and read with a message for what is wrong."""
 
 from __future__ import annotations
 
@@ -6,20 +6,13 @@ import json
 import os
 import stat
 import tracemalloc
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from captum_kmex.files.atomic import (
-    _checksum,
-    discard_unfinished,
-    read_tensors,
-    write_tensors,
-    written_whole,
-)
+from captum_kmex.files.tensor_file import _checksum, read_tensors, write_tensors
 
 NAME, KIND, REMEDY = "notes", "file of notes", "write it again"
 HEADER = {"title": "ä ≤ 1", "sizes": [1, 2], "empty": None}
@@ -97,7 +90,7 @@ def test_failure_of_safetensors_is_an_os_error(path, monkeypatch):
     def fail(*_):
         raise SafetensorError("I/O error")
 
-    monkeypatch.setattr("captum_kmex.files.atomic.save_file", fail)
+    monkeypatch.setattr("captum_kmex.files.tensor_file.save_file", fail)
     with pytest.raises(OSError, match=r"cannot be written \(I/O error\)"):
         write_tensors(path, {}, NAME, {})
     assert os.listdir(path.parent) == ["file"]
@@ -141,68 +134,6 @@ def test_damaged_header_is_refused(tmp_path):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="x"):
         read(tmp_path / "x")
-
-
-def test_unfinished_files_are_discarded_and_no_others(path):
-    mark = "0123456789abcdef" * 2
-    others = [f".file2.{mark}", f".file.rank1.{mark}", ".file.notes", f"file.{mark}"]
-    for name in [*others, f".file.{mark}"]:
-        (path.parent / name).touch()
-    discard_unfinished(path)
-    assert sorted(os.listdir(path.parent)) == sorted([*others, "file"])
-
-
-def test_special_characters_of_a_name_stand_for_themselves(tmp_path):
-    mark = "0" * 32
-    (tmp_path / f".a.{mark}").touch()
-    (tmp_path / f".[ab].{mark}").touch()
-    discard_unfinished(tmp_path / "[ab]")
-    assert os.listdir(tmp_path) == [f".a.{mark}"]
-
-
-@pytest.mark.parametrize("size", [201, 255], ids=["long", "longest"])
-def test_long_names_are_written_and_their_remains_discarded(tmp_path, size):
-    path = tmp_path / ("a" * size)
-    write_tensors(path, {"a": torch.ones(1)}, NAME, HEADER)
-    with written_whole(path) as beside:
-        left = beside.parent
-    left.mkdir()
-    discard_unfinished(path)
-    assert os.listdir(tmp_path) == [path.name]
-
-
-def remains(path: Path) -> Path:
-    """What a process that was killed while writing leaves, with a library's own file in it."""
-    left = path.with_name(f".{path.name}.{'0123456789abcdef' * 2}")
-    left.mkdir()
-    for name in ("lock", "file", ".tmpA1b2C3"):
-        (left / name).touch()
-    return left
-
-
-def test_remains_of_a_killed_process_are_discarded_with_all_that_is_in_them(path):
-    left = remains(path)
-    discard_unfinished(path)
-    assert not left.exists()
-    assert os.listdir(path.parent) == ["file"]
-
-
-def test_what_is_being_written_stays(path):
-    with written_whole(path) as beside:
-        discard_unfinished(path)
-        assert beside.exists()
-    assert os.listdir(path.parent) == ["file"]
-
-
-def test_remains_that_cannot_be_deleted_are_left(path, monkeypatch):
-    left = remains(path)
-
-    def fail(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("captum_kmex.files.atomic.take_lock", fail)
-    discard_unfinished(path)
-    assert left.exists()
 
 
 # ---------------------------------------------------------------- content
@@ -392,3 +323,15 @@ def test_unreadable_file_is_the_systems_error(path):
     path.chmod(0)
     with pytest.raises(PermissionError):
         read(path)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"caf\xe9/notes"], ids=["file", "folder"])
+def test_path_that_is_no_utf8_is_named_as_the_reason(tmp_path, name):
+    """Such a file can be written, and read under another name."""
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    write_tensors(path, {"a": torch.arange(4)}, NAME, HEADER)
+    with pytest.raises(ValueError, match="reads only paths that are valid UTF-8; rename"):
+        read(path)
+    os.replace(path, tmp_path / "notes")
+    assert read(tmp_path / "notes")[1] == HEADER

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_kmex.composite.own_class import ClassPrototypes
+from captum_kmex.bank.codebook import Codebook
+from captum_kmex.composite.by_class import ClassPrototypes
 
 MEMBERSHIP = torch.tensor([2, 0, 2, 5, 0, 2])
 
@@ -16,9 +17,14 @@ def centroids() -> Tensor:
     return torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
 
+def group(centroids: Tensor, membership: Tensor) -> ClassPrototypes:
+    counts = torch.ones(len(centroids), dtype=torch.int64)
+    return ClassPrototypes.of(Codebook(centroids, membership, counts, counts.float()))
+
+
 @pytest.fixture
 def grouped(centroids) -> ClassPrototypes:
-    return ClassPrototypes.of(centroids, MEMBERSHIP)
+    return group(centroids, MEMBERSHIP)
 
 
 def test_each_class_has_its_own_prototypes_in_order(grouped, centroids):
@@ -55,7 +61,7 @@ def test_chunks_keep_to_the_budget_and_miss_nothing(grouped, budget, size):
 
 def test_class_agnostic_prototypes_are_one_group(centroids):
     shares = torch.rand(6, 3)
-    grouped = ClassPrototypes.of(centroids, shares)
+    grouped = group(centroids, shares)
     assert (len(grouped), grouped.count) == (1, 6)
     assert grouped.owner.tolist() == [list(range(6))]
     assert torch.equal(grouped.centroids[0], centroids)

@@ -1,15 +1,18 @@
-"""Model and explanation as one plain module, for ``torch.export`` and ONNX."""
+"""Modules that give logits and explanation: what ``as_module`` returns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from captum_kmex.composite.resizing import resize_keeping_mean
-from captum_kmex.deployment.parts import ModelReader, PixelAssignment, Vote
-from captum_kmex.explaining.segments import segment_means
+from captum_kmex.composite.stack import StackedBlocks
+from captum_kmex.deployment.vote import PrototypeVote
+from captum_kmex.explaining.evidence import carried_down
+from captum_kmex.explaining.segmentation import Segmentation
+from captum_kmex.model.frozen_reader import ModelReader
 
 __all__ = ["ExplainedModel", "MarginModel", "SegmentedModel"]
 
@@ -24,6 +27,9 @@ class ExplainedModel(nn.Module):
         evidence: The head, or what makes a map of the reader's in its place.
     """
 
+    #: Names of what ``forward`` returns, in its order.
+    output_names: ClassVar[list[str]] = ["logits", "target", "attribution", "bias"]
+
     def __init__(self, reader: ModelReader, evidence: nn.Module) -> None:
         super().__init__()
         self.reader, self.evidence = reader, evidence
@@ -32,11 +38,6 @@ class ExplainedModel(nn.Module):
     def train(self: _Module, mode: bool = True) -> _Module:  # noqa: ARG002
         """Stay in evaluation mode."""
         return super().train(False)
-
-    @property
-    def output_names(self) -> list[str]:
-        """Names of what ``forward`` returns, in its order."""
-        return ["logits", "target", "attribution", "bias"]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return logits and explanation of preprocessed images (N, C, H, W).
@@ -47,12 +48,7 @@ class ExplainedModel(nn.Module):
         """
         logits, _, tap = self.reader(images)
         target, density, bias = self.evidence(logits, tap)
-        return {
-            "logits": logits,
-            "target": target,
-            "attribution": _summed(density),
-            "bias": bias,
-        }
+        return dict(zip(self.output_names, (logits, target, _summed(density), bias), strict=True))
 
 
 class SegmentedModel(ExplainedModel):
@@ -61,27 +57,32 @@ class SegmentedModel(ExplainedModel):
     Args:
         reader: The model.
         evidence: The head.
-        assignments: One for each layer of the reader: the prototypes of the depth it begins.
-        vote: How the prototypes of the first layer's depth classify.
+        prototypes: Those of each depth, float tensors (K, D), the whole stack of the reader's
+            layers first.
+        weights: Weight of each block.
+        vote: How the prototypes of the first depth classify.
         average_top: Average within the segments of the deepest layer too.
     """
+
+    output_names: ClassVar[list[str]] = [
+        *ExplainedModel.output_names,
+        "segments",
+        "class_scores",
+        "prediction",
+    ]
 
     def __init__(
         self,
         reader: ModelReader,
         evidence: nn.Module,
-        assignments: Sequence[PixelAssignment],
-        vote: Vote,
+        prototypes: Sequence[Tensor],
+        weights: tuple[float, ...],
+        vote: PrototypeVote,
         average_top: bool,
     ) -> None:
         super().__init__(reader, evidence)
-        self.assignments, self.vote = nn.ModuleList(assignments), vote
-        self.average_top = average_top
-
-    @property
-    def output_names(self) -> list[str]:
-        """Names of what ``forward`` returns, in its order."""
-        return [*super().output_names, "segments", "class_scores", "prediction"]
+        self.prototypes = nn.ParameterList(p.clone() for p in prototypes).requires_grad_(False)
+        self.weights, self.vote, self.average_top = weights, vote, average_top
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return logits, explanation and the prototypes' verdict of images (N, C, H, W).
@@ -92,24 +93,25 @@ class SegmentedModel(ExplainedModel):
         """
         logits, blocks, tap = self.reader(images)
         target, density, bias = self.evidence(logits, tap)
-        top = len(blocks) - 1
-        for depth in range(top, -1, -1):
-            density = resize_keeping_mean(density, (*blocks[depth].shape[2:],))
-            is_averaged = depth < top or self.average_top
-            if is_averaged or depth == 0:
-                scores, squares = self.assignments[depth](blocks[depth:])
-                segments = scores.argmax(1)
-            if is_averaged:
-                density = segment_means(density, segments, scores.shape[1])
-        found, prediction = self.vote(scores, squares, segments)
+        stack = StackedBlocks(blocks, self.weights)
+        scores: list[Tensor] = []
+
+        def segment(depth: int) -> Segmentation:
+            part, own = stack.suffix(depth), self.prototypes[depth]
+            scores.append(part.scores(own))
+            nearest, count = scores[-1].argmax(1), own.shape[0]
+            everyone = torch.arange(count, device=own.device).expand(images.shape[0], -1)
+            return Segmentation(nearest, count, everyone, nearest, scores[-1].amax(1), part)
+
+        *_, last = carried_down([density], stack, 0, self.average_top, segment)
+        found = last.averaged or segment(0)
         return {
             "logits": logits,
             "target": target,
-            "attribution": _summed(density),
+            "attribution": _summed(last.densities[0]),
             "bias": bias,
-            "segments": segments,
-            "class_scores": found,
-            "prediction": prediction,
+            "segments": found.labels,
+            **self.vote(scores[-1], found),
         }
 
 
@@ -121,10 +123,10 @@ class MarginModel(ExplainedModel):
         evidence: The centroids.
     """
 
-    @property
-    def output_names(self) -> list[str]:
-        """Names of what ``forward`` returns, in its order."""
-        return ["logits", "target", "attribution", "class_scores", "prediction"]
+    output_names: ClassVar[list[str]] = [
+        *["logits", "target", "attribution"],
+        *["class_scores", "prediction"],
+    ]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return logits, explanation and the prototypes' verdict of images (N, C, H, W).
@@ -135,13 +137,13 @@ class MarginModel(ExplainedModel):
             to each class's nearest prototype, and ``prediction`` (N,).
         """
         logits, _, tap = self.reader(images)
-        target, density, distances = self.evidence(logits, tap)
+        target, density, scores = self.evidence(logits, tap)
         return {
             "logits": logits,
             "target": target,
             "attribution": _summed(density),
-            "class_scores": -distances,
-            "prediction": distances.argmin(1),
+            "class_scores": scores,
+            "prediction": scores.argmax(1),
         }
 
 

@@ -1,0 +1,162 @@
+"""Several layers of a model, read as one stack: what explanations and fits of it begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+
+from captum_kmex.arguments import Setting, checked, read_option
+from captum_kmex.arguments.inputs import Inputs, check_inputs
+from captum_kmex.attributions.fitted_attribution import FittedAttribution
+from captum_kmex.attributions.one_bank import one_bank_a_call
+from captum_kmex.attributions.prototype_attribution import Layer
+from captum_kmex.data.batches import Batch
+from captum_kmex.explaining.explainer import Explainer
+from captum_kmex.explaining.segmenters import (
+    ImageClusters,
+    PrototypeSegments,
+    Segmenter,
+    weighted_stack,
+)
+from captum_kmex.fitting.options import Observation
+from captum_kmex.model.activations import layer_name
+from captum_kmex.model.head import HeadSite
+from captum_kmex.model.reading import Reading, plain_arithmetic
+
+__all__ = ["StackedLayersAttribution"]
+
+
+class StackedLayersAttribution(FittedAttribution):
+    """An attribution that reads layers shallow to deep, and segments them by prototypes.
+
+    Until there are prototypes, each image's own clusters make the segments.
+    """
+
+    n_clusters = Setting[int]()
+    weighting = Setting["str | Sequence[float] | None"]()
+    average_top = Setting[bool]()
+    vote = Setting[str]()
+
+    @property
+    def layers(self) -> Layer | Sequence[Layer]:
+        """The layers: the same as ``layer``, the name under which Captum's tools set them."""
+        layers: Layer | Sequence[Layer] = self.layer
+        return layers
+
+    @layers.setter
+    def layers(self, layers: Layer | Sequence[Layer]) -> None:
+        self.layer = layers
+
+    @checked
+    @one_bank_a_call
+    def read(
+        self,
+        inputs: Inputs,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        needs_head: bool = True,
+    ) -> Explainer:
+        """Run the model once; the ``Explainer`` gives all depths, classes and votes of the batch.
+
+        Args:
+            inputs: Images (N, C, H, W), or a tuple with the images first.
+            additional_forward_args: Further arguments of the model.
+            attribute_to_layer_input: Read the layers at their input.
+            needs_head: Look for the head too; segments and votes need none.
+
+        Raises:
+            ValueError: Malformed inputs or layers, or others than those that the bank is for.
+        """
+        return self._explainer(
+            check_inputs(inputs), additional_forward_args, attribute_to_layer_input, needs_head
+        )
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names of the layers, shallow to deep.
+
+        Raises:
+            ValueError: No layers, one twice, or one that the model lacks.
+        """
+        layers = cast("Layer | Sequence[Layer]", read_option("layers", self.layers))
+        if isinstance(layers, (str, nn.Module)):
+            layers = [layers]
+        names = tuple(layer_name(self.model, layer) for layer in layers)
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"layers must be distinct and at least one; got {list(names)}")
+        return names
+
+    @property
+    def surrogate_r2(self) -> float | None:
+        """R2 of the ridge head that stands in for the model's, if one does."""
+        ridge = self._segmenter().ridge_head
+        return None if ridge is None or self._own_head() is not None else ridge.r2
+
+    def _settings(self) -> dict[str, object]:
+        return super()._settings() | {
+            "n_clusters": self.n_clusters,
+            "weighting": self.weighting,
+            "average_top": self.average_top,
+            "vote": self.vote,
+        }
+
+    def _explainer(
+        self, images: tuple[Tensor, ...], args: object, at_input: bool, needs_head: bool = True
+    ) -> Explainer:
+        """Read a batch whose arguments have been checked."""
+        names, segmenter = self.layer_names, self._segmenter()
+        segmenter.check_call(names, images[0], at_input)
+        needs_head = needs_head and segmenter.ridge_head is None
+        reading = self._read_layers(names, images, args, at_input, needs_head)
+        segmenter.check_logits(reading.logits)
+        return Explainer(reading, segmenter, self.average_top, self._own_head())
+
+    def _segmenter(self) -> Segmenter:
+        """Return who makes the segments: the one place where it matters whether there was a fit."""
+        if self.is_fitted:
+            return PrototypeSegments(self.bank_, self.vote)
+        return ImageClusters(self.n_clusters, self.seed, self.weighting or "dimension")
+
+    def _read_layers(
+        self,
+        names: tuple[str, ...],
+        images: tuple[Tensor, ...],
+        args: object,
+        at_input: bool,
+        needs_head: bool = True,
+        keeps_refusal: bool = False,
+    ) -> Reading:
+        reading = self._read(
+            images, names, args, at_input, needs_head=needs_head, keeps_refusal=keeps_refusal
+        )
+        ran = [name for name in reading.order if name in names]
+        if ran != list(names):
+            raise ValueError(
+                f"layers must stand shallow to deep; got {list(names)}, they ran as {ran}"
+            )
+        return reading
+
+    def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
+        images = check_inputs(batch.inputs)
+        before = self._site
+        reading = self._read_layers(
+            self.layer_names, images, args, at_input, keeps_refusal=self._is_head_settled
+        )
+        self._is_head_settled = before is not None  # two batches have been searched
+        if before is not None and isinstance(before, str) != isinstance(reading.site, str):
+            others = "earlier" if isinstance(before, HeadSite) else "these"
+            reason, place = reading.refusal or before, batch.indices.tolist()[:3]
+            raise ValueError(
+                f"some images have no exact head: at batch {place}... {others} "
+                f"images have one, and of the others {reason}. Leave the others out, or pass a "
+                "model whose logits all come from one head"
+            )
+        with plain_arithmetic(images[0]):
+            stack = weighted_stack(reading.blocks, self.weighting or "balanced")
+            needs_ridge = reading.head is None and self._own_head() is None
+            pooled = reading.blocks[-1].mean((2, 3)) if needs_ridge else None
+        depths = [stack.suffix(start) for start in range(len(stack.blocks))]
+        return Observation(reading.logits, depths, stack.weights, pooled)

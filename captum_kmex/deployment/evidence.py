@@ -1,0 +1,104 @@
+"""What makes the maps of exported modules: a head, or centroids of pooled embeddings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from captum_kmex.arguments.targets import resolve_target
+from captum_kmex.classes import class_logits
+from captum_kmex.composite.by_class import best_by_class
+from captum_kmex.exceptions import TargetError
+from captum_kmex.explaining.evidence import Question
+from captum_kmex.model.head import LinearHead
+
+__all__ = ["CentroidMargin", "HeadEvidence", "fixed_target"]
+
+
+def fixed_target(target: int | None, logits: Tensor) -> int | None:
+    """Return the one class that a module explains, or ``None`` for each image's argmax.
+
+    Args:
+        target: As the user gave it.
+        logits: Float tensor (N, J) of some images.
+
+    Raises:
+        TargetError: Malformed target, or several classes.
+    """
+    classes = resolve_target(target, logits).unique().tolist()
+    if target is None:
+        return None
+    if len(classes) > 1:
+        raise TargetError(
+            f"a module explains one class of all images, or each one's argmax; got {classes}. "
+            "Make a module for each class"
+        )
+    return int(classes[0])
+
+
+def _explained_class(target: int | None, logits: Tensor) -> Tensor:
+    likeliest = logits.argmax(1)
+    return likeliest if target is None else torch.full_like(likeliest, target)
+
+
+class HeadEvidence(nn.Module):
+    """A linear head with its columns as buffers.
+
+    Args:
+        head: The head, in the dtype of the map that it reads.
+        target: The class to explain, one for all images; each one's argmax if ``None``.
+    """
+
+    columns: Tensor
+    offset: Tensor
+
+    def __init__(self, head: LinearHead, target: int | None) -> None:
+        super().__init__()
+        self.register_buffer("columns", head.columns.clone())
+        self.register_buffer("offset", head.bias.clone())
+        self.rectified, self.target = head.rectified, target
+
+    def forward(self, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the explained class (N,), its density (N, 1, h, w) and left-out bias (N,)."""
+        head = LinearHead(self.columns, self.offset, self.rectified)
+        target = _explained_class(self.target, logits)
+        question = Question(target)
+        return target, question.density(head, features), question.bias(head)
+
+
+class CentroidMargin(nn.Module):
+    """Class-wise centroids of pooled embeddings, and the margin that each position adds.
+
+    Args:
+        centroids: Float tensor (K, D), of two classes or more.
+        classes: The class of each, integer tensor (K,).
+        n_classes: Number of classes C.
+        target: The class to explain; each image's argmax if ``None``.
+    """
+
+    centroids: Tensor
+    classes: Tensor
+
+    def __init__(
+        self, centroids: Tensor, classes: Tensor, n_classes: int, target: int | None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("centroids", centroids.clone())
+        self.register_buffer("classes", classes.clone())
+        self.n_classes, self.target = n_classes, target
+
+    def forward(self, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the explained class (N,), its density (N, 1, h, w) and class scores (N, C).
+
+        ``|h-b|^2 - |h-a|^2 = 2 <h - (a+b)/2, a - b>`` is a mean over positions. The density is
+        NaN for a class without prototypes, and its score minus infinity.
+        """
+        differences = features.mean((2, 3)).unsqueeze(1) - self.centroids
+        distances = differences.square().sum(2)
+        best, index = best_by_class(-distances, self.classes, self.n_classes)
+        target = _explained_class(self.target, class_logits(logits)).unsqueeze(1)
+        rival = best.scatter(1, target, -torch.inf).argmax(1, keepdim=True)
+        a, b = (self.centroids[index.gather(1, c)][:, 0, :, None, None] for c in (target, rival))
+        density = 2 * ((features - (a + b) / 2) * (a - b)).sum(1, keepdim=True)
+        unknown = best.gather(1, target).isinf()[..., None, None]
+        return target.squeeze(1), density.masked_fill(unknown, torch.nan), -(-best).sqrt()

@@ -1,0 +1,143 @@
+"""What ``explain`` finds about a batch, as data: maps, segments, scores and the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from captum_kmex.explaining.evidence import Question, finish_map
+from captum_kmex.explaining.explainer import Explainer
+from captum_kmex.explaining.ledger import LedgerRow, build_ledger
+from captum_kmex.explaining.segmenters import Competition
+
+__all__ = ["FORMAT", "SCHEMA_VERSION", "ExplanationData"]
+
+_Data = TypeVar("_Data", bound="ExplanationData")
+
+FORMAT = "captum_kmex.explanation"
+SCHEMA_VERSION = 1
+_ALWAYS = ("target", "logits", "attribution", "segments", "bias", "output")
+_IF_THERE = ("contrast", "class_scores", "prediction")
+
+
+@dataclass(frozen=True)
+class ExplanationData:
+    """Everything ``explain`` found about a batch.
+
+    Attributes:
+        inputs: The images (N, C, H, W).
+        layers: Layers of the depth explained, shallow to deep.
+        target: Explained class (N,).
+        contrast: Class it is contrasted with (N,), or ``None``.
+        logits: The model's logits (N, J).
+        attribution: Map (N, 1, h, w) in logit units.
+        segments: Segment of each pixel (N, h, w).
+        ledger: Rows of each image, largest absolute evidence first; they add up to output
+            minus bias.
+        bias: What no pixel accounts for (N,).
+        output: The explained logit, or difference of logits (N,).
+        class_scores: Score of each class (N, C) by the attribution's ``vote``, if fitted.
+        prediction: The class of the highest score (N,), if fitted.
+        restricted: Only prototypes of the explained class competed for the pixels.
+        surrogate_r2: If the model has no linear head: the R2 of the ridge surrogate that
+            stands in for it; ``delta`` is what it misses.
+    """
+
+    inputs: Tensor
+    layers: tuple[str, ...]
+    target: Tensor
+    contrast: Tensor | None
+    logits: Tensor
+    attribution: Tensor
+    segments: Tensor
+    ledger: tuple[tuple[LedgerRow, ...], ...]
+    bias: Tensor
+    output: Tensor
+    class_scores: Tensor | None = None
+    prediction: Tensor | None = None
+    restricted: bool = False
+    surrogate_r2: float | None = None
+
+    @classmethod
+    def of(
+        cls: type[_Data],
+        images: Tensor,
+        explainer: Explainer,
+        question: Question,
+        depth: int,
+        competition: Competition,
+    ) -> _Data:
+        """Find everything about a batch that was read once.
+
+        Args:
+            images: The images (N, C, H, W).
+            explainer: The batch.
+            question: What is explained, in logit units.
+            depth: Place of the shallowest layer.
+            competition: Who competes for the pixels.
+        """
+        *_, found = explainer.evidence([question], depth, competition, voting=(depth,))
+        maps = finish_map(found.densities[0], images, None, sums=True)
+        segments = found.averaged or explainer.segments(depth, competition, is_voting=True)
+        is_free = competition.own_class is None
+        verdict = explainer.vote(depth, segments if is_free else None)
+        book = explainer.segmenter.codebook(depth)
+        return cls(
+            inputs=images.detach(),
+            layers=explainer.reading.layers[depth:],
+            target=question.target,
+            contrast=question.contrast,
+            logits=explainer.logits,
+            attribution=maps,
+            segments=segments.labels,
+            ledger=build_ledger(maps, segments.labels, segments.prototypes, book),
+            bias=question.bias(explainer.head),
+            output=question.output(explainer.logits),
+            class_scores=None if verdict is None else verdict.scores,
+            prediction=None if verdict is None else verdict.prediction,
+            restricted=not is_free,
+            surrogate_r2=explainer.ridge_r2,
+        )
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def delta(self) -> Tensor:
+        """Sum of the map plus bias minus output (N,): 0 where the map is complete."""
+        return self.attribution.flatten(1).sum(1) + self.bias - self.output
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the tensors but the inputs as NumPy arrays, those that there are."""
+        tensors = {name: getattr(self, name) for name in (*_ALWAYS, *_IF_THERE)}
+        return {
+            name: tensor.cpu().numpy() for name, tensor in tensors.items() if tensor is not None
+        }
+
+    def manifest(self) -> dict[str, object]:
+        """Return what can be said in JSON: the ledger and its sums, image by image."""
+        return {
+            "format": FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "layers": list(self.layers),
+            "restricted": self.restricted,
+            "units": "logit",
+            "surrogate_r2": self.surrogate_r2,
+            "arrays": "arrays.npz",
+            "images": [self._manifest_of(i) for i in range(len(self.ledger))],
+        }
+
+    def _manifest_of(self, i: int) -> dict[str, object]:
+        return {
+            "target": int(self.target[i]),
+            "contrast": None if self.contrast is None else int(self.contrast[i]),
+            "output": float(self.output[i]),
+            "bias": float(self.bias[i]),
+            "delta": float(self.delta[i]),
+            "prediction": None if self.prediction is None else int(self.prediction[i]),
+            "picture": f"{i:04d}.png",
+            "ledger": [asdict(row) for row in self.ledger[i]],
+        }

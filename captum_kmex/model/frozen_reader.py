@@ -1,0 +1,65 @@
+"""A frozen copy of a model that returns the maps of some layers beside its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from captum_kmex.model.copies import copied
+from captum_kmex.model.head import HeadSite
+from captum_kmex.model.hooks import Recorder
+from captum_kmex.model.layout import ChannelAxis, feature_grid
+from captum_kmex.model.modes import evaluated
+
+__all__ = ["ModelReader"]
+
+
+class ModelReader(nn.Module):
+    """A frozen copy of a model that returns its logits and the maps of chosen layers.
+
+    Args:
+        model: The unwrapped model; it is copied.
+        layers: Layer names, shallow to deep.
+        at_input: Read the layers at their input.
+        site: Where the map that the head reads is found; ``None`` takes the deepest layer.
+        axes: Dimension of the channels of each layer.
+        tap_axis: The same of the module that the head's map is read from.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        at_input: bool,
+        site: HeadSite | None,
+        axes: Mapping[str, ChannelAxis],
+        tap_axis: ChannelAxis,
+    ) -> None:
+        super().__init__()
+        self.model = evaluated(copied(model)).requires_grad_(False)
+        self.layers, self.at_input, self.site = tuple(layers), at_input, site
+        self.axes = dict(axes) if site is None else {site.tap: tap_axis} | dict(axes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """Return logits (N, J), the layers' maps (N, D_l, h_l, w_l), and the head's map."""
+        leaving, entering = ((), self.layers) if self.at_input else (self.layers, ())
+        tap = None if self.site is None else self.site.tap
+        recorder = Recorder(leaving, entering, tap, self.axes)
+        with recorder.attached(self.model):
+            output = self.model(images)
+        records = recorder.inputs if self.at_input else recorder.outputs
+        blocks = tuple(self._grid(records[name], name, images) for name in self.layers)
+        if self.site is None:
+            read = blocks[-1]
+        else:
+            read = self.site.features(self._grid(recorder.tap_output, self.site.tap, images))
+        wide = torch.promote_types(output.dtype, torch.float32)
+        return output.to(wide).view(images.shape[0], -1), blocks, read
+
+    def _grid(self, record: Tensor | None, name: str, images: Tensor) -> Tensor:
+        if record is None:
+            raise ValueError(f"layer {name!r} returned no tensor; choose a layer that returns one")
+        size = (images.shape[2], images.shape[3])
+        return feature_grid(record, size, name, self.axes[name]).contiguous()
