@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from functools import cache, partial
-from itertools import permutations
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from captum.concept import TCAV
-from scipy.stats import ttest_ind
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from benchmarks.methods import network_dissection
 from benchmarks.methods.ace import Ace
 from benchmarks.methods.systems import concept_scores
 from benchmarks.methods.systems.ace_clusters import discover, is_kept
 from benchmarks.methods.systems.ace_concepts import AceConcepts
 from benchmarks.methods.systems.concept_images import class_images
-from benchmarks.methods.systems.concept_scores import ConceptTested, p_values
-from benchmarks.methods.systems.shapley import coalitions, shapley_values
+from benchmarks.methods.systems.concept_scores import ConceptTested
 from benchmarks.methods.systems.superpixels import cut_out, few_superpixels, superpixels
 from benchmarks.methods.tcav import Tcav, prototype_examples
 from benchmarks.quality.method import UnavailableError
@@ -77,30 +72,7 @@ def _images(count=4):
     return found.inputs, found.targets
 
 
-# Shapley values
-
-
-def test_shapley_values_are_the_mean_gain_over_all_orders():
-    k = 4
-    worth = torch.randn(2**k, generator=torch.Generator().manual_seed(0)).double()
-    expected = np.zeros(k)
-    orders = list(permutations(range(k)))
-    for order in orders:
-        joined = 0
-        for player in order:
-            expected[player] += worth[joined | 1 << player] - worth[joined]
-            joined |= 1 << player
-    torch.testing.assert_close(shapley_values(worth), torch.from_numpy(expected / len(orders)))
-
-
-def test_shapley_values_of_an_additive_game_are_the_players_worths():
-    alone = torch.tensor([3.0, -1.0, 0.5])
-    torch.testing.assert_close(shapley_values(coalitions(3).float() @ alone), alone)
-
-
-def test_shapley_refuses_what_is_no_game():
-    with pytest.raises(ValueError, match="got 6 values"):
-        shapley_values(torch.zeros(6))
+# ConeSHAP
 
 
 @pytest.mark.parametrize("has_training", [True, False], ids=["fitted", "by image"])
@@ -208,20 +180,6 @@ def test_ace_maps_are_the_scores_of_its_segments():
 # TCAV
 
 
-def test_p_values_are_those_of_scipy():
-    generator = torch.Generator().manual_seed(0)
-    scores, chance = (torch.rand(3, 6, generator=generator) for _ in range(2))
-    found = p_values(scores, chance)
-    for k in range(3):
-        expected = ttest_ind(scores[k].numpy(), chance[k].numpy()).pvalue
-        assert found[k].item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_p_values_of_constant_scores_are_certain():
-    scores = torch.stack([torch.full((4,), v) for v in (0.1, 0.7)])
-    assert p_values(scores, torch.full((2, 4), 0.1)).tolist() == [1, 0]
-
-
 def _cluster(shift):
     return torch.randn(10, 3, 16, 16) * 0.2 + shift
 
@@ -319,24 +277,6 @@ def test_dissected_units_are_the_layers_activations():
         without[:, unit] = 0
         lost = (model[3:](units) - model[3:](without)).gather(1, targets[:, None])[:, 0]
         torch.testing.assert_close(found.importance[:, unit], lost.detach(), atol=1e-6, rtol=1e-4)
-
-
-def test_thresholds_leave_a_share_of_the_activations():
-    units = torch.rand(10, 3, 20, 20)
-    thresholds = network_dissection.unit_thresholds(units, 0.1)
-    shares = (units > thresholds[:, None, None]).double().mean((0, 2, 3))
-    torch.testing.assert_close(shares, torch.full((3,), 0.1).double(), atol=1e-3, rtol=0)
-    assert (network_dissection.unit_thresholds(units - 1, 0.1) == 0).all()
-
-
-def test_a_mixture_finds_the_unit_that_is_the_part():
-    generator = torch.Generator().manual_seed(0)
-    parts = torch.rand(2000, 2, generator=generator) < 0.05
-    noise = torch.rand(2000, 3, generator=generator) < 0.3
-    masks = torch.cat([noise, parts], 1).float()
-    weights = network_dissection.learn_mixtures(masks, parts)
-    assert weights.argmax(1).tolist() == [3, 4]
-    assert ((masks @ weights.T > 0) == parts).double().mean() > 0.99
 
 
 def test_net2vec_has_a_concept_a_part_cut_at_one_half():

@@ -21,7 +21,7 @@ from benchmarks.quality.plugins import find_tasks
 from benchmarks.quality.presets import PRESETS
 from benchmarks.tasks import image_folder, imagenet
 from benchmarks.tasks.data import resnet34 as networks
-from benchmarks.tasks.data.pictures import MEAN, STD, PictureFiles, hold_out
+from benchmarks.tasks.data.pictures import MEAN, STD, PictureFiles
 from benchmarks.tasks.data.resnet34 import (
     load_imagenet_weights,
     save_trained_resnet34,
@@ -96,12 +96,6 @@ def test_picture_files_cut_out_the_middle_or_squeeze(tmp_path: Path) -> None:
     assert torch.allclose(cut, white.view(3, 1, 1).expand_as(cut), atol=1e-5)
     assert torch.allclose(squeezed[:, 14, 14], white, atol=1e-5)
     assert (squeezed[:, :, 0] < 0).all()
-
-
-def test_hold_out_takes_each_item_once() -> None:
-    kept, held = hold_out(list("abcdefghijklmnopqrstu"), 10)
-    assert len(held) == 2
-    assert sorted(kept + held) == list("abcdefghijklmnopqrstu")
 
 
 def _write_stl10(folder: Path) -> dict[str, NDArray[np.uint8]]:
