@@ -11,8 +11,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from threadpoolctl import threadpool_limits
 
-from benchmarks.cases import Case
-from benchmarks.recorder import Recorder
+from benchmarks.speed.cases import Case
+from benchmarks.speed.recorder import Recorder
 
 _missing = pytest.StashKey[list[dict[str, str]]]()
 _rows = pytest.StashKey[list[dict[str, str]]]()
@@ -24,12 +24,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker; time nothing unless the times are kept."""
+    """Register the markers; time nothing unless the times are kept."""
     config.addinivalue_line("markers", "cases(short, full): rows of the two kinds of run")
+    config.addinivalue_line("markers", "bench: a benchmark, or the slow test of one")
     config.stash[_missing], config.stash[_rows] = [], []
     config.option.benchmark_timer = "time.process_time"
     if not _is_full(config) and not config.getoption("benchmark_json", None):
         config.option.benchmark_disable = True
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests that fill tables."""
+    if item.get_closest_marker("cases") is not None:
+        item.add_marker("bench")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

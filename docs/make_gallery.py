@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.tasks import fashion_mnist, mnist
-from benchmarks.tasks._small import load_small_resnet
+from benchmarks.tasks.data.small_pictures import load_small_resnet
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
 from captum_kmex.alignment import rescaled
 from captum_kmex.demo import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import Prototypes
-from benchmarks.measures._embeddings import embed_test
+from benchmarks.measures.formulas.embeddings import embed_test
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import Prototypes
 from captum_kmex.alignment import AlignmentSums, rescaled
 
 __all__ = ["MEASURES", "coverage"]

@@ -6,11 +6,11 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.measures._columns import fill
-from benchmarks.measures._labels import majority, part_centres, pixel_labels
-from benchmarks.measures._places import concept_classes, find_places
+from benchmarks.measures.formulas.columns import fill
+from benchmarks.measures.formulas.labels import majority, part_centres, pixel_labels
+from benchmarks.measures.formulas.places import concept_classes, find_places
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import UnavailableError
 
 __all__ = ["MEASURES", "consistency"]
 

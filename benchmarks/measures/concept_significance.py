@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.methods._concept_scores import ConceptTested
+from benchmarks.methods.systems.concept_scores import ConceptTested
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import UnavailableError
 
 __all__ = ["MEASURES"]
 

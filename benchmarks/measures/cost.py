@@ -9,10 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.evaluation.task import Sample, Task
-from benchmarks.measures._perturbation import logits
+from benchmarks.measures.formulas.perturbation import logits
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import UnavailableError
+from benchmarks.quality.task import Sample, Task
 from benchmarks.speed.live_memory import live_memory
 from benchmarks.timing import cpu_seconds, interleave
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.measures._set_overlap import held_out, overlaps, united
+from benchmarks.measures.formulas.set_overlap import held_out, overlaps, united
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import UnavailableError
 
 __all__ = ["MEASURES"]
 

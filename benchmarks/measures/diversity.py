@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import Prototypes, UnavailableError
-from benchmarks.measures._columns import fill
-from benchmarks.measures._embeddings import embed_test
-from benchmarks.measures._labels import pixel_labels
-from benchmarks.measures._places import Places, concept_classes, find_places
+from benchmarks.measures.formulas.columns import fill
+from benchmarks.measures.formulas.embeddings import embed_test
+from benchmarks.measures.formulas.labels import pixel_labels
+from benchmarks.measures.formulas.places import Places, concept_classes, find_places
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import Prototypes, UnavailableError
 
 __all__ = ["MEASURES", "distinctiveness", "label_entropy", "log_volume", "used_concepts"]
 

@@ -10,10 +10,16 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.task import Sample, Task
-from benchmarks.measures._perturbation import logits, n_perturbed, n_steps, perturbed_sample, ranks
-from benchmarks.measures._road import impute
+from benchmarks.measures.formulas.perturbation import (
+    logits,
+    n_perturbed,
+    n_steps,
+    perturbed_sample,
+    ranks,
+)
+from benchmarks.measures.formulas.road import impute
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.task import Sample, Task
 
 __all__ = ["MEASURES", "area", "blurred", "curve", "road_hits"]
 

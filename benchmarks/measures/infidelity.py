@@ -7,9 +7,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.task import Sample, Task
-from benchmarks.measures._perturbation import n_perturbed, n_steps, perturbed_sample, target_logits
+from benchmarks.measures.formulas.perturbation import (
+    n_perturbed,
+    n_steps,
+    perturbed_sample,
+    target_logits,
+)
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.task import Sample, Task
 
 __all__ = ["MEASURES", "correlation", "noise", "squares", "unexplained"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import UnavailableError
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import UnavailableError
 
 __all__ = ["MEASURES", "localise", "pointing", "relevance_mass", "relevance_rank", "segment_ious"]
 

@@ -9,10 +9,10 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.evaluation.task import Sample, Task
-from benchmarks.measures._perturbation import target_logits
+from benchmarks.measures.formulas.perturbation import target_logits
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import UnavailableError
+from benchmarks.quality.task import Sample, Task
 
 __all__ = ["MEASURES", "spearman", "top_hits"]
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import Method, Prototypes, UnavailableError
-from benchmarks.measures._agreement import map_correlation, matched_cosine, rand_index
-from benchmarks.measures._columns import fill
-from benchmarks.measures._embeddings import embed
+from benchmarks.measures.formulas.agreement import map_correlation, matched_cosine, rand_index
+from benchmarks.measures.formulas.columns import fill
+from benchmarks.measures.formulas.embeddings import embed
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import Method, Prototypes, UnavailableError
 
 __all__ = ["MEASURES"]
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.evaluation.task import Task
-from benchmarks.measures._agreement import map_correlation, rand_index
-from benchmarks.measures._columns import fill
-from benchmarks.measures._labels import part_centres
-from benchmarks.measures._places import find_places
+from benchmarks.measures.formulas.agreement import map_correlation, rand_index
+from benchmarks.measures.formulas.columns import fill
+from benchmarks.measures.formulas.labels import part_centres
+from benchmarks.measures.formulas.places import find_places
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import UnavailableError
+from benchmarks.quality.task import Task
 
 __all__ = ["MEASURES", "noisy", "unchanged_hits"]
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.evaluation.measure import Answers, Column, Measure
-from benchmarks.evaluation.method import UnavailableError
+from benchmarks.quality.measure import Answers, Column, Measure
+from benchmarks.quality.method import UnavailableError
 
 __all__ = ["MEASURES"]
 

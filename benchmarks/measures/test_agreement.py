@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.evaluation.method import Prototypes
-from benchmarks.measures._agreement import map_correlation, matched_cosine, rand_index
+from benchmarks.measures.formulas.agreement import map_correlation, matched_cosine, rand_index
+from benchmarks.quality.method import Prototypes
 
 
 def test_rand_index_counts_pairs():

@@ -6,14 +6,14 @@ import torch
 from sklearn.cluster import KMeans
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.evaluation.measure import Answers
-from benchmarks.evaluation.method import Method, Prototypes
-from benchmarks.evaluation.presets import PRESETS
-from benchmarks.evaluation.task import Sample, Task
 from benchmarks.measures import alignment, diversity
-from benchmarks.measures._embeddings import embed, embed_test
 from benchmarks.measures.alignment import coverage
+from benchmarks.measures.formulas.embeddings import embed, embed_test
 from benchmarks.methods.captum_kmex import Columns, KMEx, LayerKMeans
+from benchmarks.quality.measure import Answers
+from benchmarks.quality.method import Method, Prototypes
+from benchmarks.quality.presets import PRESETS
+from benchmarks.quality.task import Sample, Task
 from captum_kmex import ClassifierPrototypes, KMExAttribution
 from captum_kmex.demo import SmallResNet
 

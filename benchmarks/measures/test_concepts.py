@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from benchmarks.evaluation.measure import Answers
-from benchmarks.evaluation.method import ConceptMaps, Method, Prototypes, UnavailableError
-from benchmarks.evaluation.presets import PRESETS
-from benchmarks.evaluation.task import Sample, Task
 from benchmarks.measures import concept_quality, diversity, seed_agreement, stability
-from benchmarks.measures._labels import majority, part_centres, pixel_labels
-from benchmarks.measures._places import BOX, Places, find_places
+from benchmarks.measures.formulas.labels import part_centres, pixel_labels
+from benchmarks.measures.formulas.places import BOX, Places, find_places
+from benchmarks.quality.measure import Answers
+from benchmarks.quality.method import ConceptMaps, Method, Prototypes, UnavailableError
+from benchmarks.quality.presets import PRESETS
+from benchmarks.quality.task import Sample, Task
 from captum_kmex.demo import SmallResNet
 
 SIDE, N_PARTS = 28, 3
@@ -92,30 +92,6 @@ def answers_of(method, sample, refit=None):
 
 def score(module, answers):
     return module.MEASURES[0].score(answers)
-
-
-def test_labels_put_the_smaller_part_in_front():
-    parts = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
-    parts[0, 0, 1, 1] = True
-    parts[0, 1, 1, :3] = True
-    masks = torch.zeros(1, 4, 4, dtype=torch.bool)
-    masks[0, :2] = True
-    labels, on_parts = pixel_labels(Sample(torch.zeros(1), torch.zeros(1), None, masks, parts))
-    assert labels[0].tolist() == [[1, 1, 1, 1], [3, 2, 3, 1], [0] * 4, [0] * 4]
-    assert on_parts.sum() == 3
-    labels, on_parts = pixel_labels(Sample(torch.zeros(1), torch.zeros(1), None, masks))
-    assert torch.equal(labels, masks.long())
-    assert torch.equal(on_parts, masks)
-
-
-def test_majority_is_that_of_a_loop():
-    generator = torch.Generator().manual_seed(0)
-    clusters = torch.randint(40, (3, 9, 9), generator=generator) * 7
-    labels = torch.randint(4, (3, 9, 9), generator=generator)
-    found = majority(clusters, labels)
-    for k in clusters.unique():
-        counts = np.bincount(labels[clusters == k].numpy(), minlength=4)
-        assert (found[clusters == k] == int(counts.argmax())).all()
 
 
 def test_part_centres_are_centroids():

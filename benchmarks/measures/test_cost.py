@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.evaluation.method import Method, UnavailableError
-from benchmarks.measures._toy import Given, answers_of, task_of
 from benchmarks.measures.cost import MEASURES
+from benchmarks.measures.formulas.toy import Given, answers_of, task_of
+from benchmarks.quality.method import Method, UnavailableError
 
 _SCORE = MEASURES[0].score
 

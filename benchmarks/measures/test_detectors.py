@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.evaluation.measure import Answers
-from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
-from benchmarks.evaluation.plugins import find_measures
-from benchmarks.evaluation.presets import PRESETS
-from benchmarks.evaluation.task import Sample
-from benchmarks.measures._set_overlap import held_out, overlaps, united
+from benchmarks.measures.formulas.set_overlap import held_out, overlaps, united
+from benchmarks.quality.measure import Answers
+from benchmarks.quality.method import ConceptMaps, Method, UnavailableError
+from benchmarks.quality.plugins import find_measures
+from benchmarks.quality.presets import PRESETS
+from benchmarks.quality.task import Sample
 
 
 def _answers(method, parts):

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.evaluation.task import Task
-from benchmarks.measures._perturbation import n_steps, ranks
-from benchmarks.measures._road import impute
-from benchmarks.measures._toy import Given, answers_of, linear_net, task_of
 from benchmarks.measures.faithfulness import MEASURES, area, blurred, curve, road_hits
+from benchmarks.measures.formulas.perturbation import n_steps, ranks
+from benchmarks.measures.formulas.road import impute
+from benchmarks.measures.formulas.toy import Given, answers_of, linear_net, task_of
+from benchmarks.quality.task import Task
 
 _DELETION, _ROAD = MEASURES
 

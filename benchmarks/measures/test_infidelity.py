@@ -7,7 +7,7 @@ from captum.metrics import infidelity
 from scipy.stats import pearsonr
 from torch import Tensor, nn
 
-from benchmarks.measures._toy import Given, answers_of, linear_net, task_of
+from benchmarks.measures.formulas.toy import Given, answers_of, linear_net, task_of
 from benchmarks.measures.infidelity import MEASURES, correlation, noise, squares, unexplained
 
 _SCORE = MEASURES[0].score

@@ -6,10 +6,10 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from benchmarks.evaluation.measure import Answers
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.measures._toy import Explain, Given, answers_of, linear_net, task_of
+from benchmarks.measures.formulas.toy import Explain, Given, answers_of, linear_net, task_of
 from benchmarks.measures.part_deletion import MEASURES, spearman, top_hits
+from benchmarks.quality.measure import Answers
+from benchmarks.quality.method import UnavailableError
 
 _DELETION, _PAIRS = MEASURES
 _N, _P, _J = 60, 4, 5

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from benchmarks.evaluation.method import ConceptMaps, Method
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._ace_clusters import scales
-from benchmarks.methods._ace_concepts import ACE_PASSES, ace_concepts
-from benchmarks.methods._concept_images import ConceptImages
-from benchmarks.methods._concept_scores import score_concepts
+from benchmarks.methods.systems.ace_clusters import scales
+from benchmarks.methods.systems.ace_concepts import ACE_PASSES, ace_concepts
+from benchmarks.methods.systems.concept_images import ConceptImages
+from benchmarks.methods.systems.concept_scores import score_concepts
 from benchmarks.methods.tcav import Tcav
+from benchmarks.quality.method import ConceptMaps, Method
+from benchmarks.quality.task import Task
 
 __all__ = ["METHODS"]
 
@@ -55,12 +55,12 @@ class Ace(Method):
         scores = torch.where(test.p_values < _ALPHA, test.sign_count, torch.nan)
         every = torch.cat([scores, torch.full((1,), torch.nan)])  # the last is no concept
         self._kept = (~every.isnan()).nonzero()[:, 0]
-        self._scores, self._classes = every[self._kept], found.classes[self._kept]
+        self.scores, self.classes = every[self._kept], found.classes[self._kept]
         self._places = torch.full((len(every),), len(self._kept))
         self._places[self._kept] = torch.arange(len(self._kept))
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        worth = torch.cat([self._scores - 0.5, torch.zeros(1)])
+        worth = torch.cat([self.scores - 0.5, torch.zeros(1)])
         wanted = targets[:, None]
         return torch.stack(
             [worth[self._segments(inputs, s, wanted)][:, 0] for s in scales(inputs.shape[-1])]
@@ -76,8 +76,8 @@ class Ace(Method):
         for scale in scales(inputs.shape[-1]):
             for found in self._segments(inputs, scale, every).unbind(1):
                 maps += one_hot(found, count + 1)[..., :count].permute(0, 3, 1, 2)
-        own = self._classes == targets[:, None]
-        return ConceptMaps(maps / len(scales(inputs.shape[-1])), self._scores * own)
+        own = self.classes == targets[:, None]
+        return ConceptMaps(maps / len(scales(inputs.shape[-1])), self.scores * own)
 
     def _segments(self, inputs: Tensor, count: int, classes: Tensor) -> Tensor:
         return self._places[self._found.by_class(inputs, count, classes)]

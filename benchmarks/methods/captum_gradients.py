@@ -27,9 +27,13 @@ from captum.attr import (
 from captum.attr._utils.custom_modules import Addition_Module
 from torch import Tensor
 
-from benchmarks.evaluation.method import Method, UnavailableError
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._plain_modules import activation_names, last_module, with_plain_modules
+from benchmarks.methods.systems.plain_modules import (
+    activation_names,
+    last_module,
+    with_plain_modules,
+)
+from benchmarks.quality.method import Method, UnavailableError
+from benchmarks.quality.task import Task
 
 __all__ = ["METHODS"]
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.evaluation.method import Method, Prototypes, UnavailableError
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._fitted import fitted
+from benchmarks.layer_outputs import layer_outputs
+from benchmarks.methods.systems.shared_fits import fitted
+from benchmarks.quality.method import Method, Prototypes, UnavailableError
+from benchmarks.quality.task import Task
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
 from captum_kmex.attributions.prototype_attribution import PrototypeAttribution
 from captum_kmex.bank.prototype_bank import Codebook
+from captum_kmex.composite.stack import StackedBlocks
 
 __all__ = ["METHODS"]
 
@@ -33,14 +35,14 @@ class Columns(Method):
     source = _SOURCE
 
     def fit(self, task: Task, seed: int) -> None:
-        self._attribution = ClassifierPrototypes(task.model)
-        self._attribution.attribute(task.sample("validation", 1).inputs)  # finds the head
+        self.attribution = ClassifierPrototypes(task.model)
+        self.attribution.attribute(task.sample("validation", 1).inputs)  # finds the head
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return _map(self._attribution, inputs, targets)
+        return _map(self.attribution, inputs, targets)
 
     def prototypes(self) -> Prototypes:
-        columns = self._attribution.prototypes
+        columns = self.attribution.prototypes
         return Prototypes(columns, torch.arange(len(columns)))
 
 
@@ -58,16 +60,16 @@ class KMEx(Method):
         if task.train is None:
             raise UnavailableError("needs training images")
         attribution = KMExAttribution(task.model, n_prototypes=self._n_prototypes, seed=seed)
-        self._attribution = attribution.fit(DataLoader(task.train, 128), n_representatives=0)
+        self.attribution = attribution.fit(DataLoader(task.train, 128), n_representatives=0)
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return _map(self._attribution, inputs, targets)
+        return _map(self.attribution, inputs, targets)
 
     def predict(self, inputs: Tensor) -> Tensor:
-        return self._attribution.predict(inputs)
+        return self.attribution.predict(inputs)
 
     def prototypes(self) -> Prototypes:
-        book = self._attribution.bank_.codebooks[0]
+        book = self.attribution.bank_.codebooks[0]
         return Prototypes(book.centroids, book.membership)
 
 
@@ -93,26 +95,26 @@ class LayerKMeans(Method):
 
     def fit(self, task: Task, seed: int) -> None:
         if self._is_fitted:
-            self._attribution = fitted(
+            self.attribution = fitted(
                 task, self._n_layers, seed, self._weighting, self._n_prototypes
             )
-            self._attribution.vote = self._vote
+            self.attribution.vote = self._vote
             return
         layers = task.layers[-self._n_layers :]
-        self._attribution = LayerKMeansAttribution(
+        self.attribution = LayerKMeansAttribution(
             task.model, layers, weighting=self._weighting, seed=seed
         )
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return _map(self._attribution, inputs, targets)
+        return _map(self.attribution, inputs, targets)
 
     def segments(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return self._attribution.segment(inputs, targets)
+        return self.attribution.segment(inputs, targets)
 
     def predict(self, inputs: Tensor) -> Tensor:
         if not self._is_fitted:
             raise UnavailableError("predicts once it is fitted")
-        return self._attribution.predict(inputs)
+        return self.attribution.predict(inputs)
 
     def prototypes(self) -> Prototypes:
         book = self._book()
@@ -120,8 +122,10 @@ class LayerKMeans(Method):
 
     def embed(self, inputs: Tensor) -> Tensor:
         """Return the mean of an image's composite rows, the vectors that are clustered."""
-        passed = self._attribution._run_layers((inputs,), None, False, needs_head=False)
-        stack = self._attribution._stack(passed)
+        self._book()  # says so where there is none
+        attribution = self.attribution
+        blocks = layer_outputs(attribution.model, attribution.bank_.layers, inputs)
+        stack = StackedBlocks(tuple(blocks), attribution.bank_.weights)
         height, width = stack.grid
         everywhere = inputs.new_ones(len(inputs), 1, height, width)
         return stack.sums(everywhere)[:, 0] / (height * width)
@@ -132,7 +136,7 @@ class LayerKMeans(Method):
     def _book(self) -> Codebook:
         if not self._is_fitted:
             raise UnavailableError("has prototypes once it is fitted")
-        return self._attribution.bank_.codebooks[0]
+        return self.attribution.bank_.codebooks[0]
 
 
 _DEPTHS = {"B4": 1, "B34": 2, "B234": 3}

@@ -7,8 +7,8 @@ from functools import partial
 
 from torch import Tensor
 
-from benchmarks.evaluation.method import Method, Prototypes, UnavailableError
 from benchmarks.methods.captum_kmex import LayerKMeans
+from benchmarks.quality.method import Method, Prototypes, UnavailableError
 
 __all__ = ["METHODS"]
 

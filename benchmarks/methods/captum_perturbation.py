@@ -8,9 +8,9 @@ import torch
 from captum.attr import Occlusion
 from torch import Tensor
 
-from benchmarks.evaluation.method import Method
-from benchmarks.evaluation.task import Task
 from benchmarks.methods.captum_gradients import Attribute, CaptumMethod
+from benchmarks.quality.method import Method
+from benchmarks.quality.task import Task
 
 __all__ = ["METHODS"]
 

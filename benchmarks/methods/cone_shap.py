@@ -9,11 +9,11 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._concept_images import class_images
-from benchmarks.methods._shapley import coalitions, shapley_values
-from benchmarks.methods._superpixels import cut_out, embed, few_superpixels
+from benchmarks.methods.systems.concept_images import class_images
+from benchmarks.methods.systems.shapley import coalitions, shapley_values
+from benchmarks.methods.systems.superpixels import cut_out, embed, few_superpixels
+from benchmarks.quality.method import ConceptMaps, Method, UnavailableError
+from benchmarks.quality.task import Task
 
 __all__ = ["METHODS"]
 

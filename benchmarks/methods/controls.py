@@ -20,9 +20,9 @@ from skimage.segmentation import slic
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.evaluation.method import Method, UnavailableError
-from benchmarks.evaluation.task import LabelledData, Task
 from benchmarks.methods.captum_kmex import LayerKMeans
+from benchmarks.quality.method import Method, UnavailableError
+from benchmarks.quality.task import LabelledData, Task
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution
 from captum_kmex.composite.resizing import resize_keeping_mean
 from captum_kmex.explaining.segments import segment_means

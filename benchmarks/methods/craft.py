@@ -10,12 +10,12 @@ from scipy.stats import qmc
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from benchmarks.evaluation.method import Method, Prototypes
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._class_concepts import ClassConcepts
-from benchmarks.methods._nmf import codes_of, factorise, map_codes
-from benchmarks.methods._tap import Tap
-from benchmarks.methods._training import draw, draw_by_class
+from benchmarks.methods.systems.class_concepts import ClassConcepts
+from benchmarks.methods.systems.nmf import codes_of, factorise, map_codes
+from benchmarks.methods.systems.tap import Tap
+from benchmarks.methods.systems.training import draw, draw_by_class
+from benchmarks.quality.method import Method, Prototypes
+from benchmarks.quality.task import Task
 
 __all__ = ["METHODS"]
 
@@ -44,11 +44,11 @@ class Craft(ClassConcepts):
         per_image = len(crops_of(draw(task, 1, seed)[0]))
         affordable = _BUDGET / (task.weight * per_image * task.n_classes)
         by_class = draw_by_class(task, max(5, min(_PER_CLASS, int(affordable))), seed)
-        self._tap = Tap(task.model, by_class[0])
-        columns = self._tap.columns.cpu()
+        self.tap = Tap(task.model, by_class[0])
+        columns = self.tap.columns.cpu()
         bases, worths = [], []
         for images, column in zip(by_class, columns, strict=True):
-            pooled = self._tap.features(crops_of(images)).mean((2, 3))
+            pooled = self.tap.features(crops_of(images)).mean((2, 3))
             basis = factorise(pooled, self._n_concepts, seed)
             worths.append(_importance(codes_of(pooled[:_MAX_CODES], basis), basis @ column, seed))
             bases.append(basis)
@@ -56,11 +56,11 @@ class Craft(ClassConcepts):
         self.importance = torch.stack(worths)  # (J, K)
 
     def scores(self, inputs: Tensor) -> Tensor:
-        features = self._tap.features(inputs)
+        features = self.tap.features(inputs)
         return torch.stack([map_codes(features, basis) for basis in self.bases], 1)
 
     def own_scores(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        features = self._tap.features(inputs)
+        features = self.tap.features(inputs)
         found = features.new_empty(len(inputs), self._n_concepts, *features.shape[2:])
         for c in targets.unique():  # no other class's codes are needed
             found[targets == c] = map_codes(features[targets == c], self.bases[c])

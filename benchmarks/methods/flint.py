@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.evaluation.method import Method, UnavailableError
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._flint import Budget, Interpreter, stacked, train
-from benchmarks.methods._training import draw, small
+from benchmarks.methods.systems.flint import Budget, Interpreter, stacked, train
+from benchmarks.methods.systems.training import draw, small
+from benchmarks.quality.method import Method, UnavailableError
+from benchmarks.quality.task import Task
 from captum_kmex.model.activations import trace
 
 __all__ = ["METHODS"]

@@ -24,8 +24,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
-from benchmarks.evaluation.task import Task
+from benchmarks.quality.method import ConceptMaps, Method, UnavailableError
+from benchmarks.quality.task import Task
 from captum_kmex import ClassifierPrototypes
 
 __all__ = ["METHODS"]

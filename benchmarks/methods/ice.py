@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.evaluation.method import ConceptMaps, Method
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._nmf import factorise, map_codes
-from benchmarks.methods._tap import Tap
-from benchmarks.methods._training import draw_by_class
+from benchmarks.methods.systems.nmf import factorise, map_codes
+from benchmarks.methods.systems.tap import Tap
+from benchmarks.methods.systems.training import draw_by_class
+from benchmarks.quality.method import ConceptMaps, Method
+from benchmarks.quality.task import Task
 
 __all__ = ["METHODS"]
 
@@ -41,19 +41,19 @@ class Ice(Method):
 
     def fit(self, task: Task, seed: int) -> None:
         images = torch.cat(draw_by_class(task, _PER_CLASS, seed))
-        self._tap = Tap(task.model, images)
-        rows = self._tap.rows(images)
+        self.tap = Tap(task.model, images)
+        rows = self.tap.rows(images)
         kept = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:_MAX_ROWS]
         self.components = factorise(rows[kept], self._n_concepts, seed)
-        self.importance = self._tap.columns.cpu() @ self.components.T  # (J, K)
+        self.importance = self.tap.columns.cpu() @ self.components.T  # (J, K)
 
     def codes(self, inputs: Tensor) -> Tensor:
         """Return the codes u (N, K, h, w)."""
-        return map_codes(self._tap.features(inputs), self.components)
+        return map_codes(self.tap.features(inputs), self.components)
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Return the logits (N, J) of the features that the codes give back."""
-        return self.codes(inputs).mean((2, 3)) @ self.importance.T + self._tap.bias.cpu()
+        return self.codes(inputs).mean((2, 3)) @ self.importance.T + self.tap.bias.cpu()
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return torch.einsum("nkhw,nk->nhw", self.codes(inputs), self.importance[targets])

@@ -10,8 +10,8 @@ from captum.attr import LayerActivation, LayerGradientXActivation
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
-from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
-from benchmarks.evaluation.task import Task
+from benchmarks.quality.method import ConceptMaps, Method, UnavailableError
+from benchmarks.quality.task import Task
 
 __all__ = ["METHODS"]
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
-from benchmarks.evaluation.method import Method, Prototypes
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._class_concepts import ClassConcepts
-from benchmarks.methods._nmf import factorise
-from benchmarks.methods._tap import Tap
-from benchmarks.methods._training import draw_by_class
+from benchmarks.methods.systems.class_concepts import ClassConcepts
+from benchmarks.methods.systems.nmf import factorise
+from benchmarks.methods.systems.tap import Tap
+from benchmarks.methods.systems.training import draw_by_class
+from benchmarks.quality.method import Method, Prototypes
+from benchmarks.quality.task import Task
 
 __all__ = ["METHODS"]
 
@@ -42,18 +42,18 @@ class PartPrototypes(ClassConcepts):
 
     def fit(self, task: Task, seed: int) -> None:
         by_class = draw_by_class(task, _PER_CLASS, seed)
-        self._tap = Tap(task.model, by_class[0])
-        self.columns, self.bias = self._tap.columns.cpu(), self._tap.bias.cpu()
+        self.tap = Tap(task.model, by_class[0])
+        self.columns, self.bias = self.tap.columns.cpu(), self.tap.bias.cpu()
         parts = []
         for images, column in zip(by_class, self.columns, strict=True):
-            rows = self._tap.rows(images)
+            rows = self.tap.rows(images)
             found = scaled_parts(factorise(rows, self._n_parts, seed), column)
             residual = column - found.sum(0)
             parts.append(found + residual_shares(found, residual, rows)[:, None] * residual)
         self.parts = torch.stack(parts)  # (J, K, D)
 
     def scores(self, inputs: Tensor) -> Tensor:
-        return torch.einsum("ndhw,jkd->njkhw", self._tap.features(inputs), self.parts)
+        return torch.einsum("ndhw,jkd->njkhw", self.tap.features(inputs), self.parts)
 
     def worth(self, scores: Tensor, targets: Tensor) -> Tensor:
         return scores.mean((2, 3))  # these sum to the target's logit minus its bias

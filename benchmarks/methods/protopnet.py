@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.evaluation.method import ConceptMaps, Method, Prototypes
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._protopnet import ProtoPNet, Schedule, similarity, train
-from benchmarks.methods._tap import Tap
-from benchmarks.methods._training import draw
+from benchmarks.methods.systems.protopnet import ProtoPNet, Schedule, similarity, train
+from benchmarks.methods.systems.tap import Tap
+from benchmarks.methods.systems.training import draw
+from benchmarks.quality.method import ConceptMaps, Method, Prototypes
+from benchmarks.quality.task import Task
 from captum_kmex.files.tensor_file import write_tensors
 from captum_kmex.model.activations import unwrap
 

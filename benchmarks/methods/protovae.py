@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from benchmarks.evaluation.method import Method, Prototypes, UnavailableError
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._protovae import (
+from benchmarks.methods.systems.protovae import (
     ProtoVAE,
     Sizes,
     Spread,
@@ -18,8 +16,10 @@ from benchmarks.methods._protovae import (
     non_orthonormality,
     train,
 )
-from benchmarks.methods._tap import Tap
-from benchmarks.methods._training import draw, small
+from benchmarks.methods.systems.tap import Tap
+from benchmarks.methods.systems.training import draw, small
+from benchmarks.quality.method import Method, Prototypes, UnavailableError
+from benchmarks.quality.task import Task
 
 __all__ = ["METHODS"]
 
@@ -48,7 +48,7 @@ class TrainedProtoVAE(Method):
 
     def fit(self, task: Task, seed: int) -> None:
         images, labels = draw(task, _N_IMAGES, seed)
-        self._tap = Tap(task.model, images)
+        self.tap = Tap(task.model, images)
         features, decoded = self._features(images), small(images)
         channels, height, width = decoded.shape[1:]
         shape = (channels, height, width)
@@ -75,7 +75,7 @@ class TrainedProtoVAE(Method):
 
     def _features(self, images: Tensor) -> Tensor:
         """Return the network's pooled features (N, depth)."""
-        return torch.cat([self._tap.features(x).mean((2, 3)) for x in images.split(_BATCH)])
+        return torch.cat([self.tap.features(x).mean((2, 3)) for x in images.split(_BATCH)])
 
     @torch.no_grad()
     def _nearest(self, features: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from captum.concept import Concept
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from benchmarks.evaluation.method import ConceptMaps, Method, UnavailableError
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._concept_images import ConceptImages, class_images, training_images
-from benchmarks.methods._concept_scores import ConceptTested, score_concepts
-from benchmarks.methods._fitted import N_PATCHES, fitted
+from benchmarks.methods.systems.concept_images import ConceptImages, class_images, training_images
+from benchmarks.methods.systems.concept_scores import ConceptTested, score_concepts
+from benchmarks.methods.systems.shared_fits import N_PATCHES, fitted
+from benchmarks.quality.method import ConceptMaps, Method, UnavailableError
+from benchmarks.quality.task import Task
 from captum_kmex.concepts import random_concept, to_concepts
 
 __all__ = ["METHODS"]
@@ -76,7 +76,7 @@ class Tcav(ConceptTested, Method):
         return self._scores.p_values, self._scores.sign_count, self._scores.chance
 
 
-def _prototypes(n_layers: int, task: Task, seed: int) -> ConceptImages:
+def prototype_examples(n_layers: int, task: Task, seed: int) -> ConceptImages:
     """Return the training patches nearest to each of our prototypes."""
     data = training_images(task)
     attribution = fitted(task, n_layers, seed)
@@ -108,7 +108,7 @@ def _images(concept: Concept) -> Tensor:
 
 
 METHODS: dict[str, Callable[[], Method]] = {
-    "TCAV (B4 prototypes)": partial(Tcav, partial(_prototypes, 1)),
-    "TCAV (B234 prototypes)": partial(Tcav, partial(_prototypes, 3)),
+    "TCAV (B4 prototypes)": partial(Tcav, partial(prototype_examples, 1)),
+    "TCAV (B234 prototypes)": partial(Tcav, partial(prototype_examples, 3)),
     "TCAV (random patches)": partial(Tcav, _random),
 }

@@ -9,12 +9,12 @@ from captum.attr import GuidedBackprop, LayerAttribution
 from captum.attr._utils.custom_modules import Addition_Module
 from torch import Tensor, nn
 
-from benchmarks.evaluation.method import Method, UnavailableError
-from benchmarks.evaluation.task import Task
 from benchmarks.methods import captum_gradients, captum_perturbation
-from benchmarks.methods._plain_modules import with_plain_modules
-from benchmarks.methods._tiny_task import tiny_task
 from benchmarks.methods.captum_gradients import LayerwiseRelevance
+from benchmarks.methods.systems.plain_modules import with_plain_modules
+from benchmarks.methods.systems.tiny_resnet_task import tiny_resnet_task
+from benchmarks.quality.method import Method, UnavailableError
+from benchmarks.quality.task import Task
 from captum_kmex import ClassifierPrototypes
 
 METHODS = captum_gradients.METHODS | captum_perturbation.METHODS
@@ -22,7 +22,7 @@ METHODS = captum_gradients.METHODS | captum_perturbation.METHODS
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return tiny_task(channels=3)
+    return tiny_resnet_task(channels=3)
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +121,11 @@ def test_occlusion_averages_the_drops_of_windows_over_each_pixel(
 @pytest.mark.parametrize("name", ["Guided Grad-CAM", "DeepLIFT"])
 def test_fit_refuses_activations_without_a_rule(name: str) -> None:
     with pytest.raises(UnavailableError, match="no rule for ReLU6"):
-        METHODS[name]().fit(tiny_task(model=_with(nn.ReLU6()), layers=("1",)), 0)
+        METHODS[name]().fit(tiny_resnet_task(model=_with(nn.ReLU6()), layers=("1",)), 0)
 
 
 def test_lrp_refuses_layers_without_a_rule() -> None:
-    task = tiny_task(model=_with(nn.ReLU6()), layers=("1",))
+    task = tiny_resnet_task(model=_with(nn.ReLU6()), layers=("1",))
     method = _fitted(METHODS["LRP"](), task)
     with pytest.raises(UnavailableError, match="no rule for ReLU6"):
         method.maps(task.sample("test", 1).inputs, torch.tensor([0]))

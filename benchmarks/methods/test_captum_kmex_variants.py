@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.evaluation.presets import PRESETS
-from benchmarks.evaluation.task import Task
 from benchmarks.methods import captum_kmex
 from benchmarks.methods.captum_kmex_variants import METHODS
+from benchmarks.quality.method import UnavailableError
+from benchmarks.quality.presets import PRESETS
+from benchmarks.quality.task import Task
 from benchmarks.tasks.mnist import TASKS
 from captum_kmex import LayerKMeansAttribution
 
@@ -27,7 +27,7 @@ def test_share_vote_is_eq_10_on_the_default_segments(task: Task) -> None:
     for method in (default, paper):
         method.fit(task, seed=0)
     sample = task.sample("validation", 6)
-    owners = default._attribution.bank_.codebooks[0].membership[
+    owners = default.attribution.bank_.codebooks[0].membership[
         default.segments(sample.inputs, sample.targets)
     ]
     expected = torch.stack([torch.bincount(o.flatten(), minlength=10) for o in owners])
@@ -41,6 +41,7 @@ def test_no_variant_repeats_a_default_row() -> None:
     assert not set(METHODS) & set(captum_kmex.METHODS)
 
 
+@pytest.mark.bench
 def test_depths_of_one_fit_are_the_fits_of_each_depth_alone(task: Task) -> None:
     for n_layers in (1, 2, 3):
         shared = captum_kmex.LayerKMeans(n_layers, True)
@@ -48,7 +49,7 @@ def test_depths_of_one_fit_are_the_fits_of_each_depth_alone(task: Task) -> None:
         alone = LayerKMeansAttribution(task.model, task.layers[-n_layers:], seed=3)
         assert task.train is not None
         alone.fit(DataLoader(task.train, 128))
-        book = shared._attribution.bank_.codebooks[0]
+        book = shared.attribution.bank_.codebooks[0]
         torch.testing.assert_close(book.centroids, alone.bank_.codebooks[0].centroids)
         images = task.sample("validation", 6).inputs
         assert torch.equal(shared.predict(images), alone.predict(images))

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from functools import cache, partial
-from itertools import permutations
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from captum.concept import TCAV
-from scipy.stats import ttest_ind
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.evaluation.plugins import find_measures, find_methods
-from benchmarks.evaluation.task import Sample, Task
-from benchmarks.methods import _concept_scores, network_dissection
-from benchmarks.methods._ace_clusters import discover, is_kept
-from benchmarks.methods._ace_concepts import AceConcepts
-from benchmarks.methods._concept_images import class_images
-from benchmarks.methods._concept_scores import ConceptTested, p_values
-from benchmarks.methods._shapley import coalitions, shapley_values
-from benchmarks.methods._superpixels import cut_out, few_superpixels, superpixels
 from benchmarks.methods.ace import Ace
-from benchmarks.methods.tcav import Tcav, _prototypes
+from benchmarks.methods.systems import concept_scores
+from benchmarks.methods.systems.ace_clusters import discover, is_kept
+from benchmarks.methods.systems.ace_concepts import AceConcepts
+from benchmarks.methods.systems.concept_images import class_images
+from benchmarks.methods.systems.concept_scores import ConceptTested
+from benchmarks.methods.systems.superpixels import cut_out, few_superpixels, superpixels
+from benchmarks.methods.tcav import Tcav, prototype_examples
+from benchmarks.quality.method import UnavailableError
+from benchmarks.quality.plugins import find_measures, find_methods
+from benchmarks.quality.task import Sample, Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:numpy.core is deprecated")  # captum
 _MEAN, _STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -76,30 +72,7 @@ def _images(count=4):
     return found.inputs, found.targets
 
 
-# Shapley values
-
-
-def test_shapley_values_are_the_mean_gain_over_all_orders():
-    k = 4
-    worth = torch.randn(2**k, generator=torch.Generator().manual_seed(0)).double()
-    expected = np.zeros(k)
-    orders = list(permutations(range(k)))
-    for order in orders:
-        joined = 0
-        for player in order:
-            expected[player] += worth[joined | 1 << player] - worth[joined]
-            joined |= 1 << player
-    torch.testing.assert_close(shapley_values(worth), torch.from_numpy(expected / len(orders)))
-
-
-def test_shapley_values_of_an_additive_game_are_the_players_worths():
-    alone = torch.tensor([3.0, -1.0, 0.5])
-    torch.testing.assert_close(shapley_values(coalitions(3).float() @ alone), alone)
-
-
-def test_shapley_refuses_what_is_no_game():
-    with pytest.raises(ValueError, match="got 6 values"):
-        shapley_values(torch.zeros(6))
+# ConeSHAP
 
 
 @pytest.mark.parametrize("has_training", [True, False], ids=["fitted", "by image"])
@@ -193,32 +166,18 @@ def test_ace_maps_are_the_scores_of_its_segments():
     assert found.maps.min() >= 0
     assert found.maps.max() <= 1
     assert found.maps.any()
-    own = method._classes == targets[:, None]
+    own = method.classes == targets[:, None]
     assert (found.importance[~own] == 0).all()
-    weights = torch.where(own, method._scores - 0.5, 0.0)
+    weights = torch.where(own, method.scores - 0.5, 0.0)
     expected = torch.einsum("nkhw,nk->nhw", found.maps, weights)
     torch.testing.assert_close(method.maps(inputs, targets), expected)
     segments = method.segments(inputs, targets)
     none = found.importance.shape[1]
-    classes = torch.cat([method._classes, torch.tensor([-1])])[segments]
+    classes = torch.cat([method.classes, torch.tensor([-1])])[segments]
     assert ((classes == targets[:, None, None]) | (segments == none)).all()
 
 
 # TCAV
-
-
-def test_p_values_are_those_of_scipy():
-    generator = torch.Generator().manual_seed(0)
-    scores, chance = (torch.rand(3, 6, generator=generator) for _ in range(2))
-    found = p_values(scores, chance)
-    for k in range(3):
-        expected = ttest_ind(scores[k].numpy(), chance[k].numpy()).pvalue
-        assert found[k].item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_p_values_of_constant_scores_are_certain():
-    scores = torch.stack([torch.full((4,), v) for v in (0.1, 0.7)])
-    assert p_values(scores, torch.full((2, 4), 0.1)).tolist() == [1, 0]
 
 
 def _cluster(shift):
@@ -233,7 +192,7 @@ def test_a_concept_that_the_logit_follows_scores_one():
     controls = [_cluster(0.0) for _ in range(3)]
     images = [torch.randn(5, 3, 16, 16)] * 2
     examples = [_cluster(1.0)] * 2
-    found = _concept_scores.score_concepts(model, "0", examples, [1, 0], controls, images)
+    found = concept_scores.score_concepts(model, "0", examples, [1, 0], controls, images)
     assert found.sign_count.tolist() == [0, 1]
 
 
@@ -246,13 +205,13 @@ def test_two_tests_share_no_files_and_leave_none(monkeypatch):
             made.append((Path(options["save_path"]), options["model_id"]))
             assert [p.name for p in made[-1][0].iterdir()] == [made[-1][1]]  # nothing older
 
-    monkeypatch.setattr(_concept_scores, "TCAV", Spy)
+    monkeypatch.setattr(concept_scores, "TCAV", Spy)
     torch.manual_seed(0)
     controls = [_cluster(0.0) for _ in range(2)]
     for shift in (1.0, -1.0):  # the same ids: stale vectors would give the same scores
         images = [torch.randn(4, 3, 16, 16)]
         args = ([_cluster(shift)], [0], controls, images)
-        made_scores = _concept_scores.score_concepts(_task().model, "1", *args)
+        made_scores = concept_scores.score_concepts(_task().model, "1", *args)
         assert made_scores.sign_count.shape == (1,)
     assert len({folder for folder, _ in made}) == len({name for _, name in made}) == 2
     assert not any(folder.exists() for folder, _ in made)
@@ -262,7 +221,9 @@ def _few_clusters(task, seed):
     return AceConcepts(task, seed, n_clusters=4).concept_images()
 
 
-@pytest.mark.parametrize("find", [partial(_prototypes, 1), _few_clusters], ids=["ours", "ACE"])
+@pytest.mark.parametrize(
+    "find", [partial(prototype_examples, 1), _few_clusters], ids=["ours", "ACE"]
+)
 def test_tcav_maps_are_its_scores_on_the_segments(find):
     inputs, targets = _images()
     method = Tcav(find)
@@ -316,24 +277,6 @@ def test_dissected_units_are_the_layers_activations():
         without[:, unit] = 0
         lost = (model[3:](units) - model[3:](without)).gather(1, targets[:, None])[:, 0]
         torch.testing.assert_close(found.importance[:, unit], lost.detach(), atol=1e-6, rtol=1e-4)
-
-
-def test_thresholds_leave_a_share_of_the_activations():
-    units = torch.rand(10, 3, 20, 20)
-    thresholds = network_dissection.unit_thresholds(units, 0.1)
-    shares = (units > thresholds[:, None, None]).double().mean((0, 2, 3))
-    torch.testing.assert_close(shares, torch.full((3,), 0.1).double(), atol=1e-3, rtol=0)
-    assert (network_dissection.unit_thresholds(units - 1, 0.1) == 0).all()
-
-
-def test_a_mixture_finds_the_unit_that_is_the_part():
-    generator = torch.Generator().manual_seed(0)
-    parts = torch.rand(2000, 2, generator=generator) < 0.05
-    noise = torch.rand(2000, 3, generator=generator) < 0.3
-    masks = torch.cat([noise, parts], 1).float()
-    weights = network_dissection.learn_mixtures(masks, parts)
-    assert weights.argmax(1).tolist() == [3, 4]
-    assert ((masks @ weights.T > 0) == parts).double().mean() > 0.99
 
 
 def test_net2vec_has_a_concept_a_part_cut_at_one_half():

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from benchmarks.evaluation.method import Method
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._tiny_task import tiny_task
 from benchmarks.methods.controls import METHODS, Permuted, reinitialised
+from benchmarks.methods.systems.tiny_resnet_task import tiny_resnet_task
+from benchmarks.quality.method import Method
+from benchmarks.quality.task import Task
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution
 from captum_kmex.composite.resizing import resize_keeping_mean
 from captum_kmex.demo import SmallResNet
@@ -20,7 +20,7 @@ AVERAGED = [*MOVED, "SLIC 20 + CAM", "SLIC 100 + CAM"]
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return tiny_task(channels=3)
+    return tiny_resnet_task(channels=3)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.methods._flint import Budget, Interpreter, loss_terms, stacked, train
-from benchmarks.methods._tiny import tiny_task
 from benchmarks.methods.flint import Flint
+from benchmarks.methods.systems.flint import Budget, Interpreter, loss_terms, stacked, train
+from benchmarks.methods.systems.tiny_task import tiny_task
+from benchmarks.quality.method import UnavailableError
 
 _SMALL = Budget(attributes=5, grid=4, epochs=6, batch_size=16)
 
@@ -73,6 +73,7 @@ def test_training_lowers_the_loss() -> None:
     assert fidelity() < before
 
 
+@pytest.mark.bench
 def test_interpreter_learns_what_the_network_predicts_and_leaves_it_alone() -> None:
     task = tiny_task(n_train=200)
     task.model[-1].weight.data *= 30  # a network that is sure of what it says

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from pytorch_grad_cam.utils.image import scale_cam_image
 from torch import Tensor, nn
 
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._tiny_task import tiny_task
 from benchmarks.methods.grad_cam_package import METHODS
+from benchmarks.methods.systems.tiny_resnet_task import tiny_resnet_task
+from benchmarks.quality.method import UnavailableError
+from benchmarks.quality.task import Task
 from captum_kmex import ClassifierPrototypes
 
 TARGETS = torch.tensor([0, 2, 1, 1])
@@ -19,7 +19,7 @@ TARGETS = torch.tensor([0, 2, 1, 1])
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return tiny_task(channels=3)
+    return tiny_resnet_task(channels=3)
 
 
 def _maps(name: str, task: Task, images: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def test_factorization_of_few_channels_keeps_the_logit() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
     )
-    task = tiny_task(model=model, layers=("1",))
+    task = tiny_resnet_task(model=model, layers=("1",))
     images = task.sample("test", 4).inputs
     with torch.no_grad():
         least = model[:2](images).amin((2, 3))

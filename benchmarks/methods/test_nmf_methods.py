@@ -6,14 +6,14 @@ from sklearn.decomposition import NMF
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.evaluation.method import Method, UnavailableError
-from benchmarks.methods._nmf import codes_of, factorise
-from benchmarks.methods._tap import Tap
-from benchmarks.methods._tiny import tiny_task
-from benchmarks.methods._training import draw, draw_by_class
 from benchmarks.methods.craft import Craft, crops_of, total_indices
 from benchmarks.methods.ice import Ice
 from benchmarks.methods.part_prototypes import PartPrototypes, residual_shares, scaled_parts
+from benchmarks.methods.systems.nmf import codes_of, factorise
+from benchmarks.methods.systems.tap import Tap
+from benchmarks.methods.systems.tiny_task import tiny_task
+from benchmarks.methods.systems.training import draw, draw_by_class
+from benchmarks.quality.method import Method, UnavailableError
 
 
 def _rows(count: int = 60, depth: int = 7) -> Tensor:
@@ -93,7 +93,7 @@ def test_methods_say_that_they_need_rectified_maps(make: type[Ice]) -> None:
 def test_ice_importance_is_the_finite_difference_of_the_logit() -> None:
     method, task = Ice(4), tiny_task()
     method.fit(task, 0)
-    features = method._tap.features(task.sample("test", 3).inputs).double()
+    features = method.tap.features(task.sample("test", 3).inputs).double()
     head = task.model[-1].double()  # type: ignore[index]
     step = 1e-4
     for k, v in enumerate(method.components.double()):
@@ -107,7 +107,7 @@ def test_ice_maps_and_concepts_add_up_to_the_logit_of_the_inverted_features() ->
     method, sample = Ice(4), tiny_task().sample("test", 6)
     _fitted(method)
     logits = method.logits(sample.inputs)
-    wanted = logits[torch.arange(6), sample.targets] - method._tap.bias[sample.targets]
+    wanted = logits[torch.arange(6), sample.targets] - method.tap.bias[sample.targets]
     maps = method.maps(sample.inputs, sample.targets)
     torch.testing.assert_close(maps.mean((1, 2)), wanted, atol=1e-5, rtol=1e-4)
     importance = method.concepts(sample.inputs, sample.targets).importance
@@ -119,7 +119,7 @@ def test_ice_of_full_rank_predicts_as_the_network() -> None:
     method = Ice(6)
     method.fit(task, 0)
     method.components = torch.eye(6)  # inverts exactly
-    method.importance = method._tap.columns @ method.components.T
+    method.importance = method.tap.columns @ method.components.T
     images = task.sample("test", 6).inputs
     torch.testing.assert_close(
         method.logits(images), task.model(images).detach(), atol=1e-4, rtol=1e-4
@@ -237,6 +237,6 @@ def test_craft_worth_comes_from_the_class_and_its_codes_give_the_features_back()
     own = found.importance.view(6, 3, 6)[torch.arange(6), sample.targets]
     assert torch.equal(own, worth)
     assert found.importance.sum() == pytest.approx(float(worth.sum()), rel=1e-5)
-    features = method._tap.features(sample.inputs)
+    features = method.tap.features(sample.inputs)
     back = torch.einsum("nkhw,nkd->ndhw", scores, method.bases[sample.targets])
     assert (features - back).norm() < 0.5 * features.norm()

@@ -5,8 +5,12 @@ import torch
 from captum.attr._utils.custom_modules import Addition_Module
 from torch import Tensor, nn
 
-from benchmarks.methods._plain_modules import activation_names, last_module, with_plain_modules
-from benchmarks.methods._tiny_task import tiny_task
+from benchmarks.methods.systems.plain_modules import (
+    activation_names,
+    last_module,
+    with_plain_modules,
+)
+from benchmarks.methods.systems.tiny_resnet_task import tiny_resnet_task
 
 
 class Doubled(nn.Module):
@@ -33,7 +37,7 @@ def _calls(model: nn.Module, x: Tensor) -> list[nn.Module]:
 
 
 def test_twin_gives_the_same_logits() -> None:
-    task = tiny_task()
+    task = tiny_resnet_task()
     images = task.sample("test", 4).inputs
     twin = with_plain_modules(task.model, Addition_Module)
     assert torch.equal(twin(images), task.model(images))
@@ -69,7 +73,7 @@ def test_network_stays_as_it_was() -> None:
 
 
 def test_last_module_of_a_residual_layer_is_its_sum() -> None:
-    twin = with_plain_modules(tiny_task().model, Addition_Module)
+    twin = with_plain_modules(tiny_resnet_task().model, Addition_Module)
     assert isinstance(last_module(twin, "layer3"), Addition_Module)
     assert last_module(twin, "fc") is twin.fc
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.methods._protopnet import (
+from benchmarks.methods.protopnet import TrainedProtoPNet, _Backbone
+from benchmarks.methods.systems.protopnet import (
     ProtoPNet,
     Schedule,
     loss_terms,
@@ -14,9 +14,9 @@ from benchmarks.methods._protopnet import (
     similarity,
     train,
 )
-from benchmarks.methods._tiny import tiny_task
-from benchmarks.methods._training import draw
-from benchmarks.methods.protopnet import TrainedProtoPNet, _Backbone
+from benchmarks.methods.systems.tiny_task import tiny_task
+from benchmarks.methods.systems.training import draw
+from benchmarks.quality.method import UnavailableError
 
 _SHORT = Schedule(per_class=2, channels=4, warm=1, joint=1, push_every=1, head=1, batch_size=16)
 

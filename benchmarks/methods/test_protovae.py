@@ -4,8 +4,8 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.utils.data import TensorDataset
 
-from benchmarks.evaluation.method import UnavailableError
-from benchmarks.methods._protovae import (
+from benchmarks.methods.protovae import METHODS, TrainedProtoVAE
+from benchmarks.methods.systems.protovae import (
     ProtoVAE,
     Sizes,
     inverse_volume,
@@ -13,9 +13,9 @@ from benchmarks.methods._protovae import (
     non_orthonormality,
     train,
 )
-from benchmarks.methods._tiny import tiny_task
-from benchmarks.methods._training import draw
-from benchmarks.methods.protovae import METHODS, TrainedProtoVAE
+from benchmarks.methods.systems.tiny_task import tiny_task
+from benchmarks.methods.systems.training import draw
+from benchmarks.quality.method import UnavailableError
 
 _SMALL = Sizes(per_class=2, latent=6, width=4, steps=9, batch_size=16)
 
@@ -99,6 +99,7 @@ def test_inverse_volume_grows_as_prototypes_become_alike() -> None:
     assert float(inverse_volume(alike)) > 5 * float(inverse_volume(apart))
 
 
+@pytest.mark.bench
 def test_training_lowers_the_loss_and_classifies() -> None:
     torch.manual_seed(0)
     net, labels = ProtoVAE(7, (3, 16, 16), 3, Sizes(2, 6, 16)), torch.arange(48) % 3

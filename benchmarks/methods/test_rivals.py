@@ -11,7 +11,7 @@ from benchmarks.methods import (
     grad_cam_package,
     zennit_rules,
 )
-from benchmarks.methods._tiny_task import tiny_task
+from benchmarks.methods.systems.tiny_resnet_task import tiny_resnet_task
 
 MODULES = captum_gradients, captum_perturbation, controls, grad_cam_package, zennit_rules
 METHODS = {name: make for module in MODULES for name, make in module.METHODS.items()}
@@ -32,7 +32,7 @@ def _hooks(model: nn.Module) -> int:
 @pytest.mark.parametrize("channels", [1, 3], ids=["grey", "colour"])
 @pytest.mark.parametrize("name", METHODS)
 def test_method_gives_finite_maps_and_leaves_all_as_it_was(name: str, channels: int) -> None:
-    task = tiny_task(channels)
+    task = tiny_resnet_task(channels)
     images = task.sample("test", 2).inputs
     kept = images.clone()
     before = {key: value.clone() for key, value in task.model.state_dict().items()}
@@ -57,7 +57,7 @@ def test_method_gives_finite_maps_and_leaves_all_as_it_was(name: str, channels: 
 
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - WITHOUT_SEGMENTS))
 def test_method_gives_segments(name: str) -> None:
-    task = tiny_task()
+    task = tiny_resnet_task()
     method = METHODS[name]()
     method.fit(task, 0)
     segments = method.segments(task.sample("test", 2).inputs, TARGETS)
@@ -69,7 +69,7 @@ def test_method_gives_segments(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_explains_an_image_alike_in_every_batch(name: str) -> None:
-    task = tiny_task()
+    task = tiny_resnet_task()
     images = task.sample("test", 2).inputs
     method = METHODS[name]()
     method.fit(task, 0)

@@ -8,9 +8,9 @@ from zennit.attribution import Gradient
 from zennit.composites import EpsilonPlusFlat
 from zennit.torchvision import ResNetCanonizer
 
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._tiny_task import tiny_task
+from benchmarks.methods.systems.tiny_resnet_task import tiny_resnet_task
 from benchmarks.methods.zennit_rules import METHODS
+from benchmarks.quality.task import Task
 
 TARGETS = torch.tensor([0, 2, 1, 1])
 
@@ -24,11 +24,11 @@ def _positive() -> Task:
     )  # fmt: skip
     for parameter in model.parameters():
         parameter.data.abs_()
-    return tiny_task(model=model, layers=("1", "3"))
+    return tiny_resnet_task(model=model, layers=("1", "3"))
 
 
 def test_plain_modules_give_what_the_package_gives_for_its_own_resnets() -> None:
-    task = tiny_task(channels=3)
+    task = tiny_resnet_task(channels=3)
     images = task.sample("test", 4).inputs
     method = METHODS["EpsilonPlusFlat"]()
     method.fit(task, 0)

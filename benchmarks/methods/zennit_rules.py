@@ -18,9 +18,9 @@ from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat
 from zennit.core import Composite
 from zennit.layer import Sum
 
-from benchmarks.evaluation.method import Method
-from benchmarks.evaluation.task import Task
-from benchmarks.methods._plain_modules import with_plain_modules
+from benchmarks.methods.systems.plain_modules import with_plain_modules
+from benchmarks.quality.method import Method
+from benchmarks.quality.task import Task
 
 __all__ = ["METHODS"]
 

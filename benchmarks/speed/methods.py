@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Protocol, cast
 
-import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.layer_outputs import layer_outputs
 from benchmarks.speed.naive import naive_tail
 from benchmarks.speed.setting import Setting, fitted, unfitted
-from benchmarks.speed.tail import Tail
 from captum_kmex import LayerKMeansAttribution
 
 __all__ = ["BareForward", "Method", "NaivePrototypes", "Ours"]
@@ -57,10 +56,7 @@ class Ours:
         self._plain = self._attribution(n_prototypes)
         self._attr = self._attribution(n_prototypes) if is_prepared else self._plain
         if is_prepared:
-            prepare = getattr(self._attr, "prepare", None)
-            if prepare is None:
-                pytest.skip("not available: this version has no prepare()")
-            prepare()
+            self._attr.prepare()
 
     def _attribution(self, n_prototypes: int) -> LayerKMeansAttribution:
         return fitted(self._setting, n_prototypes) if n_prototypes else unfitted(self._setting)
@@ -89,13 +85,14 @@ class NaivePrototypes:
 
     def __init__(self, setting: Setting, n_prototypes: int) -> None:
         self._setting = setting
-        self._attr = fitted(setting, n_prototypes)
-        self._books = [book.centroids for book in self._attr.bank_.codebooks]
+        bank = fitted(setting, n_prototypes).bank_
+        self._books = [book.centroids for book in bank.codebooks]
 
     def __call__(self) -> Tensor:
         """Return the maps (N, 1, h, w)."""
-        blocks = Tail(self._setting, self._attr).blocks
-        return naive_tail(blocks, self._setting.column, self._books)[0]
+        setting = self._setting
+        blocks = layer_outputs(setting.model, setting.layers, setting.images)
+        return naive_tail(blocks, setting.column, self._books)[0]
 
     def check(self, result: Any) -> None:
         """Assert that map and bias add up to the logit."""

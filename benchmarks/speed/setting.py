@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import cast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from benchmarks.layer_outputs import layer_outputs
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.bank.prototype_bank import Codebook, ModelFingerprint, PrototypeBank
 from captum_kmex.composite.stack import StackedBlocks
@@ -18,6 +21,7 @@ from captum_kmex.composite.stack import StackedBlocks
 __all__ = ["LAYERS", "Setting", "deepest_map", "fitted", "make_setting", "unfitted"]
 
 LAYERS = ("layer2", "layer3", "layer4")
+_OPTIONS: dict[str, Any] = {"n_clusters": 5, "weighting": "balanced"}
 _CLASSES = 10  # of a random bank; the number of prototypes is what costs
 
 
@@ -96,7 +100,7 @@ def _network(name: str) -> nn.Module:
 def unfitted(setting: Setting) -> LayerKMeansAttribution:
     """Return the attribution that clusters each image by itself, in five clusters as NAVE."""
     layers = list(setting.layers)
-    return LayerKMeansAttribution(setting.model, layers, n_clusters=5, weighting="balanced")
+    return LayerKMeansAttribution(setting.model, layers, **_OPTIONS)
 
 
 def deepest_map(setting: Setting) -> Tensor:
@@ -112,25 +116,26 @@ def fitted(
 
     The prototypes are shared out evenly among the first ``n_classes`` classes.
     """
-    attribution = unfitted(setting)
-    features = attribution._run((setting.images,), list(setting.layers), None, False).features
-    blocks = tuple(features[name] for name in setting.layers)
+    blocks = tuple(layer_outputs(setting.model, setting.layers, setting.images))
     generator = torch.Generator().manual_seed(2)
     stacks = [StackedBlocks(blocks[i:], (1.0,) * (len(blocks) - i)) for i in range(len(blocks))]
     classes = torch.arange(n_prototypes) * n_classes // n_prototypes
-    books = [_codebook(stack, classes, generator) for stack in stacks]
-    attribution._bank = PrototypeBank(
+    bank = PrototypeBank(
         method="LayerKMeansAttribution",
         layers=setting.layers,
         at_input=False,
         weights=(1.0,) * len(blocks),
-        codebooks=tuple(books),
+        codebooks=tuple(_codebook(stack, classes, generator) for stack in stacks),
         n_classes=setting.logits.shape[1],
         input_range=(-9.0, 9.0),
-        fingerprint=ModelFingerprint("", ""),
+        fingerprint=ModelFingerprint("0" * 64, "0" * 64),
         provenance={},
+        settings=_OPTIONS,
     )
-    return attribution
+    with TemporaryDirectory() as folder:  # a bank comes to an attribution by a file
+        path = Path(folder) / "bank.safetensors"
+        bank.save(path)
+        return LayerKMeansAttribution.load(path, setting.model, strict=False)
 
 
 def _codebook(stack: StackedBlocks, classes: Tensor, generator: torch.Generator) -> Codebook:
@@ -139,4 +144,4 @@ def _codebook(stack: StackedBlocks, classes: Tensor, generator: torch.Generator)
     pixels = torch.randint(stack.grid[0] * stack.grid[1], (count,), generator=generator)
     noise = torch.randn(count, stack.width, generator=generator) / stack.width**0.5
     ones = torch.ones(count)
-    return Codebook(stack.rows(images, pixels) + 0.05 * noise, classes, ones.long(), ones)
+    return Codebook(stack.rows(images, pixels) + 0.05 * noise, classes.clone(), ones.long(), ones)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from benchmarks.speed.setting import Setting
+from benchmarks.speed.setting import Setting, fitted, unfitted
 from benchmarks.timing import cpu_seconds
 from captum_kmex import LayerKMeansAttribution
-from captum_kmex.attributions.prototype_attribution import plain_arithmetic
 from captum_kmex.explaining.evidence import finish_map
-from captum_kmex.explaining.segmentation import SegmentOptions
+from captum_kmex.model.reading import plain_arithmetic
 
-__all__ = ["AfterForward", "Tail"]
+__all__ = ["AfterForward", "Tail", "kept_reading"]
+
+
+@contextmanager
+def kept_reading(attribution: LayerKMeansAttribution, images: Tensor) -> Iterator[None]:
+    """Read the network once; what is asked of these images in the block needs no forward pass."""
+    reading = attribution.read(images).reading
+    target = "captum_kmex.attributions.prototype_attribution.read"
+    with patch(target, lambda *_, **__: reading):
+        yield
 
 
 class Tail:
@@ -22,33 +33,31 @@ class Tail:
 
     Args:
         setting: What to explain.
-        attribution: Fitted or not.
+        n_prototypes: Prototypes of the bank; 0 clusters each image by itself.
     """
 
-    def __init__(self, setting: Setting, attribution: LayerKMeansAttribution) -> None:
+    def __init__(self, setting: Setting, n_prototypes: int) -> None:
         self._setting = setting
-        self._attribution = attribution
-        self._passed = attribution._pass((setting.images,), None, False)
+        self.attribution = fitted(setting, n_prototypes) if n_prototypes else unfitted(setting)
+        self._explainer = self.attribution.read(setting.images)
 
     def __call__(self) -> Tensor:
         """Return the maps (N, 1, h, w)."""
         images = self._setting.images
+        explainer = replace(self._explainer)  # which has not stacked the layers yet
         with torch.no_grad(), plain_arithmetic(images):
-            evidence = self._attribution._explain(
-                self._passed, self._setting.target, None, "logit", SegmentOptions()
-            )
-            return finish_map(evidence.density, images, None, sums=True)
+            question = explainer.question(self._setting.target)
+            *_, finest = explainer.evidence([question])
+            return finish_map(finest.densities[0], images, None, sums=True)
 
     @property
     def blocks(self) -> list[Tensor]:
         """The activations, shallow to deep."""
-        return [self._passed.features[name] for name in self._setting.layers]
+        return list(self._explainer.reading.blocks)
 
     def labels(self, depth: int) -> Tensor:
         """Return the segment of each pixel (N*H*W,) at one depth."""
-        stack = self._attribution._stack(self._passed)
-        segments = self._attribution._segment(stack, depth, self._setting.target, SegmentOptions())
-        return segments.labels.flatten()
+        return self._explainer.segments(depth).labels.flatten()
 
 
 class AfterForward:

@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.recorder import Recorder
+from benchmarks.speed.cases import Case
 from benchmarks.speed.methods import BareForward, Method, Ours
+from benchmarks.speed.recorder import Recorder
 from benchmarks.speed.rivals import (
     GradCamPackage,
     GradCams,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.recorder import Recorder
+from benchmarks.speed.cases import Case
 from benchmarks.speed.fit_process import CLASSES, ROW_BYTES, ROWS_AN_IMAGE
+from benchmarks.speed.recorder import Recorder
 
 _FIRST = 1000  # images; the sample of every class is full from here on
 _MIB = 2**20

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case
-from benchmarks.recorder import Recorder
+from benchmarks.speed.cases import Case
+from benchmarks.speed.recorder import Recorder
 from benchmarks.speed.setting import LAYERS, make_setting
 from benchmarks.timing import cpu_seconds
 from captum_kmex import KMExAttribution, LayerKMeansAttribution

@@ -8,8 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.recorder import Recorder
+from benchmarks.speed.cases import Case
 from benchmarks.speed.mixtures import Rows
 from benchmarks.speed.one_pass import (
     OnePass,
@@ -20,6 +19,7 @@ from benchmarks.speed.one_pass import (
     partial_fits,
     whole_images,
 )
+from benchmarks.speed.recorder import Recorder
 from benchmarks.speed.solvers import inertia
 from benchmarks.speed.streams import (
     Stream,

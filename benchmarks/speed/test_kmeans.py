@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.recorder import Recorder
+from benchmarks.speed.cases import Case
 from benchmarks.speed.mixtures import rectified_mixture
+from benchmarks.speed.recorder import Recorder
 from benchmarks.speed.solvers import SOLVERS, inertia, lloyd_once, ours
 from benchmarks.timing import Stopwatch, cpu_seconds
 

@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks.cases import Case
-from benchmarks.recorder import Recorder
+from benchmarks.speed.cases import Case
 from benchmarks.speed.live_memory import LiveMemory, forget_caches, live_memory
 from benchmarks.speed.methods import BareForward, Method, NaivePrototypes, Ours
+from benchmarks.speed.recorder import Recorder
 from benchmarks.speed.rivals import GradCams, IntegratedGradients50
 from benchmarks.speed.setting import Setting, make_setting
 

@@ -11,10 +11,10 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from benchmarks.cases import Case
-from benchmarks.recorder import Recorder
+from benchmarks.speed.cases import Case
 from benchmarks.speed.naive import assert_nearest, naive_map, naive_rows, naive_tail
-from benchmarks.speed.setting import LAYERS, Setting, fitted, make_setting, unfitted
+from benchmarks.speed.recorder import Recorder
+from benchmarks.speed.setting import LAYERS, Setting, make_setting
 from benchmarks.speed.tail import AfterForward, Tail
 
 _ROUNDS = {1: 15, 8: 9, 32: 5}
@@ -72,9 +72,8 @@ def _same_cases() -> list[TailCase]:
 )
 def test_fitted_tail(case: TailCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.batch, case.size, case.layers)
-    attribution = fitted(setting, case.n_prototypes)
-    tail = Tail(setting, attribution)
-    books = [book.centroids for book in attribution.bank_.codebooks]
+    tail = Tail(setting, case.n_prototypes)
+    books = [book.centroids for book in tail.attribution.bank_.codebooks]
     naive = partial(naive_tail, tail.blocks, setting.column, books)
     maps = _time(record, setting, tail, {"naive": naive})
     record.values(labels_equal=_check_fitted(setting, tail, maps, books))
@@ -83,8 +82,7 @@ def test_fitted_tail(case: TailCase, record: Recorder, is_full: bool) -> None:
 @pytest.mark.cases(short=_same_cases(), full=_same_cases())
 def test_same_tail_twice(case: TailCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.batch)
-    k = case.n_prototypes
-    tail = Tail(setting, fitted(setting, k) if k else unfitted(setting))
+    tail = Tail(setting, case.n_prototypes)
     maps = _time(record, setting, tail, {"itself": tail})
     assert torch.equal(maps, tail())
 
@@ -92,7 +90,7 @@ def test_same_tail_twice(case: TailCase, record: Recorder, is_full: bool) -> Non
 @pytest.mark.cases(short=_unfitted_cases([2]), full=_unfitted_cases([1, 8, 32]))
 def test_unfitted_tail(case: TailCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.batch)
-    tail = Tail(setting, unfitted(setting))
+    tail = Tail(setting, 0)
     naive = partial(_clustered_naively, tail.blocks, setting.column)
     maps = _time(record, setting, tail, {"naive": naive})
     _check_unfitted(setting, tail, maps)

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.evaluation.presets import Preset
-from benchmarks.evaluation.task import Task
-from benchmarks.tasks._files import find_own
-from benchmarks.tasks._pictures import PictureData, PictureFiles, hold_out, picture_task
-from benchmarks.tasks._resnet34 import load_trained_resnet34
-from benchmarks.tasks._small import Annotations
+from benchmarks.quality.presets import Preset
+from benchmarks.quality.task import Task
+from benchmarks.tasks.data.files import find_own
+from benchmarks.tasks.data.pictures import PictureData, PictureFiles, hold_out, picture_task
+from benchmarks.tasks.data.resnet34 import load_trained_resnet34
+from benchmarks.tasks.data.small_pictures import Annotations
 
 __all__ = ["TASKS", "load_data"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from benchmarks.evaluation.presets import Preset
-from benchmarks.evaluation.task import Task
-from benchmarks.tasks._files import find_folder
-from benchmarks.tasks._small import SmallData, annotate_ink, small_task
+from benchmarks.quality.presets import Preset
+from benchmarks.quality.task import Task
+from benchmarks.tasks.data.files import find_folder
+from benchmarks.tasks.data.small_pictures import SmallData, annotate_ink, small_task
 
 __all__ = ["TASKS", "load_data"]
 

@@ -8,7 +8,7 @@ class, and, if the network is your own, ``task.json``, in which every entry may 
      "size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 The checkpoint is a state dict (``.pth`` or ``.safetensors``), its path relative to the folder.
-Without one, train a ResNet34: ``python -m benchmarks.train image_folder``.
+Without one, train a ResNet34: ``python -m benchmarks train image_folder``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from benchmarks.evaluation.presets import Preset
-from benchmarks.evaluation.task import Task
-from benchmarks.tasks._files import find_own
-from benchmarks.tasks._pictures import (
+from benchmarks.quality.presets import Preset
+from benchmarks.quality.task import Task
+from benchmarks.tasks.data.files import find_own
+from benchmarks.tasks.data.pictures import (
     MEAN,
     STD,
     PictureData,
@@ -34,7 +34,7 @@ from benchmarks.tasks._pictures import (
     picture_samples,
     picture_task,
 )
-from benchmarks.tasks._resnet34 import load_trained_resnet34
+from benchmarks.tasks.data.resnet34 import load_trained_resnet34
 
 __all__ = ["TASKS", "load_data"]
 

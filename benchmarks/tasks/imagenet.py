@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.evaluation.presets import Preset
-from benchmarks.evaluation.task import Task
-from benchmarks.tasks._files import find_own
-from benchmarks.tasks._pictures import (
+from benchmarks.quality.presets import Preset
+from benchmarks.quality.task import Task
+from benchmarks.tasks.data.files import find_own
+from benchmarks.tasks.data.pictures import (
     PictureData,
     PictureFiles,
     hold_out,
     picture_samples,
     picture_task,
 )
-from benchmarks.tasks._resnet34 import load_imagenet_weights
+from benchmarks.tasks.data.resnet34 import load_imagenet_weights
 
 __all__ = ["TASKS", "load_data"]
 

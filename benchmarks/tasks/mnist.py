@@ -7,9 +7,9 @@ from functools import partial
 import torch
 from torch.utils.data import TensorDataset
 
-from benchmarks.evaluation.presets import Preset
-from benchmarks.evaluation.task import Task
-from benchmarks.tasks._small import SmallData, annotate_ink, small_task
+from benchmarks.quality.presets import Preset
+from benchmarks.quality.task import Task
+from benchmarks.tasks.data.small_pictures import SmallData, annotate_ink, small_task
 
 __all__ = ["TASKS", "load_data"]
 

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from benchmarks.evaluation.presets import Preset
-from benchmarks.evaluation.task import Task
-from benchmarks.tasks._figures import CLASSES, PARTS, Pose, class_names, partner, render
-from benchmarks.tasks._small import Annotations, SmallData, small_task
+from benchmarks.quality.presets import Preset
+from benchmarks.quality.task import Task
+from benchmarks.tasks.data.birds import CLASSES, PARTS, Pose, class_names, partner, render
+from benchmarks.tasks.data.small_pictures import Annotations, SmallData, small_task
 
 __all__ = ["TASKS", "load_data", "pose_of", "standardised"]
 

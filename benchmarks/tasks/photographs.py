@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from benchmarks.evaluation.presets import Preset
-from benchmarks.evaluation.task import Sample, Task
-from benchmarks.tasks._files import find_folder
+from benchmarks.quality.presets import Preset
+from benchmarks.quality.task import Sample, Task
+from benchmarks.tasks.data.files import find_folder
 from captum_kmex.demo import PHOTO_LAYERS, load_efficientnet_lite0
 from captum_kmex.loading.zoos import imagenet_names
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from benchmarks.evaluation.presets import Preset
-from benchmarks.evaluation.task import Task
-from benchmarks.tasks._files import find_own
-from benchmarks.tasks._pictures import MEAN, STD, PictureData, hold_out, picture_task
-from benchmarks.tasks._resnet34 import load_trained_resnet34
+from benchmarks.quality.presets import Preset
+from benchmarks.quality.task import Task
+from benchmarks.tasks.data.files import find_own
+from benchmarks.tasks.data.pictures import MEAN, STD, PictureData, hold_out, picture_task
+from benchmarks.tasks.data.resnet34 import load_trained_resnet34
 
 __all__ = ["TASKS", "load_data"]
 

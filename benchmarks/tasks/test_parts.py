@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.tasks import parts
-from benchmarks.tasks._figures import CLASSES, PARTS, SIZE, Pose, class_names, partner, render
-from benchmarks.tasks._small import load_small_resnet
+from benchmarks.tasks.data.birds import CLASSES, PARTS, SIZE, Pose, class_names, partner, render
+from benchmarks.tasks.data.small_pictures import load_small_resnet
 
 State = dict[str, Tensor]
 SEEDS = [(7, i) for i in range(32)]
@@ -105,10 +105,12 @@ def test_annotations_are_those_of_the_figures() -> None:
     assert not (changed & ~known["parts"]).any()
 
 
+@pytest.mark.bench
 def test_network_reads_the_figures(shipped: State) -> None:
     assert (shipped["whole"].argmax(1) == shipped["labels"]).double().mean() >= 0.9
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("at", range(len(PARTS)), ids=list(PARTS))
 def test_network_needs_each_part_of_the_class(shipped: State, at: int) -> None:
     """Without a part the network cannot tell the minimal pair; with the other kind it does."""
@@ -122,6 +124,7 @@ def test_network_needs_each_part_of_the_class(shipped: State, at: int) -> None:
     assert margin[1].mean() < 0.5 * margin[0].mean()
 
 
+@pytest.mark.bench
 def test_network_does_without_hat_and_feet(shipped: State) -> None:
     agrees = shipped["whole"].argmax(1) == shipped["drop hat and feet"].argmax(1)
     assert agrees.double().mean() >= 0.95

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from urllib.error import URLError
@@ -13,17 +12,22 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision import models
 from torchvision.datasets import STL10
-from torchvision.models import resnet34
 from torchvision.models.squeezenet import squeezenet1_1
 
-from benchmarks import train
-from benchmarks.evaluation.plugins import find_tasks
-from benchmarks.evaluation.presets import PRESETS
-from benchmarks.tasks import _resnet34, image_folder, imagenet
-from benchmarks.tasks._pictures import MEAN, STD, PictureFiles, hold_out
-from benchmarks.tasks._resnet34 import load_imagenet_weights, save_trained_resnet34, train_resnet34
-from benchmarks.tasks._small import length
+from benchmarks import training
+from benchmarks.quality.plugins import find_tasks
+from benchmarks.quality.presets import PRESETS
+from benchmarks.tasks import image_folder, imagenet
+from benchmarks.tasks.data import resnet34 as networks
+from benchmarks.tasks.data.pictures import MEAN, STD, PictureFiles
+from benchmarks.tasks.data.resnet34 import (
+    load_imagenet_weights,
+    save_trained_resnet34,
+    train_resnet34,
+)
+from benchmarks.tasks.data.small_pictures import length
 
 State = dict[str, torch.Tensor]
 PRESET = PRESETS["test"]
@@ -47,8 +51,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _weights(monkeypatch: pytest.MonkeyPatch) -> State:
     """Random weights in the place of ImageNet's."""
     torch.manual_seed(0)
-    state: State = resnet34(weights=None).state_dict()
-    for module in (_resnet34, imagenet):
+    state: State = models.resnet34(weights=None).state_dict()
+    for module in (networks, imagenet):
         monkeypatch.setattr(module, "load_imagenet_weights", lambda: state)
     return state
 
@@ -60,7 +64,7 @@ def _save(path: Path, value: int = 128, size: tuple[int, int] = (40, 32)) -> Non
 
 def _keep_network(name: str, n_classes: int) -> None:
     torch.manual_seed(0)
-    model = resnet34(weights=None)
+    model = models.resnet34(weights=None)
     model.fc = torch.nn.Linear(512, n_classes, bias=False)
     save_trained_resnet34(name, model)
 
@@ -94,12 +98,6 @@ def test_picture_files_cut_out_the_middle_or_squeeze(tmp_path: Path) -> None:
     assert (squeezed[:, :, 0] < 0).all()
 
 
-def test_hold_out_takes_each_item_once() -> None:
-    kept, held = hold_out(list("abcdefghijklmnopqrstu"), 10)
-    assert len(held) == 2
-    assert sorted(kept + held) == list("abcdefghijklmnopqrstu")
-
-
 def _write_stl10(folder: Path) -> dict[str, NDArray[np.uint8]]:
     """Write pictures in STL10's order: channel, column, row."""
     (folder / "stl10_binary").mkdir(parents=True)
@@ -115,6 +113,7 @@ def _write_stl10(folder: Path) -> dict[str, NDArray[np.uint8]]:
     return written
 
 
+@pytest.mark.bench
 def test_stl10_reads_the_binary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = _write_stl10(tmp_path / "data")
     monkeypatch.setenv("CAPTUM_KMEX_STL10", str(tmp_path / "data"))
@@ -162,6 +161,7 @@ def _write_cub(folder: Path) -> None:
     write("parts/part_locs.txt", [f"{i} {p} 50.0 25.0 {p - 1}" for i, p in locations])
 
 
+@pytest.mark.bench
 def test_cub200_reads_boxes_parts_and_splits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +198,7 @@ def test_cub200_names_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
         find_tasks()["cub200"](PRESET)
 
 
+@pytest.mark.bench
 def test_imagenet_numbers_the_classes_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: State
 ) -> None:
@@ -250,11 +251,10 @@ def test_image_folder_is_trained_kept_and_loaded(
     _write_folder(tmp_path / "data")
     (tmp_path / "data" / "task.json").write_text('{"size": 32}')
     monkeypatch.setenv("CAPTUM_KMEX_IMAGE_FOLDER", str(tmp_path / "data"))
-    with pytest.raises(FileNotFoundError, match=r"run: python -m benchmarks\.train image_folder"):
+    with pytest.raises(FileNotFoundError, match=r"run: python -m benchmarks train image_folder"):
         find_tasks()["image_folder"](PRESET)
-    monkeypatch.setattr(train, "train_resnet34", partial(train_resnet34, epochs=2))
-    monkeypatch.setattr(sys, "argv", ["train", "image_folder"])
-    train.main()
+    monkeypatch.setattr(training, "train_resnet34", partial(train_resnet34, epochs=2))
+    training.main(["image_folder"])
     assert "validation accuracy" in capsys.readouterr().out
     task = find_tasks()["image_folder"](PRESET)
     state = task.model.state_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import TensorDataset
 
-from benchmarks.tasks._small import SmallData, annotate_ink, places
+from benchmarks.tasks.data.small_pictures import SmallData, annotate_ink, places
 
 
 def test_ink_is_what_is_brighter_than_a_tenth_of_white() -> None:

@@ -14,7 +14,7 @@ from nets import LAYERS, make_net
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.tasks._small import load_small_resnet
+from benchmarks.tasks.data.small_pictures import load_small_resnet
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.demo import DIGIT_LAYERS, load_digits_split
 from captum_kmex.report import write_report

@@ -1,1 +1,0 @@
-"""The harness of methods, tasks and measures that ``python -m benchmarks.run`` drives."""

@@ -1,0 +1,44 @@
+"""The one writer of the pages: Markdown tables, figures, and parts put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["bold_if", "figure", "join", "table", "versions"]
+
+
+def join(parts: Iterable[str]) -> str:
+    """Return the parts that are not empty, an empty line between two."""
+    return "\n\n".join(part for part in parts if part)
+
+
+def table(heads: Sequence[str], lines: Iterable[Sequence[str]], rule: str = "---") -> str:
+    """Return a table.
+
+    Args:
+        heads: Headings of the columns.
+        lines: Cells of each line.
+        rule: What stands below the headings but the first: ``"--:"`` sets columns to the right.
+    """
+    head = "|".join(f" {title} " if title else " " for title in heads)
+    rules = f"|---|{f'{rule}|' * (len(heads) - 1)}"
+    return "\n".join([f"|{head}|", rules, *(f"| {' | '.join(cells)} |" for cells in lines)])
+
+
+def figure(title: str, path: str | Path) -> str:
+    """Return a picture with its title; the path is relative to the page."""
+    return f"![{title}]({path})"
+
+
+def bold_if(is_best: bool, text: str) -> str:
+    """Return the text, bold where it is the best of its column."""
+    return f"**{text}**" if is_best else text
+
+
+def versions(environment: Mapping[str, object]) -> str:
+    """Return the versions of the packages that something was run with, in words."""
+    known = environment["versions"]
+    if not isinstance(known, Mapping):
+        raise TypeError(f"versions must be a mapping, got {type(known).__name__}")
+    return ", ".join(f"{name} {number}" for name, number in known.items())

@@ -1,0 +1,74 @@
+"""Ours against a rival, image by image: where we win, where we lose, where nobody can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from benchmarks.page import bold_if, join, table
+from benchmarks.quality.measure import Column, Measure
+from benchmarks.quality.summary import Estimate
+
+__all__ = ["PAIRS", "render_comparison"]
+
+PAIRS = (
+    ("B234 unfitted", "Grad-CAM"),
+    ("B234 unfitted", "Permuted B234 segments + CAM"),
+    ("B234 unfitted", "SLIC 100 + CAM"),
+    ("B234 fitted", "Grad-CAM"),
+)
+
+
+def render_comparison(
+    found: Mapping[tuple[str, str, str], Estimate],
+    subject: str,
+    rival: str,
+    measures: Mapping[str, Measure],
+    titles: Mapping[str, str],
+) -> str:
+    """Return a table of the subject's scores less the rival's on the same images.
+
+    Args:
+        found: The differences by task, measure and column.
+        subject: Name of a method.
+        rival: Name of another.
+        measures: The measures, in the order of the lines.
+        titles: Titles of the tasks by name, in the order of the columns.
+
+    Returns:
+        Markdown, empty where nothing can be compared.
+    """
+    tasks = [task for task in titles if any(key[0] == task for key in found)]
+    lines, tally = [], dict.fromkeys(("wins", "losses", "ties"), 0)
+    for measure in measures.values():
+        for key, column in measure.columns.items():
+            estimates = [found.get((task, measure.name, key)) for task in tasks]
+            if not column.better or not any(estimates):
+                continue
+            for estimate in filter(None, estimates):
+                tally[_verdict(estimate, column)] += 1
+            cells = [_cell(estimate, column) for estimate in estimates]
+            lines.append([f"{measure.title}: {column.title}", *cells])
+    if not lines:
+        return ""
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in tally.items())
+    heads = ["", *(titles[task] for task in tasks)]
+    return join([f"### {subject} less {rival}", f"{counts}.", table(heads, lines)])
+
+
+def _verdict(estimate: Estimate, column: Column) -> str:
+    if estimate.low <= 0 <= estimate.high:
+        return "ties"
+    return "wins" if (estimate.mean > 0) == (column.better == "high") else "losses"
+
+
+def _cell(estimate: Estimate | None, column: Column) -> str:
+    if estimate is None:
+        return ""
+    scale, digits = (100, 1) if column.percent else (1, 3)
+    mean, low, high = (
+        f"{x * scale:+.{digits}f}" for x in (estimate.mean, estimate.low, estimate.high)
+    )
+    text = f"{mean} ({low} to {high})"
+    verdict = _verdict(estimate, column)
+    mark = {"wins": " win", "losses": " *loss*", "ties": ""}[verdict]
+    return bold_if(verdict == "wins", text) + mark

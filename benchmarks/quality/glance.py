@@ -1,0 +1,85 @@
+"""The report's first tables: the best-known methods by the measures most asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from benchmarks.page import bold_if, join, table
+from benchmarks.quality.measure import Column, Measure
+from benchmarks.quality.summary import Estimate, Row
+
+__all__ = ["COLUMNS", "CONTROLS", "METHODS", "render_glance"]
+
+METHODS = (
+    "B4 unfitted", "B234 unfitted", "B4 fitted", "B234 fitted", "KMEx (K=5)",
+    "Grad-CAM", "Grad-CAM++", "LayerCAM", "Input x Gradient", "Integrated Gradients",
+    "EpsilonPlusFlat", "Occlusion", "CRAFT (10 concepts)", "ICE (25 concepts)", "ACE",
+    "TCAV (B234 prototypes)", "Part prototypes (K=5)", "ProtoPNet", "ProtoVAE",
+)  # fmt: skip
+CONTROLS = ("SLIC 100 + CAM", "Permuted B234 segments + CAM", "Random map")
+_FEW = 8  # a mean of fewer than one in so many images is left out
+COLUMNS = {
+    "pointing game": ("localisation", "pointing"),
+    "relevance rank": ("localisation", "rank"),
+    "deletion": ("deletion", "deletion"),
+    "insertion": ("deletion", "insertion"),
+    "ROAD difference": ("road", "gap"),
+    "minimal pairs": ("minimal_pairs", "hits"),
+    "accuracy": ("surrogate", "accuracy"),
+    "segments over seeds (ARI)": ("seed_agreement", "segments"),
+    "seconds / forward": ("cost", "seconds"),
+}  # fmt: skip
+
+
+def render_glance(
+    rows: Iterable[Row], measures: Mapping[str, Measure], titles: Mapping[str, str]
+) -> str:
+    """Return a table a task, means alone, or nothing; in bold what no other but a control beats.
+
+    Args:
+        rows: What was found.
+        measures: The measures, for the columns' better ends and units.
+        titles: Titles of the tasks by name, in the order of the tables.
+    """
+    estimates: dict[tuple[str, str], dict[str, Estimate]] = {}  # by task and column, then method
+    for row in rows:
+        for title, (measure, key) in COLUMNS.items():
+            if row.measure == measure and key in row.estimates:
+                estimates.setdefault((row.task, title), {})[row.method] = row.estimates[key]
+    means = {place: _means(found) for place, found in estimates.items()}
+    columns = {title: measures[m].columns[k] for title, (m, k) in COLUMNS.items()}
+    tables = []
+    for task, name in titles.items():
+        found = {title: means[task, title] for title in COLUMNS if (task, title) in means}
+        if found:
+            tables.append(f"### {name}\n\n{_table(found, columns)}")
+    return join(tables)
+
+
+def _means(found: Mapping[str, Estimate]) -> dict[str, float]:
+    """Return the means, without those of methods so slow that they explained few images."""
+    most = max(estimate.n_values for estimate in found.values())
+    return {name: e.mean for name, e in found.items() if e.n_values * _FEW >= most}
+
+
+def _table(found: Mapping[str, Mapping[str, float]], columns: Mapping[str, Column]) -> str:
+    arrows = {"high": "↑", "low": "↓", "": ""}
+    heads = [f"{title} {arrows[columns[title].better]}" for title in found]
+    lines = []
+    for method in (*METHODS, *CONTROLS):
+        cells = [_cell(found[title], method, columns[title]) for title in found]
+        if any(cells):
+            lines.append([method, *cells])
+    return table(["", *heads], lines, rule="--:")
+
+
+def _cell(means: Mapping[str, float], method: str, column: Column) -> str:
+    if method not in means:
+        return ""
+    scale, digits = (100, 1) if column.percent else (1, 2)
+    texts = {m: f"{round(scale * x, digits) + 0.0:.{digits}f}" for m, x in means.items()}
+    rivals = [name for name in METHODS if name in means]
+    if method not in rivals:
+        return texts[method]
+    best = (max if column.better == "high" else min)(rivals, key=lambda name: means[name])
+    return bold_if(texts[method] == texts[best], texts[method])

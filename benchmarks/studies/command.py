@@ -1,0 +1,21 @@
+"""Answer one question; what is found goes to ``benchmarks/results``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.commands import run_command
+
+__all__ = ["main"]
+
+_STUDIES = {
+    "export_cost": (
+        "benchmarks.studies.export_cost",
+        "what an explanation adds to a model in ONNX Runtime",
+    ),
+}
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the study that is named."""
+    run_command("python -m benchmarks study", __doc__ or "", _STUDIES, words)

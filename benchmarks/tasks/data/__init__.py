@@ -1,0 +1,1 @@
+"""What the tasks read: pictures from files, generated birds, small networks."""
