@@ -25,9 +25,9 @@ _SHARE = 0.25  # of the image's sides: the least crop, so that a small cell keep
 def to_concepts(
     bank: PrototypeBank,
     dataset: Sequence[object],
-    prototypes: Sequence[int],
+    prototypes: Sequence[int] | None = None,
     *,
-    depth: int = 0,
+    depth: int | str = 0,
     context: float = _SHARE,
     batch_size: int = 16,
 ) -> list[Concept]:
@@ -37,8 +37,8 @@ def to_concepts(
         bank: A fitted bank with representatives.
         dataset: The training set of the fit: images (C, H, W), alone, first in a tuple, or
             the only one of a dict.
-        prototypes: Which prototypes of the codebook.
-        depth: Which codebook.
+        prototypes: Which prototypes of the codebook; all if ``None``.
+        depth: Which codebook, by position or name of its shallowest layer.
         context: Least side of a crop, as a share of the image's; crops are resized to the
             image's size. 1 takes whole images.
         batch_size: Patches a batch.
@@ -47,14 +47,14 @@ def to_concepts(
         ValueError: The bank has no representatives, or a prototype or depth is out of range.
         TypeError: The data set yields no image tensors.
     """
-    depth = bank.depth(depth)
-    book = bank.codebooks[depth]
+    position = bank.depth(depth)
+    book = bank.codebooks[position]
     found = book.representatives
     if found is None:
         raise ValueError("the bank has no representatives; fit with n_representatives > 0")
-    first = sum(len(above.centroids) for above in bank.codebooks[:depth])
+    first = sum(len(above.centroids) for above in bank.codebooks[:position])
     concepts = []
-    for k in prototypes:
+    for k in range(len(book.centroids)) if prototypes is None else prototypes:
         if not 0 <= k < len(book.centroids):
             raise ValueError(f"prototype {k} is out of range for {len(book.centroids)} prototypes")
         pairs = zip(found.indices[k].tolist(), found.boxes[k].tolist(), strict=True)
@@ -63,8 +63,8 @@ def to_concepts(
         ]
         owner = book.membership[k]
         name = f"class {int(owner)} prototype {k}" if owner.ndim == 0 else f"prototype {k}"
-        if depth:
-            name += f" of {bank.layers[depth]}"
+        if position:
+            name += f" of {bank.layers[position]}"
         # TCAV files vectors by name and id: prototypes of two depths must not share them
         concepts.append(Concept(first + k, name, _loader(crops, batch_size)))
     return concepts

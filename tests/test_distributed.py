@@ -504,7 +504,7 @@ def differing(changes: dict[str, object]) -> None:
     loader = own(changes, "loader", lambda found: found)(sampled(Blobs(own(changes, "count", 41))))
     options = {name: own(changes, name, usual) for name, usual in FIT.items()}
     with mock.patch(
-        "captum_kmex.attributions.fitted_attribution.__version__",
+        "captum_kmex.attributions.fit_subject.__version__",
         own(changes, "version", __version__),
     ):
         attr.fit(loader, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -12,13 +11,14 @@ import torch
 from captum.concept import Concept
 from torch import Tensor, nn
 
-from captum_kmex._version import __version__
-from captum_kmex.arguments import Setting, checked, checked_by_all, resolve_depth
+from captum_kmex.arguments import Setting, checked, checked_by_all
 from captum_kmex.arguments.inputs import Inputs, check_choice
+from captum_kmex.attributions.fit_subject import FitSubject
 from captum_kmex.attributions.one_bank import bank_of, one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import Layer, PrototypeAttribution
-from captum_kmex.attributions.saved_settings import OWN_HEAD
-from captum_kmex.bank.prototype_bank import ModelFingerprint, PrototypeBank
+from captum_kmex.attributions.saved_settings import OWN_HEAD, kept_counts
+from captum_kmex.bank.checks import check_layers
+from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.concepts import to_concepts
 from captum_kmex.data.batches import Batch, IndexedBatches, Labels
 from captum_kmex.distributed import check_alike, together, world_size
@@ -26,8 +26,7 @@ from captum_kmex.exceptions import NotFittedError
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.checkpoint import Checkpoint, held
 from captum_kmex.fitting.options import FitOptions, Observation
-from captum_kmex.fitting.progress import ProgressCheck
-from captum_kmex.fitting.run import Fit, describe
+from captum_kmex.fitting.run import Fit
 from captum_kmex.model.activations import layer_name
 
 __all__ = ["Classification", "FittedAttribution"]
@@ -119,8 +118,7 @@ class FittedAttribution(PrototypeAttribution):
             n_init: Starts of k-means, up to 1,000.
             max_iter: Most Lloyd steps on the sampled rows, up to 100,000.
             refine: Further passes, up to 1,000, each one Lloyd step over all rows; none is kept.
-            memory_budget: Bytes for the sampled rows of all classes and depths together, of
-                each process.
+            memory_budget: Bytes for the sampled rows of all classes and depths, of each process.
             n_representatives: Nearest training patches kept of each prototype, up to 1,000; 0
                 skips the last pass.
             checkpoint: File for the progress. A fit that was interrupted goes on from there
@@ -142,7 +140,6 @@ class FittedAttribution(PrototypeAttribution):
             TypeError: ``loader`` yields no batches, or an option is of another type.
             RuntimeError: The fit failed on another process of the group.
         """
-        at_input = bool(attribute_to_layer_input)
         with together():
             check_choice("labels", labels, self._label_modes)
             options = FitOptions(
@@ -156,18 +153,23 @@ class FittedAttribution(PrototypeAttribution):
                 memory_budget=memory_budget,
                 n_representatives=n_representatives,
             )
-            batches = IndexedBatches(loader, self.device)
-            is_compared = checkpoint is not None or world_size() > 1
-            identity = self._fit_identity(options, at_input) if is_compared else {}
+            batches, at_input = IndexedBatches(loader, self.device), bool(attribute_to_layer_input)
+            about = (at_input, self._settings(), self._has_masses)
+            subject = FitSubject(self._method(), self.model, self.layer_names, *about)
+            is_kept = checkpoint is not None
+            identity = subject.identity(options) if is_kept or world_size() > 1 else {}
         check_alike(identity | {"data": batches.kind()})
         batches.check_shards()
         observe = partial(self._observe, args=additional_forward_args, at_input=at_input)
         with held(checkpoint):
-            identity |= batches.identity() if checkpoint is not None else {}
-            check = self._progress_check(options, identity)
-            progress = Checkpoint(checkpoint, identity, checkpoint_interval, check)
-            fit = Fit(batches, observe, options, progress, show_progress)
-            self._bank = self._fitted_bank(fit, at_input)
+            identity |= batches.identity() if is_kept else {}
+            check = subject.progress_check(options, identity)
+            kept = Checkpoint(checkpoint, identity, checkpoint_interval, check)
+            self._is_head_settled = False
+            self._site = None if isinstance(self._site, str) else self._site  # others may have one
+            with torch.no_grad():
+                found = Fit(batches, observe, options, kept, show_progress).run()
+            self._bank = subject.bank(found, options)
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -218,9 +220,7 @@ class FittedAttribution(PrototypeAttribution):
                 f"{bank.method}.load"
             )
         attribution = cls._for_bank(model, bank, head)
-        names = attribution.layer_names  # raises for a layer that this model lacks
-        if names != bank.layers:
-            raise ValueError(f"the bank is for layers {list(bank.layers)}, not {list(names)}")
+        check_layers(bank, attribution.layer_names)
         if strict:
             bank.check_model(attribution.model)
         attribution._bank = bank
@@ -276,12 +276,8 @@ class FittedAttribution(PrototypeAttribution):
             NotFittedError: ``fit`` has not been called.
             ValueError: The bank has no representatives, or a prototype is out of range.
         """
-        bank = self.bank_
-        position = resolve_depth(depth, bank.layers, len(bank.codebooks))
-        if prototypes is None:
-            prototypes = range(len(bank.codebooks[position].centroids))
         return to_concepts(
-            bank, dataset, prototypes, depth=position, context=context, batch_size=batch_size
+            self.bank_, dataset, prototypes, depth=depth, context=context, batch_size=batch_size
         )
 
     @property
@@ -291,62 +287,14 @@ class FittedAttribution(PrototypeAttribution):
 
     def _settings(self) -> dict[str, object]:
         """Return the constructor's options, fit for JSON; ``_for_bank`` reads them."""
-        k, head = self.n_prototypes, self.head
-        if self._own_head() is not None:
-            head = OWN_HEAD
-        elif head is not None:
-            head = layer_name(self.model, head)
+        head = OWN_HEAD if self._own_head() is not None else self.head
         return {
-            "n_prototypes": k if isinstance(k, int) else sorted(k.items()),
+            "n_prototypes": kept_counts(self.n_prototypes),
             "seed": self.seed,
             "layout": self.layout,
-            "head": head,
+            "head": head if head in (None, OWN_HEAD) else layer_name(self.model, head),
         }
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         """Run the model on a batch of the fit."""
         raise NotImplementedError
-
-    def _fit_identity(self, options: FitOptions, at_input: bool) -> dict[str, object]:
-        """Return what must be equal on all machines, and for an interrupted fit to go on."""
-        identity = {
-            "method": self._method(),
-            "model": ModelFingerprint.of(self.model).weights,
-            "layers": self.layer_names,
-            "at_input": at_input,
-            "settings": self._settings(),
-            "options": options.describe(),
-            "machines": world_size(),
-            "version": __version__,
-        }
-        as_saved: dict[str, object] = json.loads(json.dumps(identity))
-        return as_saved
-
-    def _progress_check(self, options: FitOptions, identity: Mapping[str, object]) -> ProgressCheck:
-        """Return what a checkpoint of a fit is compared with."""
-        depths = max(1, len(self.layer_names))
-        n_batches = identity.get("batches") if identity.get("order") else None
-        return ProgressCheck(
-            options, depths, self._has_masses, n_batches if isinstance(n_batches, int) else None
-        )
-
-    def _fitted_bank(self, fit: Fit, at_input: bool) -> PrototypeBank:
-        if isinstance(self._site, str):
-            self._site = None
-        self._is_head_settled = False
-        with torch.no_grad():
-            found = fit.run()
-        names = self.layer_names
-        return PrototypeBank(
-            method=self._method(),
-            layers=names,
-            at_input=at_input,
-            weights=found.summary.weights,
-            codebooks=tuple(found.codebooks),
-            n_classes=found.summary.n_classes,
-            input_range=(found.summary.low, found.summary.high),
-            fingerprint=ModelFingerprint.of(self.model),
-            provenance=describe(found, fit.options),
-            surrogate=found.ridge.solve(names[-1]) if found.ridge else None,
-            settings=self._settings(),
-        )

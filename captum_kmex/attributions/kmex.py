@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
 from captum_kmex.arguments import checked
 from captum_kmex.arguments.inputs import Inputs, check_inputs
-from captum_kmex.arguments.targets import Target, resolve_target
+from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.fitted_attribution import FittedAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import Layer, logged
 from captum_kmex.attributions.saved_settings import restored
-from captum_kmex.bank.checks import check_call, check_classes, check_logits
+from captum_kmex.bank.checks import check_call, check_channels, check_logits
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.bank.representatives import Representatives
 from captum_kmex.classes import class_logits
 from captum_kmex.data.batches import Batch, IndexedBatches
 from captum_kmex.data.labels import Labels, class_pairs
-from captum_kmex.deployment.evidence import CentroidMargin, fixed_target
+from captum_kmex.deployment.evidence import CentroidMargin
 from captum_kmex.deployment.models import MarginModel
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.explaining.evidence import Question, finish_map
@@ -125,17 +125,11 @@ class KMExAttribution(FittedAttribution):
             ValueError: Malformed inputs or options, or a class without prototypes.
             TargetError: Malformed target.
         """
-        if contrast is not None and units == "distance":
-            raise ValueError("contrast needs units='margin'; a distance has no second class")
         images, bank = check_inputs(inputs), self.bank_
         reading = self.read(images, additional_forward_args, attribute_to_layer_input)
         question = Question.of(target, contrast, class_logits(reading.logits), units)
         with plain_arithmetic(images[0]):
-            margins = CentroidMargins(bank, reading.feature_map)
-            if units == "distance":
-                density, total = margins.distance(question.target)
-            else:
-                density, total = margins.margin(question.target, question.contrast)
+            density, total = CentroidMargins(bank, reading.feature_map).answer(question)
             maps = finish_map(density, images[0], upsample, sums=True)
         if return_convergence_delta:
             return maps, maps.flatten(1).sum(1) - total
@@ -155,16 +149,12 @@ class KMExAttribution(FittedAttribution):
         units: str = "margin",
     ) -> Tensor:
         """Return sum of the maps minus margin or distance (N,)."""
-        maps, delta = self.attribute(
-            inputs,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input or self.bank_.at_input,
-            contrast=contrast,
-            units=units,
-            return_convergence_delta=True,
-        )
-        return delta + attributions.flatten(1).sum(1) - maps.flatten(1).sum(1)
+        images, at_input = check_inputs(inputs), attribute_to_layer_input or self.bank_.at_input
+        reading = self.read(images, additional_forward_args, at_input)
+        question = Question.of(target, contrast, class_logits(reading.logits), units)
+        with plain_arithmetic(images[0]):
+            _, total = self._margins(reading).answer(question)
+        return attributions.flatten(1).sum(1) - total
 
     @checked
     @one_bank_a_call
@@ -209,15 +199,9 @@ class KMExAttribution(FittedAttribution):
         """
         bank = self.bank_
         reading = self.read(inputs, None, bank.at_input)
-        logits, features = reading.logits, reading.feature_map
-        check_classes(bank, resolve_target(target, class_logits(logits)))
-        if len(self.prototype_classes.unique()) < 2:
-            raise ValueError("a margin needs prototypes of two classes; fit more classes")
-        target = fixed_target(target, class_logits(logits))
-        centroids, classes = self.prototypes.to(features), self.prototype_classes
-        margin = CentroidMargin(centroids, classes, bank.n_classes, target)
+        margin = CentroidMargin.of(bank, target, reading.logits, reading.feature_map)
         reader = self._frozen_reader(reading, bank.at_input, reads_tap=not reading.layers)
-        return MarginModel(reader, margin).to(logits.device)
+        return MarginModel(reader, margin).to(self.device)
 
     @checked
     @one_bank_a_call
@@ -251,12 +235,7 @@ class KMExAttribution(FittedAttribution):
         check_call(self.bank_, self.layer_names, images[0], at_input)
         reading = self._read_map(images, additional_forward_args, at_input)
         check_logits(self.bank_, reading.logits)
-        width, found = self.prototypes.shape[1], reading.feature_map.shape[1]
-        if found != width:
-            raise ValueError(
-                f"the bank's prototypes have {width} channels, the map {found}; it "
-                "was fitted on another model: fit again"
-            )
+        check_channels(self.bank_, [reading.feature_map])
         return reading
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 from torch import Tensor, nn
 
@@ -21,7 +20,6 @@ from captum_kmex.deployment.models import SegmentedModel
 from captum_kmex.deployment.vote import PrototypeVote
 from captum_kmex.exceptions import NotFittedError
 from captum_kmex.explaining.evidence import finish_map
-from captum_kmex.explaining.votes import Classification
 from captum_kmex.explanation import Explanation
 from captum_kmex.model.reading import plain_arithmetic
 
@@ -206,73 +204,6 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         with plain_arithmetic(images[0]):
             competition = explainer.competition(question, restrict, connected)
             return Explanation.of(images[0], explainer, question, start, competition)
-
-    @checked
-    @one_bank_a_call
-    def segment(
-        self,
-        inputs: Inputs,
-        target: Target = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        *,
-        depth: int | str = 0,
-        restrict: str | None = None,
-        connected: bool = False,
-    ) -> Tensor:
-        """Return the segment of each pixel (N, H, W); needs no head, so any model will do.
-
-        Once fitted, a segment is the index of a prototype in ``bank_``; unfitted, of a
-        cluster of the image; with ``connected``, of a component, numbered in each image.
-        """
-        images = check_inputs(inputs)
-        explainer = self._explainer(
-            images, additional_forward_args, attribute_to_layer_input, needs_head=False
-        )
-        start, question = explainer.depth(depth), explainer.question(target)
-        with plain_arithmetic(explainer.logits):
-            competition = explainer.competition(question, restrict, connected)
-            return explainer.segments(start, competition).labels
-
-    @checked
-    @one_bank_a_call
-    def classify(
-        self,
-        inputs: Inputs,
-        additional_forward_args: object = None,
-        *,
-        depth: int | str = 0,
-    ) -> Classification:
-        """Return the surrogate's class scores and prediction beside the logits.
-
-        Scores are what ``vote`` says: minus the mean log distance to each class, or the share
-        of pixels won by it (eq. 10).
-
-        Raises:
-            NotFittedError: ``fit`` has not been called.
-            ValueError: ``vote`` is neither of the two.
-        """
-        at_input = self.bank_.at_input
-        images = check_inputs(inputs)
-        explainer = self._explainer(images, additional_forward_args, at_input, needs_head=False)
-        start = explainer.depth(depth)
-        with plain_arithmetic(explainer.logits):
-            return cast("Classification", explainer.vote(start))  # there is a bank
-
-    @checked
-    def predict(
-        self,
-        inputs: Inputs,
-        additional_forward_args: object = None,
-        *,
-        depth: int | str = 0,
-    ) -> Tensor:
-        """Return the class (N,) that the prototypes of a depth vote for.
-
-        Raises:
-            NotFittedError: ``fit`` has not been called.
-        """
-        return self.classify(inputs, additional_forward_args, depth=depth).prediction
 
     @checked
     @one_bank_a_call

@@ -7,9 +7,14 @@ from typing import Any
 
 from captum_kmex.attributions.prototype_attribution import Layer
 
-__all__ = ["OWN_HEAD", "restored"]
+__all__ = ["OWN_HEAD", "kept_counts", "restored"]
 
 OWN_HEAD = "<own>"  # no name of a module has such brackets
+
+
+def kept_counts(n_prototypes: int | Mapping[int, int]) -> object:
+    """Return numbers of prototypes, one or one a class, in a form that JSON holds."""
+    return n_prototypes if isinstance(n_prototypes, int) else sorted(n_prototypes.items())
 
 
 def restored(settings: Mapping[str, object], head: Layer | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from captum_kmex.arguments import Setting, checked, read_option
 from captum_kmex.arguments.inputs import Inputs, check_inputs
+from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.fitted_attribution import FittedAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import Layer
@@ -20,6 +21,7 @@ from captum_kmex.explaining.segmenters import (
     Segmenter,
     weighted_stack,
 )
+from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.options import Observation
 from captum_kmex.model.activations import layer_name
 from captum_kmex.model.head import HeadSite
@@ -29,9 +31,9 @@ __all__ = ["StackedLayersAttribution"]
 
 
 class StackedLayersAttribution(FittedAttribution):
-    """An attribution that reads layers shallow to deep, and segments them by prototypes.
+    """An attribution that reads layers shallow to deep; what it can do without any head.
 
-    Until there are prototypes, each image's own clusters make the segments.
+    Prototypes make the segments, and until there are some each image's own clusters.
     """
 
     n_clusters = Setting[int]()
@@ -48,6 +50,73 @@ class StackedLayersAttribution(FittedAttribution):
     @layers.setter
     def layers(self, layers: Layer | Sequence[Layer]) -> None:
         self.layer = layers
+
+    @checked
+    @one_bank_a_call
+    def segment(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        depth: int | str = 0,
+        restrict: str | None = None,
+        connected: bool = False,
+    ) -> Tensor:
+        """Return the segment of each pixel (N, H, W); needs no head, so any model will do.
+
+        Once fitted, a segment is the index of a prototype in ``bank_``; unfitted, of a
+        cluster of the image; with ``connected``, of a component, numbered in each image.
+        """
+        images = check_inputs(inputs)
+        explainer = self._explainer(
+            images, additional_forward_args, attribute_to_layer_input, needs_head=False
+        )
+        start, question = explainer.depth(depth), explainer.question(target)
+        with plain_arithmetic(explainer.logits):
+            competition = explainer.competition(question, restrict, connected)
+            return explainer.segments(start, competition).labels
+
+    @checked
+    @one_bank_a_call
+    def classify(
+        self,
+        inputs: Inputs,
+        additional_forward_args: object = None,
+        *,
+        depth: int | str = 0,
+    ) -> Classification:
+        """Return the surrogate's class scores and prediction beside the logits.
+
+        Scores are what ``vote`` says: minus the mean log distance to each class, or the share
+        of pixels won by it (eq. 10).
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+            ValueError: ``vote`` is neither of the two.
+        """
+        at_input = self.bank_.at_input
+        images = check_inputs(inputs)
+        explainer = self._explainer(images, additional_forward_args, at_input, needs_head=False)
+        start = explainer.depth(depth)
+        with plain_arithmetic(explainer.logits):
+            return cast("Classification", explainer.vote(start))  # there is a bank
+
+    @checked
+    def predict(
+        self,
+        inputs: Inputs,
+        additional_forward_args: object = None,
+        *,
+        depth: int | str = 0,
+    ) -> Tensor:
+        """Return the class (N,) that the prototypes of a depth vote for.
+
+        Raises:
+            NotFittedError: ``fit`` has not been called.
+        """
+        return self.classify(inputs, additional_forward_args, depth=depth).prediction
 
     @checked
     @one_bank_a_call

@@ -10,7 +10,16 @@ from torch import Tensor
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.classes import class_count
 
-__all__ = ["check_call", "check_classes", "check_logits"]
+__all__ = ["check_call", "check_channels", "check_classes", "check_layers", "check_logits"]
+
+
+def check_layers(bank: PrototypeBank, layers: Sequence[str]) -> None:
+    """Raise ``ValueError`` for other layers than those of the fit."""
+    if bank.layers != tuple(layers):
+        raise ValueError(
+            f"the bank was fitted on layers {list(bank.layers)}, this object has "
+            f"{list(layers)}; fit again"
+        )
 
 
 def check_call(bank: PrototypeBank, layers: Sequence[str], images: Tensor, at_input: bool) -> None:
@@ -25,11 +34,7 @@ def check_call(bank: PrototypeBank, layers: Sequence[str], images: Tensor, at_in
     Raises:
         ValueError: Other layers, another side of them, or inputs far outside the fit's.
     """
-    if bank.layers != tuple(layers):
-        raise ValueError(
-            f"the bank was fitted on layers {list(bank.layers)}, this object has "
-            f"{list(layers)}; fit again"
-        )
+    check_layers(bank, layers)
     if bank.at_input != at_input:
         raise ValueError(
             f"the bank was fitted with attribute_to_layer_input={bank.at_input}; explain "
@@ -43,6 +48,17 @@ def check_call(bank: PrototypeBank, layers: Sequence[str], images: Tensor, at_in
         raise ValueError(
             f"inputs range from {least:.4g} to {most:.4g}, the fit saw {low:.4g} to "
             f"{high:.4g}; preprocess them as the fit's images were"
+        )
+
+
+def check_channels(bank: PrototypeBank, maps: Sequence[Tensor]) -> None:
+    """Raise ``ValueError`` for maps (N, D_l, h, w) of other channels than the prototypes'."""
+    widths = [block.shape[1] for block in maps]
+    found = bank.codebooks[0].centroids.shape[1]
+    if sum(widths) != found:
+        raise ValueError(
+            f"the bank's prototypes have {found} channels, the layers {sum(widths)} "
+            f"{widths}; it was fitted on another model: fit again"
         )
 
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from captum_kmex.arguments.targets import resolve_target
+from captum_kmex.bank.checks import check_classes
+from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.classes import class_logits
 from captum_kmex.composite.by_class import best_by_class
 from captum_kmex.exceptions import TargetError
@@ -86,6 +88,23 @@ class CentroidMargin(nn.Module):
         self.register_buffer("centroids", centroids.clone())
         self.register_buffer("classes", classes.clone())
         self.n_classes, self.target = n_classes, target
+
+    @classmethod
+    def of(
+        cls, bank: PrototypeBank, target: int | None, logits: Tensor, features: Tensor
+    ) -> CentroidMargin:
+        """Take the centroids of a bank, for maps like ``features``.
+
+        Raises:
+            TargetError: Malformed target.
+            ValueError: The explained class has no prototypes, or no other class has.
+        """
+        logits, book = class_logits(logits), bank.codebooks[0]
+        check_classes(bank, resolve_target(target, logits))
+        if len(book.membership.unique()) < 2:
+            raise ValueError("a margin needs prototypes of two classes; fit more classes")
+        centroids, target = book.centroids.to(features), fixed_target(target, logits)
+        return cls(centroids, book.membership, bank.n_classes, target)
 
     def forward(self, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the explained class (N,), its density (N, 1, h, w) and class scores (N, C).

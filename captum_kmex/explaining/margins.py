@@ -11,6 +11,7 @@ from torch import Tensor
 from captum_kmex.bank.checks import check_classes
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.composite.by_class import best_by_class
+from captum_kmex.explaining.evidence import Question
 
 __all__ = ["CentroidMargins", "squared_distances"]
 
@@ -48,6 +49,18 @@ class CentroidMargins:
         classes = self.bank.codebooks[0].membership
         best, index = best_by_class(-distances, classes, self.bank.n_classes)
         return -best, index
+
+    def answer(self, question: Question) -> tuple[Tensor, Tensor]:
+        """Return the density (N, 1, h, w) of a distance or of a margin, and what it adds up to.
+
+        Raises:
+            ValueError: A contrast of distances, or as ``distance`` and ``margin``.
+        """
+        if question.units == "margin":
+            return self.margin(question.target, question.contrast)
+        if question.contrast is not None:
+            raise ValueError("contrast needs units='margin'; a distance has no second class")
+        return self.distance(question.target)
 
     def distance(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return the density (N, 1, h, w) of the squared distance to a class (N,), and it (N,).

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from captum_kmex.bank.checks import check_call, check_classes, check_logits
+from captum_kmex.bank.checks import check_call, check_channels, check_classes, check_logits
 from captum_kmex.bank.prototype_bank import Codebook, PrototypeBank
 from captum_kmex.bank.ridge_head import Surrogate
 from captum_kmex.composite.stack import StackedBlocks
@@ -126,13 +126,7 @@ class PrototypeSegments:
         Raises:
             ValueError: The layers have other channels than the prototypes.
         """
-        widths = [block.shape[1] for block in blocks]
-        found = self.bank.codebooks[0].centroids.shape[1]
-        if sum(widths) != found:
-            raise ValueError(
-                f"the bank's prototypes have {found} channels, the layers {sum(widths)} "
-                f"{widths}; it was fitted on another model: fit again"
-            )
+        check_channels(self.bank, blocks)
         return StackedBlocks(tuple(blocks), self.bank.weights)
 
     def codebook(self, depth: int) -> Codebook:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import LAYERS, make_net
+from nets import LAYERS, make_net
 
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.composite import weighting as rules

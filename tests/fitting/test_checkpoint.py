@@ -458,7 +458,7 @@ def test_checkpoint_of_another_method_is_refused(interrupted):
 
 
 def test_checkpoint_of_another_release_is_refused(interrupted, monkeypatch):
-    monkeypatch.setattr("captum_kmex.attributions.fitted_attribution.__version__", "99")
+    monkeypatch.setattr("captum_kmex.attributions.fit_subject.__version__", "99")
     with pytest.raises(ValueError, match=r"differs in \['version'\] .*now '99'"):
         fit("layers", "ordered", Images(), interrupted)
 
