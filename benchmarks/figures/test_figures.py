@@ -60,6 +60,7 @@ def test_panels_are_the_columns_that_have_a_better_end_and_lines_go_from_best_to
     assert [[50, 1]] in marks.values()
 
 
+@pytest.mark.bench
 @pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 def test_figures_of_the_paper(tmp_path):
     torch.manual_seed(0)

@@ -22,6 +22,7 @@ def task() -> Task:
     return TASKS["mnist"](PRESETS["test"])
 
 
+@pytest.mark.bench
 def test_share_vote_is_eq_10_on_the_default_segments(task: Task) -> None:
     default, paper = captum_kmex.LayerKMeans(1, True), METHODS["B4 fitted, share vote"]()
     for method in (default, paper):

@@ -23,6 +23,7 @@ def call(monkeypatch, folder, *words):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.bench
 def test_a_run_is_reported_and_goes_on_where_it_stopped(monkeypatch, tmp_path, capsys):
     some = ("--task", "mnist", "--measure", "surrogate")
     call(monkeypatch, tmp_path, *some, "--method", "KMEx (K=5)", "--method", "Classifier*")

@@ -242,6 +242,7 @@ def _write_folder(folder: Path) -> None:
                 _save(folder / split / label / f"{i}.png", value)
 
 
+@pytest.mark.bench
 def test_image_folder_is_trained_kept_and_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
