@@ -54,7 +54,7 @@ class FittedAttribution(PrototypeAttribution):
         super().__init__(model, layer, head, layout)
         self.n_prototypes = n_prototypes
         self.seed = seed
-        self._bank: PrototypeBank | None = None
+        self.own_bank: PrototypeBank | None = None  # ``bank_`` is the one of the present call
         self._is_head_settled = False  # during a fit, whether there is one
 
     @property
@@ -169,7 +169,7 @@ class FittedAttribution(PrototypeAttribution):
             self._site = None if isinstance(self._site, str) else self._site  # others may have one
             with torch.no_grad():
                 found = Fit(batches, observe, options, kept, show_progress).run()
-            self._bank = subject.bank(found, options)
+            self.own_bank = subject.bank(found, options)
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -223,7 +223,7 @@ class FittedAttribution(PrototypeAttribution):
         check_layers(bank, attribution.layer_names)
         if strict:
             bank.check_model(attribution.model)
-        attribution._bank = bank
+        attribution.own_bank = bank
         return attribution
 
     @classmethod

@@ -21,7 +21,7 @@ _banks: ContextVar[_Banks] = ContextVar("_banks", default=MappingProxyType({}))
 
 def bank_of(attribution: object) -> PrototypeBank | None:
     """Return the bank that the present call works with, else the attribution's own."""
-    own: PrototypeBank | None = getattr(attribution, "_bank", None)
+    own: PrototypeBank | None = getattr(attribution, "own_bank", None)
     return _banks.get().get(id(attribution), own)
 
 

@@ -43,7 +43,7 @@ def bank():
 @pytest.fixture
 def fitted(bank) -> LayerKMeansAttribution:
     attr = LayerKMeansAttribution(FITTED, LAYERS, n_prototypes=3)
-    attr._bank = bank
+    attr.own_bank = bank
     return attr
 
 

@@ -88,7 +88,7 @@ def test_every_call_computes_with_one_bank(kind, banks, images):
     attr = make(kind)
     expected = []
     for bank in banks:
-        attr._bank = bank
+        attr.own_bank = bank
         expected.append([torch.as_tensor(call(attr, images)) for call in CALLS[kind]])
     swapped = type(attr.get_name(), (type(attr),), {"_bank": Swapped(banks)})
     del attr.__dict__["_bank"]
@@ -103,13 +103,13 @@ def test_calls_while_banks_are_swapped_by_another_thread(kind, banks, images):
     attr, x, ends = make(kind), images[:2], threading.Event()
     expected = []
     for bank in banks:
-        attr._bank = bank
+        attr.own_bank = bank
         expected.append(attr.attribute(x, target=1))
 
     def swap() -> None:
         while not ends.is_set():
             for bank in banks:
-                attr._bank = bank
+                attr.own_bank = bank
 
     interval = sys.getswitchinterval()
     thread = threading.Thread(target=swap)
@@ -127,7 +127,7 @@ def test_calls_while_banks_are_swapped_by_another_thread(kind, banks, images):
 def test_bank_of_a_call_is_that_of_its_beginning_in_its_thread_alone(kind, banks):
     attr, seen = make(kind), []
     with one_bank(attr):
-        attr._bank = banks[0]
+        attr.own_bank = banks[0]
         assert not attr.is_fitted
         thread = threading.Thread(target=lambda: seen.append(attr.bank_))
         thread.start()
@@ -135,7 +135,7 @@ def test_bank_of_a_call_is_that_of_its_beginning_in_its_thread_alone(kind, banks
     assert seen == [banks[0]]
     assert attr.bank_ is banks[0]
     with one_bank(attr):
-        attr._bank = banks[1]
+        attr.own_bank = banks[1]
         with one_bank(attr):
             assert bank_of(attr) is banks[0]
     assert attr.bank_ is banks[1]
@@ -143,8 +143,8 @@ def test_bank_of_a_call_is_that_of_its_beginning_in_its_thread_alone(kind, banks
 
 def test_bank_is_free_again_after_an_error(kind, banks, images):
     attr = make(kind)
-    attr._bank = banks[0]
+    attr.own_bank = banks[0]
     with pytest.raises(ValueError, match="out of range"):
         attr.attribute(images, target=99)
-    attr._bank = banks[1]
+    attr.own_bank = banks[1]
     assert attr.bank_ is banks[1]

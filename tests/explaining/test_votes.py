@@ -214,7 +214,7 @@ def bank_of(attr, membership: torch.Tensor) -> LayerKMeansAttribution:
         for width in (18, 14, 8)
     ]
     other = copy.copy(attr)
-    other._bank = dataclasses.replace(attr.bank_, codebooks=tuple(books), n_classes=3)
+    other.own_bank = dataclasses.replace(attr.bank_, codebooks=tuple(books), n_classes=3)
     return other
 
 
