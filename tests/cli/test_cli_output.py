@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,7 +227,7 @@ def _save(folder: str, seed: int, count: int, can_exchange: bool) -> None:
     with (
         mock.patch.object(folders, "_exchanged", exchanged),
         mock.patch.object(Path, "rename", deadly(Path.rename)),
-        mock.patch("shutil.rmtree", deadly(folders.shutil.rmtree)),
+        mock.patch("shutil.rmtree", deadly(shutil.rmtree)),
     ):
         found.save(folder)
 
