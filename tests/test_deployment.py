@@ -296,6 +296,7 @@ def test_onnx_of_classifier_prototypes_returns_its_map(tmp_path, net):
     torch.testing.assert_close(answers(session, x[:3])["attribution"], attr.attribute(x[:3]))
 
 
+@pytest.mark.slow
 def test_saved_program_runs_without_the_package(tmp_path, net):
     attr, x = fitted(net), random_images(5, seed=4)
     program = torch.export.export(attr.as_module(x[:2]), (x[:2],), dynamic_shapes=BATCH)
