@@ -221,6 +221,7 @@ def test_module_of_kmex_knows_no_class_that_was_not_fitted(net):
         attr.as_module(x, 2)
 
 
+@pytest.mark.slow
 def test_onnx_of_kmex_answers_as_classify(tmp_path, net):
     attr = KMExAttribution(net, n_prototypes=2)
     attr.fit([(random_images(12, seed=2), torch.arange(12) % 3)], **QUICK)
