@@ -283,6 +283,7 @@ def test_as_module_raises_for_bad_options(net):
         attr.as_module(x[0])
 
 
+@pytest.mark.slow
 def test_onnx_answers_as_explain_at_any_batch_size(tmp_path):
     attr = fitted(make_net(), vote="share", average_top=True)
     session = session_of(attr.as_module(random_images(2)), random_images(2), tmp_path)

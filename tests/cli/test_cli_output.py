@@ -339,6 +339,7 @@ def test_a_full_standard_output_is_one_clean_error(words, place):
     assert "the answer cannot be written (No space left on device)" in run.stderr
 
 
+@pytest.mark.slow
 def test_an_encoding_that_lacks_letters_writes_them_out(place):
     run = subprocess.run(
         [sys.executable, "-m", "captum_kmex", "info", "caf\u00e9 \u4e2d:x"],
