@@ -221,6 +221,7 @@ def test_module_of_kmex_knows_no_class_that_was_not_fitted(net):
         attr.as_module(x, 2)
 
 
+@pytest.mark.slow
 def test_onnx_of_kmex_answers_as_classify(tmp_path, net):
     attr = KMExAttribution(net, n_prototypes=2)
     attr.fit([(random_images(12, seed=2), torch.arange(12) % 3)], **QUICK)
@@ -282,6 +283,7 @@ def test_as_module_raises_for_bad_options(net):
         attr.as_module(x[0])
 
 
+@pytest.mark.slow
 def test_onnx_answers_as_explain_at_any_batch_size(tmp_path):
     attr = fitted(make_net(), vote="share", average_top=True)
     session = session_of(attr.as_module(random_images(2)), random_images(2), tmp_path)
@@ -296,6 +298,7 @@ def test_onnx_of_classifier_prototypes_returns_its_map(tmp_path, net):
     torch.testing.assert_close(answers(session, x[:3])["attribution"], attr.attribute(x[:3]))
 
 
+@pytest.mark.slow
 def test_saved_program_runs_without_the_package(tmp_path, net):
     attr, x = fitted(net), random_images(5, seed=4)
     program = torch.export.export(attr.as_module(x[:2]), (x[:2],), dynamic_shapes=BATCH)

@@ -114,6 +114,7 @@ def test_explain_without_a_bank_takes_suggested_layers_and_contrasts_by_name(
     assert "did you mean coffee" in error
 
 
+@pytest.mark.slow
 def test_damaged_pictures_are_named_and_left_out_or_refused(
     workplace,  # noqa: F811
     tmp_path,
@@ -141,6 +142,7 @@ def test_damaged_pictures_are_named_and_left_out_or_refused(
     assert "other pictures than the bank was fitted on" in error
 
 
+@pytest.mark.slow
 def test_folders_and_classes_must_agree(workplace, tmp_path, capsys):  # noqa: F811
     data = tmp_path / "data"
     for name in ("rocket", "chelsea"):

@@ -105,6 +105,7 @@ def _run_and_die(words: list[str]) -> None:
         main(words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["explain", "report"])
 def test_a_later_run_removes_what_a_killed_one_left(command, place, capsys):
     words = _words(command, place, place / ("out" if command == "explain" else "page.html"))
@@ -316,12 +317,14 @@ def test_warnings_and_tables_are_inert_and_keep_letters(capsys):
     assert len(table([("a\nb", "c"), ("d", "\x1b[1m")]).splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_json_stays_json_whatever_the_names_are(place, capsys):
     draw(place / "pictures" / "cat" / "\x7f\x1b.png")
     found = answer_of(capsys, *_words("explain", place, place / "out"))
     assert "cat/\x7f\x1b.png" in [row["name"] for row in found["images"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["info"], ["--help"]])
 def test_a_full_standard_output_is_one_clean_error(words, place):
     if words[0] == "info":
@@ -337,6 +340,7 @@ def test_a_full_standard_output_is_one_clean_error(words, place):
     assert "the answer cannot be written (No space left on device)" in run.stderr
 
 
+@pytest.mark.slow
 def test_an_encoding_that_lacks_letters_writes_them_out(place):
     run = subprocess.run(
         [sys.executable, "-m", "captum_kmex", "info", "caf\u00e9 \u4e2d:x"],

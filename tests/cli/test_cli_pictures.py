@@ -190,6 +190,7 @@ def test_a_decoder_may_fail_in_any_way(tmp_path, monkeypatch):
             open_picture(tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_explaining_a_folder_twice_explains_the_same_pictures(tmp_path, capsys, monkeypatch):
     model = make_model(tmp_path)
     place = tmp_path / "pictures"
@@ -268,6 +269,7 @@ def test_plain_names_lose_their_ending_only():
     assert folder_names(["a.png", "a.jpg"]) == ["a.png", "a.jpg"]
 
 
+@pytest.mark.slow
 def test_colliding_and_long_names_are_all_explained(tmp_path, capsys):
     model, place = make_model(tmp_path), tmp_path / "pictures"
     names = ["a.png", "a.jpg", "a.png.jpg", "index.json.png", f"{'y' * 250}.png", "a/b.png"]
@@ -304,6 +306,7 @@ def test_a_file_named_twice_is_explained_once(tmp_path, monkeypatch):
     assert found.names() == ["a.png"]
 
 
+@pytest.mark.slow
 def test_file_names_that_are_no_utf8_lose_no_fit(tmp_path, capsys):
     model, place = make_model(tmp_path), tmp_path / "pictures"
     for c in ("cat", os.fsdecode(b"d\xf6g"), "fox"):

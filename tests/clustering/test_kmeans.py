@@ -18,6 +18,10 @@ from captum_kmex.clustering.problem import Problem
 NINE = torch.tensor([[x, y] for y in (0.0, 100.0, 200.0) for x in (-1.0, 0.0, 1.0)])
 
 
+def slow(value: int) -> object:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def sklearn_inertia(rows: np.ndarray, k: int, seed: int = 0) -> float:
     return float(KMeans(k, n_init=10, random_state=seed).fit(rows).inertia_)
 
@@ -26,7 +30,7 @@ def inertia(rows: torch.Tensor, centroids: torch.Tensor) -> float:
     return float(torch.cdist(rows.double(), centroids.double()).amin(1).square().sum())
 
 
-@pytest.mark.parametrize("k", [3, 5, 10, 20])
+@pytest.mark.parametrize("k", [slow(3), slow(5), 10, slow(20)])
 def test_kmeans_inertia_is_within_one_percent_of_sklearn_on_digits(k):
     rows = load_digits().data.astype(np.float32)
     # medians: at k=20 scikit-learn's own results for different seeds are 1.5 % apart
@@ -279,7 +283,7 @@ def test_kmeans_of_many_clusters_stays_within_the_memory_budget(k, m, budget):
     assert len(found.centroids) == k
 
 
-@pytest.mark.parametrize("k", [100, 300, 1000])
+@pytest.mark.parametrize("k", [100, slow(300), slow(1000)])
 @pytest.mark.parametrize("kind", ["rectified", "blobs"])
 def test_kmeans_of_many_clusters_is_as_good_as_sklearn(k, kind):
     rows = rectified(4000, 8) if kind == "rectified" else blobs(4000, k, 8)

@@ -83,6 +83,7 @@ def test_figures_fill_subfigures(fitted, images, figure):
         assert np.ravel(axes)[0].figure is part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (16, 64), (64, 16)])
 def test_nothing_stands_outside_a_new_figure(unfitted, height, width):
     images = torch.rand(2, 1, height, width, generator=torch.Generator().manual_seed(0))
