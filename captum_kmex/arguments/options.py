@@ -139,6 +139,7 @@ _EXPLAIN = {
     "restrict": Option(Choice((None, "predicted")), None),
     "connected": Option(Switch(), False),
     "per_channel": Option(Switch(), False),
+    "needs_head": Option(Switch(), True),
     "return_convergence_delta": Option(Switch(), False),
     "attributions": Option(_MAPS),
 }

@@ -125,17 +125,17 @@ class PrototypeBank:
             )
         return bank
 
-    def depth(self, name: object) -> int:
+    def depth(self, depth: object) -> int:
         """Return the position of a codebook.
 
         Args:
-            name: Its shallowest layer's name, or its position; a negative one counts from the
+            depth: Its shallowest layer's name, or its position; a negative one counts from the
                 deepest.
 
         Raises:
             ValueError: No such depth.
         """
-        return resolve_depth(name, self.layers, len(self.codebooks))
+        return resolve_depth(depth, self.layers, len(self.codebooks))
 
     @checked
     def check_model(self, model: nn.Module) -> None:

@@ -174,6 +174,8 @@ def _attributions(w: World) -> dict[str, Case]:
             f"{of}.attribute": Case(own.attribute, call),
             f"{of}.compute_convergence_delta": Case(own.compute_convergence_delta, delta),
             f"{of}.as_module": Case(own.as_module, call),
+            f"{of}.read": Case(own.read, {"inputs": w.x[:2]}),
+            f"{of}.logits": Case(own.logits, {"inputs": w.x[:2]}),
         }
     for own in (w.kmex, w.kmeans):
         of, fresh = type(own).__name__, type(own)(w.net, "stage3", n_prototypes=1)
@@ -182,6 +184,7 @@ def _attributions(w: World) -> dict[str, Case]:
             f"{of}.fit": Case(fresh.fit, fit),
             f"{of}.save": Case(own.save, {"path": w.folder / "saved"}),
             f"{of}.load": Case(type(own).load, load),
+            f"{of}.from_bank": Case(type(own).from_bank, {"bank": own.bank_, "model": w.net}),
             f"{of}.classify": Case(own.classify, {"inputs": w.x[:2]}),
             f"{of}.predict": Case(own.predict, {"inputs": w.x[:2]}),
             f"{of}.to_concepts": Case(own.to_concepts, {"dataset": w.data}),
@@ -216,6 +219,7 @@ def _functions(w: World) -> dict[str, Case]:
         "PrototypeBank.save": Case(bank.save, {"path": w.folder / "bank"}),
         "PrototypeBank.load": Case(PrototypeBank.load, {"path": w.folder / "kmex"}),
         "PrototypeBank.check_model": Case(bank.check_model, {"model": w.net}),
+        "PrototypeBank.depth": Case(bank.depth, {"depth": 0}),
         "Codebook.of_class": Case(bank.codebooks[0].of_class, {"c": 0}),
         "ModelFingerprint.of": Case(captum_kmex.bank.ModelFingerprint.of, {"model": w.net}),
     }

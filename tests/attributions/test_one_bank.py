@@ -90,8 +90,8 @@ def test_every_call_computes_with_one_bank(kind, banks, images):
     for bank in banks:
         attr.own_bank = bank
         expected.append([torch.as_tensor(call(attr, images)) for call in CALLS[kind]])
-    swapped = type(attr.get_name(), (type(attr),), {"_bank": Swapped(banks)})
-    del attr.__dict__["_bank"]
+    swapped = type(attr.get_name(), (type(attr),), {"own_bank": Swapped(banks)})
+    del attr.__dict__["own_bank"]
     attr.__class__ = swapped
     for number, call in enumerate(CALLS[kind]):
         for _ in range(3):  # begins with the one or the other
