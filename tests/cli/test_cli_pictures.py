@@ -284,16 +284,24 @@ def test_colliding_and_long_names_are_all_explained(tmp_path, capsys):
         assert json.loads((tmp_path / "out" / "index.json").read_text()) == found
 
 
+def written(folder: Path, apart: Path) -> set[Path]:
+    """Return what stands in a folder, but in another, and but for Python's own cache."""
+    return {
+        path
+        for path in folder.rglob("*")
+        if apart not in path.parents and "__pycache__" not in path.parts
+    }
+
+
 @pytest.mark.parametrize("words", [["x/../../a.png", "x/b.png"], ["x/../../a.png"], ["../a.png"]])
 def test_explanations_stay_in_their_output_folder(words, tmp_path, capsys, monkeypatch):
     model, place = make_model(tmp_path), tmp_path / "deep" / "work"
     draw(place / "x" / "b.png")
     draw(tmp_path / "deep" / "a.png")
     monkeypatch.chdir(place)
-    before = {path for path in tmp_path.rglob("*") if place / "out" not in path.parents}
+    before = written(tmp_path, place / "out")
     found = answer_of(capsys, "explain", model, *words, *GREY, "--output", "out")
-    after = {path for path in tmp_path.rglob("*") if place / "out" not in path.parents}
-    assert after - before <= {place / "out", tmp_path / "__pycache__"}
+    assert written(tmp_path, place / "out") - before <= {place / "out"}
     assert len(found["images"]) == len(words)
     assert all(".." not in Path(row["folder"]).parts for row in found["images"])
 
