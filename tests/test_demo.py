@@ -40,6 +40,7 @@ def test_photographs_are_recognised_by_the_packaged_network():
     assert all(image.shape == (224, 224, 3) for image in pictures)
 
 
+@pytest.mark.slow
 def test_digits_split_is_stratified_and_disjoint():
     train, test = load_digits_split()
     assert torch.bincount(train.tensors[1]).tolist() == [400] * 10

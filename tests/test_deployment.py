@@ -292,6 +292,7 @@ def test_onnx_answers_as_explain_at_any_batch_size(tmp_path):
         assert_as_explained(answers(session, x), attr, x)
 
 
+@pytest.mark.slow
 def test_onnx_of_classifier_prototypes_returns_its_map(tmp_path, net):
     attr, x = ClassifierPrototypes(net), random_images(5, seed=4)
     session = session_of(attr.as_module(x), x, tmp_path)
@@ -316,6 +317,7 @@ numpy.savez("found.npz", **{name: tensor.numpy() for name, tensor in found.items
     assert_as_explained({name: torch.from_numpy(found[name]) for name in found}, attr, x)
 
 
+@pytest.mark.slow
 def test_export_leaves_nothing_of_its_trace_behind(net):
     attr, x = fitted(net), random_images(3, size=20)  # of a size that nothing is kept for
     module = attr.as_module(x)

@@ -584,6 +584,7 @@ def save_killed(folder: Path, kind: str, moments: list[int | None]) -> None:
 @pytest.mark.parametrize(
     "moments", [(5, 9), (30, 25), (60, 55)], ids=["sample", "refine", "patches"]
 )
+@pytest.mark.slow
 def test_group_killed_in_any_stage_ends_with_the_same_bank(fits, tmp_path, kind, moments):
     assert in_group(save_killed, 2, tmp_path, kind, moments) == [KILLED, KILLED]
     assert sorted(path.name for path in tmp_path.glob("progress*")) == [
@@ -598,6 +599,7 @@ def test_group_killed_in_any_stage_ends_with_the_same_bank(fits, tmp_path, kind,
 
 
 @pytest.mark.parametrize("behind", [0, 1])
+@pytest.mark.slow
 def test_rank_a_stage_behind_catches_up(fits, tmp_path, behind):
     assert in_group(save_killed, 2, tmp_path, "layers", [15, 15]) == [KILLED, KILLED]
     old = (tmp_path / f"progress.rank{behind}").read_bytes()

@@ -19,6 +19,7 @@ def output(code: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_import_loads_nothing_heavy_that_captum_does_not():
     code = (
         "import sys, torch, captum, captum.attr\n"
@@ -31,6 +32,7 @@ def test_import_loads_nothing_heavy_that_captum_does_not():
     assert "sklearn" not in output("import captum_kmex, sys; print(*sys.modules)").split()
 
 
+@pytest.mark.slow
 def test_not_fitted_error_needs_no_sklearn():
     code = (
         "import captum_kmex, sys\n"

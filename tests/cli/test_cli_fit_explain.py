@@ -89,6 +89,7 @@ def test_explain_with_a_bank_gives_the_maps_of_the_python_interface(
         assert (Path(row["folder"]) / "0000.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_explain_without_a_bank_takes_suggested_layers_and_contrasts_by_name(
     workplace,  # noqa: F811
     tmp_path,
@@ -194,6 +195,7 @@ def test_report_shows_the_pictures_by_the_classes_of_their_folders(
         assert record["output"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_commands_run_as_a_process_of_their_own(workplace, tmp_path):  # noqa: F811
     words = [*workplace.words, workplace.train, "--layers", "layer4", "--n-prototypes", "1"]
     words += ["--limit", "2", "--workers", "1", "--memory-budget", "100MB"]

@@ -147,6 +147,7 @@ def _save_and_wait(folder: str, ready: str, go: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["out", "page.html"])
+@pytest.mark.slow
 def test_what_a_live_run_is_writing_stays(name, tmp_path):
     path, ready, go = tmp_path / name, tmp_path / "ready", tmp_path / "go"
     other = start(_save_and_wait, str(path), str(ready), str(go))
@@ -164,6 +165,7 @@ def test_what_a_live_run_is_writing_stays(name, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "two steps"])
+@pytest.mark.slow
 def test_a_save_killed_at_any_step_loses_no_explanation(can_exchange, count, tmp_path):
     folder = tmp_path / "explained"
     _explained(0).save(folder)
@@ -258,6 +260,7 @@ def _is_inert(text: str) -> bool:
     return not [c for c in text if c != "\n" and printable(c) != c]
 
 
+@pytest.mark.slow
 def test_names_of_files_and_classes_reach_the_terminal_inert(place, capfd):
     evil = EVIL.replace("\u2028", "")
     draw(place / "pictures" / "cat" / f"{evil}.png")
@@ -279,6 +282,7 @@ def test_names_of_files_and_classes_reach_the_terminal_inert(place, capfd):
     assert _is_inert(found.err.replace("\r", "").replace("\x1b[A", ""))
 
 
+@pytest.mark.slow
 def test_a_strangers_bank_reaches_the_terminal_inert(place, capfd):
     bank = place / "bank.safetensors"
     assert main(_words("fit", place, bank)) == 0

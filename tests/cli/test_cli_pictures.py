@@ -151,6 +151,7 @@ def _read_folder(path: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "link to a device"])
+@pytest.mark.slow
 def test_pipes_and_devices_are_not_opened(kind, tmp_path):
     folder = tmp_path / "pictures"
     draw(folder / "good.png")

@@ -275,6 +275,7 @@ def blobs(m: int, k: int, d: int) -> np.ndarray:
 
 @pytest.mark.parametrize("budget", [2**24, 2**31])
 @pytest.mark.parametrize(("k", "m"), [(40, 2560), (100, 3000), (300, 3000), (1000, 2000)])
+@pytest.mark.slow
 def test_kmeans_of_many_clusters_stays_within_the_memory_budget(k, m, budget):
     rows = torch.from_numpy(rectified(m, 6))
     with LargestTensor() as largest:
@@ -285,6 +286,7 @@ def test_kmeans_of_many_clusters_stays_within_the_memory_budget(k, m, budget):
 
 @pytest.mark.parametrize("k", [100, slow(300), slow(1000)])
 @pytest.mark.parametrize("kind", ["rectified", "blobs"])
+@pytest.mark.slow
 def test_kmeans_of_many_clusters_is_as_good_as_sklearn(k, kind):
     rows = rectified(4000, 8) if kind == "rectified" else blobs(4000, k, 8)
     found = kmeans(torch.from_numpy(rows), k, memory_budget=2**25)

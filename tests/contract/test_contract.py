@@ -390,6 +390,7 @@ def test_attribute_works_again_after_an_error_in_the_model(attribution, net, x):
 # ---------------------------------------------------------------- threads
 
 
+@pytest.mark.slow
 def test_threads_sharing_one_attribution_get_their_own_maps(make, images):
     attribution = make(make_net())
     batches = [images[i : i + 3] * (1 + 0.01 * i) for i in range(9)]
@@ -532,6 +533,7 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+@pytest.mark.slow
 def test_attribute_gives_the_same_map_on_wrapped_models(make, net, x, wrap):
     expected = make(net).attribute(x)
     wrapped = wrap(make_net())

@@ -233,6 +233,7 @@ def test_module_says_what_the_attribution_says(images, sign, model, kind):
         assert torch.equal(found["prediction"], attr.predict(images))
 
 
+@pytest.mark.slow
 def test_module_goes_through_export(images, sign):
     module = fitted(single(images), images, sign).as_module(images[:2])
     exported = torch.export.export(module, (images[:2],)).module()(images[:2])
@@ -449,6 +450,7 @@ def test_command_line_fits_two_folders_and_tells_them_apart(place, capsys, label
 
 
 @pytest.mark.parametrize("form", ["vector"], indirect=True)
+@pytest.mark.slow
 def test_command_line_explains_the_logit_for_class_1_only(place, capsys):
     (place / "names.txt").write_text("blue\nred\n")
     words = ["explain", "mine.py:make", "train", "--resize", "24", "--crop", "24"]

@@ -161,6 +161,7 @@ def readings(folder: Path) -> list[int]:
         ("ridge", "ordered"),
     ],
 )
+@pytest.mark.slow
 def test_fit_killed_again_and_again_ends_with_the_same_bank(tmp_path, kind, loader):
     moments = np.random.default_rng(len(kind + loader)).integers(5, 45, 100).tolist()
     n_kills, code = 0, KILLED
@@ -178,6 +179,7 @@ def test_fit_killed_again_and_again_ends_with_the_same_bank(tmp_path, kind, load
 @pytest.mark.parametrize(
     "nth", [slow(2), 11, slow(N_IMAGES)], ids=["first_batch", "middle", "last_image"]
 )
+@pytest.mark.slow
 def test_restart_loads_only_the_ends_of_batches_that_are_done(tmp_path, stage, nth):
     kill_at = stage * N_IMAGES + nth
     assert finish(start(fit_and_save, "layers", "ordered", tmp_path, kill_at)) == KILLED
@@ -201,6 +203,7 @@ def test_restart_of_a_sampler_loads_only_the_ends_of_batches_that_are_done(tmp_p
 
 @needs_processes
 @pytest.mark.parametrize("seen", [slow(30), 250, slow(500)])
+@pytest.mark.slow
 def test_fit_killed_from_outside_ends_with_the_same_bank(tmp_path, seen):
     count = 8 * N_IMAGES
     process = start(fit_and_save, "kmex", "ordered", tmp_path, None, count)

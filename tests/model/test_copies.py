@@ -105,6 +105,7 @@ def test_copy_is_equal_and_apart(net, images):
         assert torch.equal(tensor, before[name])
 
 
+@pytest.mark.slow
 def test_prepared_explanations_are_those_of_the_model(net, images):
     for make in (
         lambda: ClassifierPrototypes(net),

@@ -34,6 +34,7 @@ def _network(name: str) -> nn.Module:
     "name",
     [pytest.param(name, marks=pytest.mark.zoo) if name in DEAR else name for name in STAGES],
 )
+@pytest.mark.slow
 def test_suggestion_is_the_end_of_the_last_three_grids(name):
     model = _network(name)
     found = [c for c in candidate_layers(model, PHOTO) if c.is_suggested]

@@ -525,6 +525,7 @@ def test_duplicate_is_prepared_for_its_own_model(net, x, duplicate):
     assert torch.equal(attribution.attribute(x, target=1), expected)
 
 
+@pytest.mark.slow
 def test_threads_share_a_prepared_attribution(net, images):
     batches = [images[i : i + 3] * (1 + 0.01 * i) for i in range(9)]
     expected = [kmeans(net).attribute(batch) for batch in batches]

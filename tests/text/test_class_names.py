@@ -124,6 +124,7 @@ def test_what_is_no_list_of_names_is_refused(given, error, message):
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_plots_and_report_show_the_same_names(form, fitted_on, tmp_path):
     attribution, images, _ = fitted_on
     names = FORMS[form]
@@ -281,6 +282,7 @@ def test_json_files_of_names_are_read(content, tmp_path):
         names_of_file(path, 3)
 
 
+@pytest.mark.slow
 def test_folders_and_names_match_however_accents_are_written(tmp_path, capsys):
     model, place = make_model(tmp_path), tmp_path / "pictures"
     for name in ACCENTED:
