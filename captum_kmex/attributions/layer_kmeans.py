@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from captum_kmex.arguments import checked
@@ -248,7 +249,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             PrototypeVote(self.vote, books[0].membership, bank.n_classes),
             self.average_top,
         )
-        module.to(logits.device)(images[0])  # what it keeps for a size is constant in an export
+        with torch.no_grad():  # what is kept for this size is then constant in an export
+            module.to(logits.device)(images[0])
         return module
 
     @classmethod
