@@ -100,6 +100,11 @@ class StackedBlocks:
         pairs = zip(self.scales, self._norms, strict=True)
         return torch.stack([(scale * norm).square() for scale, norm in pairs]).sum(0).squeeze(1)
 
+    @property
+    def full_square(self) -> float:
+        """Squared norm of a row none of whose blocks is zero."""
+        return math.fsum(weight**2 for weight in self.weights)
+
     def scores(self, prototypes: Tensor) -> Tensor:
         """Return ``<z_p, p_k> - |p_k|^2 / 2`` (N, K, H, W), largest for the nearest prototype.
 
@@ -157,8 +162,7 @@ class StackedBlocks:
         """
         if prototypes.runs is None:
             raise ValueError("a vote by distance needs prototypes that stand class by class")
-        size = math.fsum(weight**2 for weight in self.weights)
-        return LogNearness(prototypes.runs, self.squared_norms.flatten(1), size)
+        return LogNearness(prototypes.runs, self.squared_norms.flatten(1), self.full_square)
 
     def _together(self) -> int:
         """Return how many prototypes' scores are computed at once."""

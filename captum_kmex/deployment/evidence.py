@@ -12,6 +12,7 @@ from captum_kmex.classes import class_logits
 from captum_kmex.composite.by_class import best_by_class
 from captum_kmex.exceptions import TargetError
 from captum_kmex.explaining.evidence import Question
+from captum_kmex.explaining.margins import margin_density
 from captum_kmex.model.head import LinearHead
 
 __all__ = ["CentroidMargin", "HeadEvidence", "fixed_target"]
@@ -109,8 +110,7 @@ class CentroidMargin(nn.Module):
     def forward(self, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the explained class (N,), its density (N, 1, h, w) and class scores (N, C).
 
-        ``|h-b|^2 - |h-a|^2 = 2 <h - (a+b)/2, a - b>`` is a mean over positions. The density is
-        NaN for a class without prototypes, and its score minus infinity.
+        The density is NaN for a class without prototypes, and its score minus infinity.
         """
         differences = features.mean((2, 3)).unsqueeze(1) - self.centroids
         distances = differences.square().sum(2)
@@ -118,6 +118,6 @@ class CentroidMargin(nn.Module):
         target = _explained_class(self.target, class_logits(logits)).unsqueeze(1)
         rival = best.scatter(1, target, -torch.inf).argmax(1, keepdim=True)
         a, b = (self.centroids[index.gather(1, c)][:, 0, :, None, None] for c in (target, rival))
-        density = 2 * ((features - (a + b) / 2) * (a - b)).sum(1, keepdim=True)
+        density = margin_density(features, a, b)
         unknown = best.gather(1, target).isinf()[..., None, None]
         return target.squeeze(1), density.masked_fill(unknown, torch.nan), -(-best).sqrt()

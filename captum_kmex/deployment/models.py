@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.deployment.vote import PrototypeVote
-from captum_kmex.explaining.evidence import carried_down
+from captum_kmex.explaining.evidence import carried_down, summed
 from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.model.frozen_reader import ModelReader
 
@@ -48,7 +47,7 @@ class ExplainedModel(nn.Module):
         """
         logits, _, tap = self.reader(images)
         target, density, bias = self.evidence(logits, tap)
-        return dict(zip(self.output_names, (logits, target, _summed(density), bias), strict=True))
+        return dict(zip(self.output_names, (logits, target, summed(density), bias), strict=True))
 
 
 class SegmentedModel(ExplainedModel):
@@ -99,16 +98,15 @@ class SegmentedModel(ExplainedModel):
         def segment(depth: int) -> Segmentation:
             part, own = stack.suffix(depth), self.prototypes[depth]
             scores.append(part.scores(own))
-            nearest, count = scores[-1].argmax(1), own.shape[0]
-            everyone = torch.arange(count, device=own.device).expand(images.shape[0], -1)
-            return Segmentation(nearest, count, everyone, nearest, scores[-1].amax(1), part)
+            best, nearest = scores[-1].amax(1), scores[-1].argmax(1)
+            return Segmentation.of_nearest(part, best, nearest, own.shape[0])
 
         *_, last = carried_down([density], stack, 0, self.average_top, segment)
         found = last.averaged or segment(0)
         return {
             "logits": logits,
             "target": target,
-            "attribution": _summed(last.densities[0]),
+            "attribution": summed(last.densities[0]),
             "bias": bias,
             "segments": found.labels,
             **self.vote(scores[-1], found),
@@ -141,12 +139,7 @@ class MarginModel(ExplainedModel):
         return {
             "logits": logits,
             "target": target,
-            "attribution": _summed(density),
+            "attribution": summed(density),
             "class_scores": scores,
             "prediction": scores.argmax(1),
         }
-
-
-def _summed(density: Tensor) -> Tensor:
-    """Return a density (N, 1, h, w), whose mean counts, as a map whose sum is that mean."""
-    return density / (density.shape[2] * density.shape[3])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,9 +49,8 @@ class PrototypeVote(nn.Module):
     def log_nearness(self, scores: Tensor, stack: StackedBlocks) -> Tensor:
         """Return minus the mean log distance to each class (N, C); minus infinity without any."""
         scores = scores if self.is_in_order else scores[:, self.order]
-        size = math.fsum(weight**2 for weight in stack.weights)
         best = self.runs.best(scores.flatten(2), 1).unflatten(2, stack.grid)
-        found = mean_log_nearness(best, stack.squared_norms.unsqueeze(1), size)
+        found = mean_log_nearness(best, stack.squared_norms.unsqueeze(1), stack.full_square)
         return F.pad(found, (0, 1), value=-torch.inf)[:, self.column]
 
     def _arrange(self, classes: Tensor) -> None:

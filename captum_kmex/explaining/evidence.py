@@ -14,7 +14,7 @@ from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.explaining.segments import segment_means
 from captum_kmex.model.head import LinearHead
 
-__all__ = ["DepthEvidence", "Question", "carried_down", "finish_map"]
+__all__ = ["DepthEvidence", "Question", "carried_down", "finish_map", "summed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,5 +146,9 @@ def finish_map(density: Tensor, images: Tensor, upsample: str | None, *, sums: b
         channels = images.shape[1]
         density = resize_keeping_mean(density, (images.shape[2], images.shape[3])) / channels
         density = density.expand(-1, channels, -1, -1)
-    cells = density.shape[2] * density.shape[3]
-    return (density / cells if sums else density).contiguous()
+    return (summed(density) if sums else density).contiguous()
+
+
+def summed(density: Tensor) -> Tensor:
+    """Return a density (N, 1, h, w), whose mean counts, as a map whose sum is that mean."""
+    return density / (density.shape[2] * density.shape[3])

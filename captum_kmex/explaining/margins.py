@@ -13,7 +13,7 @@ from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.composite.by_class import best_by_class
 from captum_kmex.explaining.evidence import Question
 
-__all__ = ["CentroidMargins", "squared_distances"]
+__all__ = ["CentroidMargins", "margin_density", "squared_distances"]
 
 
 def squared_distances(rows: Tensor, centroids: Tensor) -> Tensor:
@@ -22,12 +22,24 @@ def squared_distances(rows: Tensor, centroids: Tensor) -> Tensor:
     return torch.cdist(rows, centroids.to(rows), compute_mode=mode).square()
 
 
+def margin_density(features: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Return what each position adds to ``|h - b|^2 - |h - a|^2``, as a density (N, 1, h, w).
+
+    With ``h = mean_p h_p`` it is ``mean_p 2 <h_p - (a + b) / 2, a - b>``.
+
+    Args:
+        features: Float tensor (N, D, h, w).
+        a: The nearer prototype of each image (N, D, 1, 1).
+        b: The farther one, likewise.
+    """
+    return 2 * ((features - (a + b) / 2) * (a - b)).sum(1, keepdim=True)
+
+
 @dataclass(frozen=True, eq=False)
 class CentroidMargins:
     """A feature map whose pooled embedding is classified by the nearest centroid.
 
-    ``|h - b|^2 - |h - a|^2 = 2 <h - (a + b) / 2, a - b>`` is a mean over positions, so margins and
-    distances are sums of maps.
+    Margins and distances are means over positions, so they are sums of maps.
 
     Attributes:
         bank: Class-wise centroids of pooled embeddings.
@@ -87,8 +99,7 @@ class CentroidMargins:
         contrast = self._rival(target) if contrast is None else contrast
         check_classes(self.bank, contrast)
         a, b = self._of(target), self._of(contrast)
-        density = 2 * ((self.features - (a + b) / 2) * (a - b)).sum(1, keepdim=True)
-        return density, self._least(contrast) - self._least(target)
+        return margin_density(self.features, a, b), self._least(contrast) - self._least(target)
 
     @property
     def _centroids(self) -> Tensor:

@@ -43,6 +43,22 @@ class Segmentation:
     stack: StackedBlocks
     nearness: LogNearness | None = None
 
+    @classmethod
+    def of_nearest(
+        cls, stack: StackedBlocks, best: Tensor, nearest: Tensor, count: int
+    ) -> Segmentation:
+        """Let all pixels of a prototype be one segment.
+
+        Args:
+            stack: The composite.
+            best: Score of each pixel's nearest prototype (N, H, W).
+            nearest: The prototype (N, H, W).
+            count: Number of prototypes.
+        """
+        everyone = torch.arange(count, device=nearest.device)
+        everyone = everyone.expand(nearest.shape[0], -1)  # len() would fix the batch in an export
+        return cls(nearest, count, everyone, nearest, best, stack)
+
     @cached_property
     def distances(self) -> Tensor:
         """Squared distance of each pixel to its prototype, float tensor (N, H, W)."""
@@ -113,8 +129,7 @@ def _segmentation(
 ) -> Segmentation:
     best, nearest = found
     if not connected:
-        everyone = torch.arange(count, device=nearest.device).expand(len(nearest), -1)
-        return Segmentation(nearest, count, everyone, nearest, best, stack)
+        return Segmentation.of_nearest(stack, best, nearest, count)
     labels, owners = connected_segments(nearest)
     prototypes = pad_sequence(owners, batch_first=True, padding_value=-1).to(nearest.device)
     return Segmentation(labels, prototypes.shape[1], prototypes, nearest, best, stack)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from captum_kmex.arguments import checked, resolve_depth
+from captum_kmex.arguments import checked
 from captum_kmex.bank.prototype_bank import Codebook, PrototypeBank
 from captum_kmex.concepts import image_of
 from captum_kmex.explaining.ledger import Patch, patches_of
@@ -73,7 +73,7 @@ def plot_prototypes(
             prototypes were given.
     """
     bank = source if isinstance(source, PrototypeBank) else source.bank_
-    book = bank.codebooks[resolve_depth(depth, bank.layers, len(bank.codebooks))]
+    book = bank.codebooks[bank.depth(depth)]
     chosen = _chosen(book, class_index, prototypes)
     patches = [_patches(book, k, n_patches) for k in chosen]
     is_agnostic = book.is_agnostic

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision.models as zoo
+from nets import calibrate
 from torch import Tensor, nn
 
 from captum_kmex import (
@@ -178,27 +179,6 @@ class Specimen:
 
     def kmeans(self, **options: object) -> LayerKMeansAttribution:
         return LayerKMeansAttribution(self.model, self.family.layers, **options)
-
-
-def calibrate(model: nn.Module, images: Tensor, generator: torch.Generator) -> None:
-    """Give batch norms the statistics of the images, disturbed, and random affine parameters.
-
-    Fresh running statistics let most random nets fade out: their last map would be the same
-    at every position of every image, and any average of it would pass for the pooled one.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.weight.data.uniform_(0.5, 1.5, generator=generator)
-        norm.bias.data.normal_(0, 0.1, generator=generator)
-        norm.momentum = 1.0
-        norm.train()
-    with torch.no_grad():
-        model(images)
-    for norm in norms:
-        norm.eval()
-        noise = torch.randn(norm.num_features, generator=generator)
-        norm.running_mean += 0.1 * noise * norm.running_var.sqrt()
-        norm.running_var *= 0.5 + torch.rand(norm.num_features, generator=generator)
 
 
 def collect(family: Family) -> Specimen:

@@ -12,7 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision.models as zoo
-from nets import LAYERS
+from nets import LAYERS, calibrate
 from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution
@@ -51,28 +51,16 @@ class NormNet(nn.Module):
         return self.head(self.drop(x.mean((2, 3))))
 
 
-def calibrate(model: nn.Module, x: Tensor) -> nn.Module:
-    """Give batch norms the statistics of images, disturbed: fresh ones would fold to nothing."""
-    generator = torch.Generator().manual_seed(0)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.weight.data.uniform_(0.5, 1.5, generator=generator)
-        norm.bias.data.normal_(0, 0.1, generator=generator)
-        norm.momentum = 1.0
-        norm.train()
-    with torch.no_grad():
-        model(x)
-    for norm in norms:
-        noise = torch.randn(norm.num_features, generator=generator)
-        norm.running_mean += 0.1 * noise * norm.running_var.sqrt()
-        norm.running_var *= 0.5 + torch.rand(norm.num_features, generator=generator)
+def calibrated(model: nn.Module, x: Tensor) -> nn.Module:
+    """Return a model whose batch norms are not fresh: those would fold to nothing."""
+    calibrate(model, x, torch.Generator().manual_seed(0))
     return model.eval()
 
 
 def build(kind: type[nn.Module], x: Tensor) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return calibrate(kind(), x)
+        return calibrated(kind(), x)
 
 
 @pytest.fixture
@@ -299,7 +287,7 @@ def test_model_without_batch_norm_is_only_laid_out_anew(x):
 def test_batch_norms_of_timm_are_folded_with_their_activation(name):
     model = timm.create_model(name, num_classes=5)
     x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    calibrate(model, x)
+    calibrated(model, x)
     twin = prepared_copy(model)
     assert sum(type(module).__name__ == "_FoldedNormAct" for module in twin.modules()) > 40
     # a hundred layers of random weights
@@ -389,7 +377,7 @@ def test_prototypes_of_a_folded_head_are_those_of_the_map(x):
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 1), nn.BatchNorm2d(3),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(),
     )  # fmt: skip
-    attribution = prototypes(calibrate(model, x))
+    attribution = prototypes(calibrated(model, x))
     maps = attribution.attribute(x, target=1)
     expected = torch.einsum("ndhw,d->nhw", model[:2](x), attribution.prototypes[1]) / 196
     torch.testing.assert_close(maps[:, 0], expected.detach(), **ROUNDING)
@@ -717,7 +705,7 @@ def test_segments_of_a_family_are_those_of_the_model(name):
     x[..., :48] += 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = calibrate(getattr(zoo, name)(weights=None, num_classes=7), x)
+        model = calibrated(getattr(zoo, name)(weights=None, num_classes=7), x)
     ours = LayerKMeansAttribution(model, layers).prepare()
     folded = [m for m in twin_of(ours).modules() if type(m).__name__ == "_FoldedNorm"]
     assert len(folded) == n_folded

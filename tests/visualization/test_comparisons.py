@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 
 import matplotlib as mpl
@@ -26,17 +25,6 @@ from captum_kmex.visualization import (
 from captum_kmex.visualization.explanations import contrasted
 
 mpl.use("Agg")
-
-
-@pytest.fixture(scope="module")
-def made(drawn_images):
-    attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, n_clusters=3)
-    return attr.fit([(drawn_images, torch.arange(12) % 3)])
-
-
-@pytest.fixture
-def fitted(made):
-    return copy.deepcopy(made)
 
 
 @pytest.fixture

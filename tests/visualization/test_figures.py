@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 
 import matplotlib as mpl
@@ -29,17 +28,6 @@ mpl.use("Agg")
 def close_figures():
     yield
     plt.close("all")
-
-
-@pytest.fixture(scope="module")
-def made(drawn_images):
-    attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2, n_clusters=3)
-    return attr.fit([(drawn_images, torch.arange(12) % 3)])
-
-
-@pytest.fixture
-def fitted(made):
-    return copy.deepcopy(made)
 
 
 pytestmark = pytest.mark.usefixtures("close_figures")
