@@ -138,6 +138,7 @@ _EXPLAIN = {
     "upsample": Option(Choice((None, "input")), None),
     "restrict": Option(Choice((None, "predicted")), None),
     "connected": Option(Switch(), False),
+    "min_area": Option(Whole(1, 2**31 - 1), 1),
     "per_channel": Option(Switch(), False),
     "needs_head": Option(Switch(), True),
     "return_convergence_delta": Option(Switch(), False),

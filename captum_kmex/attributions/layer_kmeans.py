@@ -117,6 +117,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         contrast: Target = None,
         restrict: str | None = None,
         connected: bool = False,
+        min_area: int = 1,
         upsample: str | None = None,
         return_convergence_delta: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -134,6 +135,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             contrast: A second class, "why not this one": explain the difference of logits.
             restrict: ``"predicted"`` lets only prototypes of the explained class compete.
             connected: Split segments into connected components.
+            min_area: Fewest cells of a connected piece on this depth's grid; smaller ones go to
+                the segment that they share most border with.
             upsample: ``"input"`` returns the input's shape, channels summing to the map.
             return_convergence_delta: Return also what the map misses of the logit.
 
@@ -150,8 +153,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         question = explainer.question(target, contrast, units)
         with plain_arithmetic(images[0]):
-            competition = explainer.competition(question, restrict, connected)
-            *_, found = explainer.evidence([question], explainer.depth(depth), competition)
+            how = explainer.competition(question, restrict, connected, min_area)
+            *_, found = explainer.evidence([question], explainer.depth(depth), how)
             maps = finish_map(found.densities[0], images[0], upsample, sums=units == "logit")
         if not return_convergence_delta:
             return maps
@@ -191,6 +194,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         contrast: Target = None,
         restrict: str | None = None,
         connected: bool = False,
+        min_area: int = 1,
     ) -> Explanation:
         """Return map, segments, class scores, ledger and nearest training patches.
 
@@ -203,8 +207,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         start, question = explainer.depth(depth), explainer.question(target, contrast)
         with plain_arithmetic(images[0]):
-            competition = explainer.competition(question, restrict, connected)
-            return Explanation.of(images[0], explainer, question, start, competition)
+            how = explainer.competition(question, restrict, connected, min_area)
+            return Explanation.of(images[0], explainer, question, start, how)
 
     @checked
     @one_bank_a_call

@@ -63,11 +63,14 @@ class StackedLayersAttribution(FittedAttribution):
         depth: int | str = 0,
         restrict: str | None = None,
         connected: bool = False,
+        min_area: int = 1,
     ) -> Tensor:
         """Return the segment of each pixel (N, H, W); needs no head, so any model will do.
 
         Once fitted, a segment is the index of a prototype in ``bank_``; unfitted, of a
         cluster of the image; with ``connected``, of a component, numbered in each image.
+        Pieces of fewer than ``min_area`` cells go to the segment that they share most border
+        with.
         """
         images = check_inputs(inputs)
         explainer = self._explainer(
@@ -75,7 +78,7 @@ class StackedLayersAttribution(FittedAttribution):
         )
         start, question = explainer.depth(depth), explainer.question(target)
         with plain_arithmetic(explainer.logits):
-            competition = explainer.competition(question, restrict, connected)
+            competition = explainer.competition(question, restrict, connected, min_area)
             return explainer.segments(start, competition).labels
 
     @checked

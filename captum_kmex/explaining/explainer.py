@@ -95,18 +95,30 @@ class Explainer:
         """Resolve what the user asks; errors are those of ``Question.of``."""
         return Question.of(target, contrast, self.logits, units)
 
-    def competition(self, question: Question, restrict: str | None, connected: bool) -> Competition:
+    def competition(
+        self,
+        question: Question,
+        restrict: str | None,
+        connected: bool,
+        min_area: int = 1,
+    ) -> Competition:
         """Return who competes for the pixels, by the user's options.
+
+        Args:
+            question: What is explained.
+            restrict: ``"predicted"``, so that only prototypes of its class compete.
+            connected: Split segments into connected components.
+            min_area: Fewest cells of a piece.
 
         Raises:
             NotFittedError: A restriction needs prototypes.
             ValueError: The explained class has no prototypes.
         """
         if restrict is None:
-            return Competition(None, connected)
+            return Competition(None, connected, min_area)
         classes = class_of(question.target, self.logits)
         self.segmenter.check_classes(classes)
-        return Competition(classes, connected)
+        return Competition(classes, connected, min_area)
 
     def segments(
         self, depth: int, competition: Competition = _FREE, *, is_voting: bool = False
@@ -142,7 +154,8 @@ class Explainer:
         densities = [question.density(*self.head_and_map) for question in questions]
 
         def segment(depth: int) -> Segmentation:
-            return self.segments(depth, competition, is_voting=depth in voting)
+            rules = competition if depth == last else competition.before()
+            return self.segments(depth, rules, is_voting=depth in voting)
 
         return carried_down(densities, self.stack, last, self.average_top, segment)
 
