@@ -16,6 +16,7 @@ from captum_kmex.bank.ridge_head import Surrogate
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.composite.weighting import block_weights
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
+from captum_kmex.explaining.given_segments import GivenSegments
 from captum_kmex.explaining.segmentation import (
     Segmentation,
     segment_by_class,
@@ -35,11 +36,13 @@ class Competition:
         own_class: Only prototypes of this class of each image (N,) compete; all if ``None``.
         connected: Segments are split into connected components.
         min_area: Fewest cells of a piece; smaller ones go to the neighbours.
+        given: The segments, if they come from outside: then nothing competes.
     """
 
     own_class: Tensor | None = None
     connected: bool = False
     min_area: int = 1
+    given: GivenSegments | None = None
 
     def before(self) -> Competition:
         """Return how pixels are assigned on the way to the depth explained: speckle stays.
