@@ -103,10 +103,11 @@ def _sides(numbered: NDArray[np.int64], count: int) -> list[Counter[int]]:
     """Return, for each piece, how many sides of cells it shares with each other one."""
     across = np.stack([numbered[:, :-1], numbered[:, 1:]], -1).reshape(-1, 2)
     down = np.stack([numbered[:-1], numbered[1:]], -1).reshape(-1, 2)
-    pairs, lengths = np.unique(np.concatenate([across, down]), axis=0, return_counts=True)
+    pairs = np.concatenate([across, down])
+    borders = pairs[pairs[:, 0] != pairs[:, 1]]
+    pairs, lengths = np.unique(borders, axis=0, return_counts=True)
     sides: list[Counter[int]] = [Counter() for _ in range(count)]
     for (a, b), length in zip(pairs.tolist(), lengths.tolist(), strict=True):
-        if a != b:
-            sides[a][b] += length
-            sides[b][a] += length
+        sides[a][b] += length
+        sides[b][a] += length
     return sides
