@@ -1,6 +1,7 @@
 """Post-hoc self-explanation of CNNs for Captum: prototypes, concept segments, exact maps."""
 
 from captum_kmex._version import __version__
+from captum_kmex.arguments.measured import Measured
 from captum_kmex.attributions.classifier_prototypes import ClassifierPrototypes
 from captum_kmex.attributions.kmex import KMExAttribution
 from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
@@ -18,6 +19,7 @@ __all__ = [
     "HeadNotFoundError",
     "KMExAttribution",
     "LayerKMeansAttribution",
+    "Measured",
     "NotFittedError",
     "PrototypeBank",
     "TargetError",

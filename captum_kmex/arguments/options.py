@@ -88,6 +88,10 @@ _ROWS = Instance(
 _MARKS = Listed(Values((1, 2), "(K, D) of vectors, or (K,) of their classes"), 2)
 _GRID = Values((2,), "(h, w)", "whole", is_array=True)
 
+_FILL = OneOf(
+    (Key("captum_kmex.measuring.fills:FILLS"), Values((3, 4, 5), "(1, D, h, w)", "floating-point"))
+)
+
 _MODELS = {
     "model": Option(Model(), remedy="pass the Python model"),
     "layer": Option(Layer(), None),
@@ -145,6 +149,19 @@ _EXPLAIN = {
     "LayerKMeansAttribution.explain.segments": _MASK,
     "per_channel": Option(Switch(), False),
     "needs_head": Option(Switch(), True),
+    "evidence": Option(
+        OneOf(
+            (
+                Choice(("allocated", "measured")),
+                Instance(("captum_kmex.arguments.measured:Measured",), "Measured(...)"),
+            )
+        ),
+        "allocated",
+    ),
+    "Measured.at": Option(Text("the name of a layer, or 'input'"), None),
+    "Measured.baseline": Option(OneOf((_FILL, Listed(_FILL, 1))), "mean"),
+    "Measured.passes": Option(Choice(("full", "half")), "full"),
+    "Measured.perturbations_per_eval": Option(Whole(1, 10**6), 32),
     "return_convergence_delta": Option(Switch(), False),
     "attributions": Option(_MAPS),
 }

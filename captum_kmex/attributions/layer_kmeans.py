@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from captum_kmex.arguments import checked
 from captum_kmex.arguments.inputs import Inputs, check_inputs
+from captum_kmex.arguments.measured import Measured
 from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import Layer, logged
@@ -21,8 +22,10 @@ from captum_kmex.deployment.evidence import HeadEvidence, fixed_target
 from captum_kmex.deployment.models import SegmentedModel
 from captum_kmex.deployment.vote import PrototypeVote
 from captum_kmex.exceptions import NotFittedError
+from captum_kmex.explaining.account import allocated_account
 from captum_kmex.explaining.evidence import finish_map
 from captum_kmex.explanation import Explanation
+from captum_kmex.measuring.ledger import measured_account
 from captum_kmex.model.reading import plain_arithmetic
 
 __all__ = ["LayerKMeansAttribution"]
@@ -120,6 +123,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         connected: bool = False,
         min_area: int = 1,
         segments: Tensor | np.ndarray | None = None,
+        evidence: str | Measured = "allocated",
         upsample: str | None = None,
         return_convergence_delta: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -142,6 +146,10 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             segments: Your own segments (N, 1, H, W), or (1, 1, H, W) for all images, on any grid:
                 whole numbers from 0, with gaps. The map is then the head's, averaged within
                 them on their grid, whatever the depth.
+            evidence: ``"allocated"``: the head's own, carried down in the one forward pass;
+                ``"measured"``: parts of the image are removed and the network is run again, some
+                140 times. The map then sums to logit minus the logit with everything removed.
+                ``Measured(...)`` has options.
             upsample: ``"input"`` returns the input's shape, channels summing to the map.
             return_convergence_delta: Return also what the map misses of the logit.
 
@@ -157,9 +165,15 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         images = check_inputs(inputs)
         explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         question = explainer.question(target, contrast, units)
+        start = explainer.depth(depth)
+        how = explainer.competition(question, restrict, connected, min_area, segments)
+        if evidence != "allocated":
+            measure = self._measuring(explainer, images, additional_forward_args, evidence)
+            found = measure(question, start, how)
+            maps = finish_map(found.density, images[0], upsample, sums=True)
+            return (maps, found.delta(maps)) if return_convergence_delta else maps
         with plain_arithmetic(images[0]):
-            how = explainer.competition(question, restrict, connected, min_area, segments)
-            density = explainer.density(question, explainer.depth(depth), how)
+            density = explainer.density(question, start, how)
             maps = finish_map(density, images[0], upsample, sums=units == "logit")
         if not return_convergence_delta:
             return maps
@@ -201,6 +215,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         connected: bool = False,
         min_area: int = 1,
         segments: Tensor | np.ndarray | None = None,
+        evidence: str | Measured = "allocated",
     ) -> Explanation:
         """Return map, segments, class scores, ledger and nearest training patches.
 
@@ -212,9 +227,14 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         images = check_inputs(inputs)
         explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         start, question = explainer.depth(depth), explainer.question(target, contrast)
-        with plain_arithmetic(images[0]):
-            how = explainer.competition(question, restrict, connected, min_area, segments)
-            return Explanation.of(images[0], explainer, question, start, how)
+        how = explainer.competition(question, restrict, connected, min_area, segments)
+        if evidence == "allocated":
+            with plain_arithmetic(images[0]):
+                account = allocated_account(images[0], explainer, question, start, how)
+        else:
+            measure = self._measuring(explainer, images, additional_forward_args, evidence)
+            account = measured_account(measure(question, start, how), explainer, start, how)
+        return Explanation.of(images[0], explainer, question, start, how, account)
 
     @checked
     @one_bank_a_call

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from captum_kmex.arguments import Setting, checked, read_option
 from captum_kmex.arguments.inputs import Inputs, check_inputs
+from captum_kmex.arguments.measured import Measured
 from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.fitted_attribution import FittedAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
@@ -24,6 +25,7 @@ from captum_kmex.explaining.segmenters import (
 from captum_kmex.explaining.segments import enlarged_mask
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.options import Observation
+from captum_kmex.measuring.evidence import Measuring
 from captum_kmex.model.activations import layer_name
 from captum_kmex.model.head import HeadSite
 from captum_kmex.model.reading import Reading, plain_arithmetic
@@ -257,6 +259,18 @@ class StackedLayersAttribution(FittedAttribution):
                 f"layers must stand shallow to deep; got {list(names)}, they ran as {ran}"
             )
         return reading
+
+    def _measuring(
+        self,
+        explainer: Explainer,
+        images: tuple[Tensor, ...],
+        args: object,
+        evidence: str | Measured,
+    ) -> Measuring:
+        """Return what measures evidence of a batch that was read once."""
+        options = evidence if isinstance(evidence, Measured) else Measured()
+        others = args if isinstance(args, tuple) else () if args is None else (args,)
+        return Measuring(explainer, self._source(), images, others, options)
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         images = check_inputs(batch.inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from captum_kmex.arguments.targets import Target, resolve_target
@@ -78,6 +79,17 @@ class Question:
         if self.contrast is None:
             return value
         return value - logits.gather(1, self.contrast.unsqueeze(1)).squeeze(1)
+
+    def probability(self, logits: Tensor) -> Tensor:
+        """Return the target's probability (N,); next to the contrast's alone if there is one."""
+        if self.contrast is not None or logits.shape[1] == 1:
+            return self.output(logits).sigmoid()
+        return logits.softmax(1).gather(1, self.target.unsqueeze(1)).squeeze(1)
+
+    def repeated(self, image: int, count: int, device: torch.device) -> Question:
+        """Return the question of one image, for several outputs of the model."""
+        contrast = None if self.contrast is None else self.contrast[image].to(device).expand(count)
+        return Question(self.target[image].to(device).expand(count), contrast, self.units)
 
     def bias(self, head: LinearHead) -> Tensor:
         """Return the bias (N,) that the map leaves out, less that of the contrast."""

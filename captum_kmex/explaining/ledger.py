@@ -11,7 +11,9 @@ from captum_kmex.bank.prototype_bank import Codebook
 from captum_kmex.bank.representatives import Representatives
 from captum_kmex.explaining.segments import segment_sums
 
-__all__ = ["LedgerRow", "Patch", "build_ledger", "patches_of"]
+__all__ = ["SURE", "LedgerRow", "Patch", "build_ledger", "patches_of"]
+
+SURE = 1.645  # standard deviations on either side, that hold nine in ten
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class LedgerRow:
         area: Share of the grid, 0 to 1.
         evidence: Sum of the map over the segment, in logit units.
         representatives: Nearest training patches of the prototype.
+        removed: Of measured evidence, what the output loses when the segment alone is removed.
+        kept: What it has above the baseline when the segment alone is kept.
+        error: Standard deviation of the evidence.
+        ties: Segments whose evidence cannot be told from this one's.
     """
 
     segment: int
@@ -50,6 +56,15 @@ class LedgerRow:
     area: float
     evidence: float
     representatives: tuple[Patch, ...] = ()
+    removed: float | None = None
+    kept: float | None = None
+    error: float | None = None
+    ties: tuple[int, ...] = ()
+
+    @property
+    def is_clear(self) -> bool | None:
+        """Whether measured evidence can be told from none (90 %); ``None`` if allocated."""
+        return None if self.error is None else abs(self.evidence) > SURE * self.error
 
 
 def build_ledger(

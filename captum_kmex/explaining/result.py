@@ -8,11 +8,11 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-from captum_kmex.explaining.evidence import Question, finish_map
+from captum_kmex.explaining.account import Account
+from captum_kmex.explaining.evidence import Question
 from captum_kmex.explaining.explainer import Explainer
-from captum_kmex.explaining.ledger import LedgerRow, build_ledger
+from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.explaining.segmenters import Competition
-from captum_kmex.explaining.votes import Classification
 
 __all__ = ["FORMAT", "SCHEMA_VERSION", "ExplanationData"]
 
@@ -38,7 +38,8 @@ class ExplanationData:
         segments: Segment of each pixel (N, h, w), as it was given if it comes from outside.
         ledger: Rows of each image, largest absolute evidence first; they add up to output
             minus bias.
-        bias: What no pixel accounts for (N,).
+        bias: What no pixel accounts for (N,); of measured evidence, the output with everything
+            removed.
         output: The explained logit, or difference of logits (N,).
         class_scores: Score of each class (N, C) by the attribution's ``vote``, if fitted.
         prediction: The class of the highest score (N,), if fitted.
@@ -47,6 +48,7 @@ class ExplanationData:
             stands in for it; ``delta`` is what it misses.
         segments_given: Segments come from outside; map and ledger do not depend on the layers
             but the deepest.
+        evidence: ``"allocated"``: the head's own, carried down; or ``"measured"`` by removal.
     """
 
     inputs: Tensor
@@ -64,6 +66,7 @@ class ExplanationData:
     restricted: bool = False
     surrogate_r2: float | None = None
     segments_given: bool = False
+    evidence: str = "allocated"
 
     @classmethod
     def of(
@@ -73,8 +76,9 @@ class ExplanationData:
         question: Question,
         depth: int,
         competition: Competition,
+        account: Account,
     ) -> _Data:
-        """Find everything about a batch that was read once.
+        """Gather everything about a batch that was read once.
 
         Args:
             images: The images (N, C, H, W).
@@ -82,8 +86,8 @@ class ExplanationData:
             question: What is explained, in logit units.
             depth: Place of the shallowest layer.
             competition: Who competes for the pixels.
+            account: What was found of it.
         """
-        account = _account(images, explainer, question, depth, competition)
         verdict = account.verdict
         return cls(
             inputs=images.detach(),
@@ -94,13 +98,14 @@ class ExplanationData:
             attribution=account.maps,
             segments=account.segments,
             ledger=account.ledger,
-            bias=question.bias(explainer.head),
+            bias=account.bias,
             output=question.output(explainer.logits),
             class_scores=None if verdict is None else verdict.scores,
             prediction=None if verdict is None else verdict.prediction,
             restricted=competition.own_class is not None,
-            surrogate_r2=explainer.ridge_r2,
+            surrogate_r2=None if account.evidence == "measured" else explainer.ridge_r2,
             segments_given=competition.given is not None,
+            evidence=account.evidence,
         )
 
     def __len__(self) -> int:
@@ -131,6 +136,7 @@ class ExplanationData:
             "layers": list(self.layers),
             "restricted": self.restricted,
             "segments_given": self.segments_given,
+            "evidence": self.evidence,
             "units": "logit",
             "surrogate_r2": self.surrogate_r2,
             "arrays": "arrays.npz",
@@ -148,30 +154,3 @@ class ExplanationData:
             "picture": f"{i:04d}.png",
             "ledger": [asdict(row) for row in self.ledger[i]],
         }
-
-
-@dataclass(frozen=True, eq=False)
-class _Account:
-    """A map in logit units, the segments that it is told by, and how the prototypes vote."""
-
-    maps: Tensor
-    segments: Tensor
-    ledger: tuple[tuple[LedgerRow, ...], ...]
-    verdict: Classification | None
-
-
-def _account(
-    images: Tensor, explainer: Explainer, question: Question, depth: int, competition: Competition
-) -> _Account:
-    if competition.given is not None:
-        given, density = competition.given, explainer.density(question, depth, competition)
-        maps = finish_map(density, images, None, sums=True)
-        return _Account(maps, given.numbers, given.ledger(maps), explainer.vote(depth))
-    *_, found = explainer.evidence([question], depth, competition, voting=(depth,))
-    maps = finish_map(found.densities[0], images, None, sums=True)
-    segments = found.averaged or explainer.segments(depth, competition, is_voting=True)
-    is_free = competition.own_class is None
-    verdict = explainer.vote(depth, segments if is_free else None)
-    book = explainer.segmenter.codebook(depth)
-    ledger = build_ledger(maps, segments.labels, segments.prototypes, book)
-    return _Account(maps, segments.labels, ledger, verdict)

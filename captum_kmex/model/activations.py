@@ -21,6 +21,8 @@ from captum_kmex.text.descriptions import described
 __all__ = [
     "Trace",
     "layer_name",
+    "logits_of",
+    "output_of",
     "trace",
     "unwrap",
     "warn_training",
@@ -154,9 +156,8 @@ def trace(
     size = (inputs[0].shape[-2], inputs[0].shape[-1])
     recorder = Recorder(layers, entering, tap, axes)
     log = CallLog(size, tail, with_moments) if tail else None
-    with _evaluation(model), recorder.attached(model, log, watched), torch.no_grad():
-        # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
-        output = model._call_impl(*inputs, *additional_forward_args)
+    with _evaluation(model), recorder.attached(model, log, watched):
+        output = output_of(model, (*inputs, *additional_forward_args))
     features = {name: recorder.output_grid(name, size) for name in layers}
     entered = {name: recorder.input_grid(name, size) for name in entering}
     taps = {} if log is None else log.maps()
@@ -164,7 +165,7 @@ def trace(
         taps[tap] = recorder.tap_grid(size)
     _warn_repeated([*layers, *entering], recorder.counts)
     return Trace(
-        logits=_logits(output, inputs[0]),
+        logits=logits_of(output, len(inputs[0])),
         features=features,
         entering=entered,
         order=tuple(recorder.counts),
@@ -175,6 +176,14 @@ def trace(
         calls=() if log is None else tuple(log.calls),
         taps=taps,
     )
+
+
+def output_of(model: nn.Module, arguments: tuple[object, ...]) -> torch.Tensor:
+    """Run a model in evaluation mode without gradients; its modes are as before afterwards."""
+    with _evaluation(model), torch.no_grad():
+        # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
+        output: Tensor = model._call_impl(*arguments)
+    return output
 
 
 def warn_training(model: nn.Module) -> None:
@@ -218,18 +227,27 @@ def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
             )
 
 
-def _logits(output: object, images: Tensor) -> Tensor:
-    if isinstance(output, Tensor) and output.ndim < 2 and output.numel() == len(images):
+def logits_of(output: object, count: int) -> Tensor:
+    """Return a model's output as logits (N, J).
+
+    Args:
+        output: What it returned.
+        count: Number of images N.
+
+    Raises:
+        ValueError: It is not (N, J), or holds NaN or Inf.
+    """
+    if isinstance(output, Tensor) and output.ndim < 2 and output.numel() == count:
         is_single = output.is_floating_point()  # one logit, squeezed
         output = output.reshape(-1, 1) if is_single else output
     is_logits = isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point()
-    if not isinstance(output, Tensor) or not is_logits or len(output) != len(images):
+    if not isinstance(output, Tensor) or not is_logits or len(output) != count:
         got = described(output)
         if isinstance(output, Tensor):
             dtype = "" if output.is_floating_point() else f" of {output.dtype}"
             got = f"{tuple(output.shape)}{dtype}"
         raise ValueError(
-            f"the model must return logits (N, J) for {len(images)} images; got {got}. Wrap "
+            f"the model must return logits (N, J) for {count} images; got {got}. Wrap "
             "it in a module that returns the logits"
         )
     if not is_finite(output):

@@ -1,0 +1,54 @@
+"""``Measured``: how evidence is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+from captum_kmex.arguments.options import read_option
+
+__all__ = ["Measured"]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """How ``evidence="measured"`` is measured; pass it in place of the word.
+
+    Parts of the image are removed, alone and all others, and the network is run again: no
+    gradients, any model. The parts are the image's segments, some twenty patches, and the same
+    patches shifted by half.
+
+    Attributes:
+        at: Where parts are removed: ``"input"``, in the pixels, or a layer through which all of
+            the image passes, in its features; what stands before the layer then runs once.
+            ``None``: the shallowest explained layer, and the pixels of images of up to 64.
+        baseline: What stands in place of what was removed: ``"mean"`` of the image's features
+            or colours, ``"blur"``, ``"zero"``, a tensor (1, D, h, w) of your own, or several of
+            them, whose outputs are averaged.
+        passes: ``"full"``, three partitions, or ``"half"``, two.
+        perturbations_per_eval: Images with parts removed that the model gets at a time.
+        show_progress: Show a progress bar.
+
+    Example:
+        >>> Measured(at="input", baseline=("blur", "mean"), passes="half").passes
+        'half'
+    """
+
+    at: str | None = None
+    baseline: str | Tensor | Sequence[str | Tensor] = "mean"
+    passes: str = "full"
+    perturbations_per_eval: int = 32
+    show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value = read_option(option.name, getattr(self, option.name), type(self).__name__)
+            object.__setattr__(self, option.name, value)
+
+    @property
+    def fills(self) -> list[str | Tensor]:
+        """What stands in place of what was removed, one by one."""
+        is_one = isinstance(self.baseline, (str, Tensor))
+        return [self.baseline] if is_one else list(self.baseline)

@@ -1,0 +1,147 @@
+"""Evidence of a batch that is measured: parts are removed image by image, and explained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_kmex.arguments.measured import Measured
+from captum_kmex.composite.stack import StackedBlocks
+from captum_kmex.explaining.evidence import Question
+from captum_kmex.explaining.explainer import Explainer
+from captum_kmex.explaining.segmentation import Segmentation
+from captum_kmex.explaining.segmenters import Competition
+from captum_kmex.measuring.account import ImageAccount, image_account
+from captum_kmex.measuring.kernel import FeatureKernel
+from captum_kmex.measuring.parts import Coalitions, coalitions, patches
+from captum_kmex.measuring.places import cuts
+from captum_kmex.measuring.posterior import Design
+from captum_kmex.measuring.prior import allocated_maps
+from captum_kmex.measuring.removal import remove
+from captum_kmex.model.reading import Source, plain_arithmetic
+
+__all__ = ["MeasuredEvidence", "Measuring"]
+
+# tuned on validation pictures alone: see docs/measured.md
+_LIKENESS = 0.8
+_REACH = 0.3
+_OWN = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredEvidence:
+    """Evidence of a batch for one question, measured.
+
+    Attributes:
+        density: Maps (N, 1, H, W), each of whose mean is output minus baseline.
+        segments: The segments of the ledger.
+        accounts: What was found of each image, by segments in the order of their numbers.
+    """
+
+    density: Tensor
+    segments: Segmentation
+    accounts: tuple[ImageAccount, ...]
+
+    @property
+    def baseline(self) -> Tensor:
+        """What the model gives each image with everything removed (N,)."""
+        return self._of_accounts("baseline")
+
+    def delta(self, maps: Tensor) -> Tensor:
+        """Return what maps miss (N,): their sum plus baseline minus output."""
+        return maps.flatten(1).sum(1) + self.baseline - self._of_accounts("output")
+
+    def _of_accounts(self, name: str) -> Tensor:
+        values = [getattr(account, name) for account in self.accounts]
+        return torch.stack(values).to(self.density)
+
+
+@dataclass(frozen=True, eq=False)
+class Measuring:
+    """Measures a batch, image by image: each has the same evidence whatever batch it is in.
+
+    Attributes:
+        explainer: The batch, read once.
+        source: The model.
+        inputs: The images (N, C, H, W), and further tensors that it takes.
+        args: Further positional arguments of the model.
+        options: How.
+    """
+
+    explainer: Explainer
+    source: Source
+    inputs: tuple[Tensor, ...]
+    args: tuple[object, ...]
+    options: Measured
+
+    def __call__(
+        self, question: Question, depth: int, competition: Competition
+    ) -> MeasuredEvidence:
+        """Measure the evidence for a question.
+
+        Args:
+            question: What is explained, in logit units.
+            depth: Place of the shallowest layer.
+            competition: Who makes the segments.
+
+        Raises:
+            ValueError: Other units, segments from outside, or a layer that cannot be a cut.
+        """
+        _check(question, competition)
+        explainer, options = self.explainer, self.options
+        layer = explainer.reading.layers[depth]
+        cut_of = cuts(self.source, self.inputs, self.args, explainer.reading, options.at, layer)
+        images = explainer.stack.blocks[0]
+        with plain_arithmetic(images):
+            segments = explainer.segments(depth, competition)
+            priors = allocated_maps(explainer, question, depth, competition)
+        removals = [_coalitions(labels, options) for labels in segments.labels.cpu()]
+        total = len(options.fills) * sum(map(len, removals))
+        accounts = []
+        with tqdm(total=total, desc="removing parts", disable=not options.show_progress) as bar:
+            for i, removal in enumerate(removals):
+                seen = remove(
+                    cut_of(i),
+                    removal.kept,
+                    options.fills,
+                    options.perturbations_per_eval,
+                    bar.update,
+                )
+                asked = question.repeated(i, len(removal), seen.device)
+                design = _design(explainer.stack.suffix(depth), i, removal)
+                prior = priors[i].flatten().cpu().double()
+                accounts.append(image_account(removal, asked, seen, design, prior))
+        cells = removals[0].kept[0].numel()
+        maps = torch.stack([account.evidence for account in accounts]) * cells
+        density = maps.view(-1, 1, *segments.labels.shape[1:]).to(images)
+        return MeasuredEvidence(density, segments, tuple(accounts))
+
+
+def _check(question: Question, competition: Competition) -> None:
+    if question.units != "logit":
+        raise ValueError("evidence='measured' needs units='logit'")
+    if competition.given is not None:
+        raise ValueError(
+            "evidence='measured' removes segments of its own; leave segments= out, or pass them "
+            "as feature_mask to Captum's FeatureAblation"
+        )
+
+
+def _coalitions(labels: Tensor, options: Measured) -> Coalitions:
+    """Return what is kept of an image whose segments are these (*grid)."""
+    partitions = [labels, patches(labels.shape)]
+    if options.passes == "full":
+        partitions.append(patches(labels.shape, is_shifted=True))
+    return coalitions(partitions)
+
+
+def _design(stack: StackedBlocks, image: int, removal: Coalitions) -> Design:
+    """Return what was measured, with the kernel of the network's own features."""
+    cells = torch.arange(removal.kept[0].numel(), device=stack.blocks[0].device)
+    with plain_arithmetic(stack.blocks[0]):
+        rows = stack.rows(torch.full_like(cells, image), cells).cpu()
+    kernel = FeatureKernel.of(rows, removal.kept.shape[1:], _LIKENESS, _REACH, _OWN)
+    return Design(removal.kept[2:].flatten(1).double(), removal.kinds, kernel)

@@ -1,0 +1,58 @@
+"""The account of a batch whose evidence was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from captum_kmex.explaining.account import Account, account_by_segments
+from captum_kmex.explaining.evidence import summed
+from captum_kmex.explaining.explainer import Explainer
+from captum_kmex.explaining.ledger import SURE, LedgerRow
+from captum_kmex.explaining.segmenters import Competition
+from captum_kmex.measuring.account import ImageAccount
+from captum_kmex.measuring.evidence import MeasuredEvidence
+
+__all__ = ["measured_account"]
+
+
+def measured_account(
+    found: MeasuredEvidence, explainer: Explainer, depth: int, competition: Competition
+) -> Account:
+    """Return maps, segments, votes, and a ledger with what was measured beside the evidence."""
+    maps = summed(found.density)
+    account = account_by_segments(
+        maps, found.segments, found.baseline, explainer, depth, competition
+    )
+    ledger = tuple(map(_measured_rows, account.ledger, found.accounts))
+    return replace(account, ledger=ledger, evidence="measured")
+
+
+def _measured_rows(rows: Sequence[LedgerRow], found: ImageAccount) -> tuple[LedgerRow, ...]:
+    # an image's account lists its segments by number
+    place = {segment: i for i, segment in enumerate(sorted(row.segment for row in rows))}
+    order = torch.tensor([place[row.segment] for row in rows])
+    covariance = found.covariance[order][:, order]
+    errors = covariance.diagonal().clamp_min(0).sqrt()
+    alike = _cannot_be_told(torch.tensor([row.evidence for row in rows]), covariance)
+    return tuple(
+        replace(
+            row,
+            removed=float(found.removed[order[i]]),
+            kept=float(found.kept[order[i]]),
+            error=float(errors[i]),
+            ties=tuple(rows[j].segment for j in alike[i].nonzero()[:, 0].tolist()),
+        )
+        for i, row in enumerate(rows)
+    )
+
+
+def _cannot_be_told(evidence: Tensor, covariance: Tensor) -> Tensor:
+    """Return which rows cannot be told from which others (S, S), nine times in ten."""
+    variances = covariance.diagonal()
+    apart = (variances[:, None] + variances - 2 * covariance).clamp_min(0).sqrt()
+    alike = (evidence[:, None] - evidence).abs() <= SURE * apart
+    return alike.fill_diagonal_(False)

@@ -1,0 +1,74 @@
+"""Where the parts of a batch's images are removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from captum_kmex.model.activations import layer_name, trace
+from captum_kmex.model.cut import Cut
+from captum_kmex.model.reading import Reading, Source
+
+__all__ = ["cuts"]
+
+_SMALL = 64  # sides up to which parts are removed in the pixels
+
+
+def cuts(
+    source: Source,
+    inputs: tuple[Tensor, ...],
+    args: tuple[object, ...],
+    reading: Reading,
+    at: str | None,
+    layer: str,
+) -> Callable[[int], Cut]:
+    """Return what gives the place where parts of an image are removed.
+
+    Args:
+        source: The model.
+        inputs: The images (N, C, H, W), and further tensors that it takes.
+        args: Further positional arguments.
+        reading: The forward pass that was explained.
+        at: ``"input"``, the name of a layer, or ``None``: ``layer``, or the pixels if they are
+            few.
+        layer: The shallowest explained layer.
+
+    Raises:
+        ValueError: Something of the images goes around the layer.
+    """
+    if at is None:
+        at = "input" if max(inputs[0].shape[2:]) <= _SMALL else layer
+    place = None if at == "input" else layer_name(source.model, at)
+    model = source.running([] if place is None else [place])
+    axis = 1 if place is None else _axis(source, inputs, args, reading, place)
+
+    def of_image(i: int) -> Cut:
+        count = len(inputs[0])
+        own = tuple(_of_image(value, i, count) for value in inputs)
+        others = tuple(_of_image(value, i, count) for value in args)
+        return Cut(model, own, others, place, axis)
+
+    of_image(0).check()
+    return of_image
+
+
+def _axis(
+    source: Source,
+    inputs: tuple[Tensor, ...],
+    args: tuple[object, ...],
+    reading: Reading,
+    layer: str,
+) -> int:
+    """Return the dimension of a layer's channels."""
+    known = reading.axes.get(layer, source.axis)
+    if known is not None:
+        return known
+    return trace(source.model, inputs, [layer], additional_forward_args=args).axes[layer]
+
+
+def _of_image(value: object, image: int, count: int) -> object:
+    """Return what belongs to an image; what is no batch belongs to all."""
+    if isinstance(value, Tensor) and value.ndim and len(value) == count:
+        return value[image : image + 1]
+    return value
