@@ -203,6 +203,7 @@ _FIGURES = {
     "title": Option(Text(), None),
     "label": Option(Text(), ""),
     "total": Option(Text(), "logit"),
+    "base": Option(Text(), "bias"),
     "height": Option(Number(0, 10, is_open=True), 0.035),
     "legend": Option(Switch(), True),
     "n_numbers": Option(Whole(0, 10**6), 12),

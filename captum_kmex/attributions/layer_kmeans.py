@@ -233,7 +233,9 @@ class LayerKMeansAttribution(StackedLayersAttribution):
                 account = allocated_account(images[0], explainer, question, start, how)
         else:
             measure = self._measuring(explainer, images, additional_forward_args, evidence)
-            account = measured_account(measure(question, start, how), explainer, start, how)
+            account = measured_account(
+                measure(question, start, how, minimal=True), explainer, start, how
+            )
         return Explanation.of(images[0], explainer, question, start, how, account)
 
     @checked

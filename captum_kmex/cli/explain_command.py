@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from captum_kmex.arguments.measured import Measured
 from captum_kmex.classes import class_logits, class_of_logit, predicted_classes
 from captum_kmex.cli.answer import Answer, say, table
 from captum_kmex.cli.open_inputs import Explanandum, add_words, open_explanandum
@@ -40,6 +41,13 @@ def register(commands: Commands) -> None:
     parser.add_argument("--contrast", metavar="CLASS", help="why not this one")
     parser.add_argument(
         "--depth", default="0", help="shallowest layer to use, name or position (default 0: all)"
+    )
+    parser.add_argument(
+        "--evidence",
+        choices=("allocated", "measured"),
+        default="allocated",
+        help="the head's, carried down in one pass, or measured by removing parts of the picture: "
+        "some 140 passes (default allocated)",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("explained"), help="folder (default explained)"
@@ -89,13 +97,13 @@ def _explained(
     subject = given.subject
     target = class_index(options.target, subject)
     contrast = class_index(options.contrast, subject)
-    names = given.pictures.names()
+    names, evidence = given.pictures.names(), _evidence(options, len(folders))
     bar = tqdm(given.pictures.files, desc="explaining", disable=options.quiet)
     for file, name, place in zip(bar, names, folders, strict=True):
         picture = open_picture(file, subject.preprocessing)
         x = subject.preprocessing(picture).unsqueeze(0).to(subject.device)
         result = given.attribution.explain(
-            x, target, depth=_depth(options.depth), contrast=contrast
+            x, target, depth=_depth(options.depth), contrast=contrast, evidence=evidence
         )
         result.save(
             place,
@@ -106,6 +114,13 @@ def _explained(
         yield {"image": str(file), "name": name, "folder": str(place)} | _summary(
             result, subject.class_names
         )
+
+
+def _evidence(options: argparse.Namespace, n_pictures: int) -> str | Measured:
+    """Return how evidence is found; the bar of pictures is enough where there are several."""
+    if options.evidence == "allocated":
+        return "allocated"
+    return Measured(show_progress=n_pictures == 1 and not options.quiet)
 
 
 def _summary(result: Explanation, names: Sequence[str] | None) -> dict[str, object]:
@@ -131,6 +146,7 @@ def _summary(result: Explanation, names: Sequence[str] | None) -> dict[str, obje
         "prototypes_predict_name": name(voted),
         "output": float(result.output[0]),
         "bias": float(result.bias[0]),
+        "measured": result.evidence == "measured",
         "evidence": sum(row.evidence for row in result.ledger[0]),
         "delta": float(result.delta[0]),
         "segments": len(result.ledger[0]),

@@ -27,6 +27,8 @@ class Account:
         verdict: How the prototypes vote, if there are any.
         bias: What no pixel accounts for (N,).
         evidence: ``"allocated"`` or ``"measured"``.
+        enough: The fewest segments of each image that keep its class, if that was measured.
+        needed: The fewest without which its class is another one, likewise.
     """
 
     maps: Tensor
@@ -35,6 +37,8 @@ class Account:
     verdict: Classification | None
     bias: Tensor
     evidence: str = "allocated"
+    enough: tuple[tuple[int, ...] | None, ...] | None = None
+    needed: tuple[tuple[int, ...] | None, ...] | None = None
 
 
 def allocated_account(

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
+from captum_kmex.arguments import checked, resolve_index
 from captum_kmex.explaining.account import Account
 from captum_kmex.explaining.evidence import Question
 from captum_kmex.explaining.explainer import Explainer
@@ -49,6 +50,8 @@ class ExplanationData:
         segments_given: Segments come from outside; map and ledger do not depend on the layers
             but the deepest.
         evidence: ``"allocated"``: the head's own, carried down; or ``"measured"`` by removal.
+        enough: What ``sufficient`` returns of each image, if evidence was measured.
+        needed: What ``necessary`` returns, likewise.
     """
 
     inputs: Tensor
@@ -67,6 +70,8 @@ class ExplanationData:
     surrogate_r2: float | None = None
     segments_given: bool = False
     evidence: str = "allocated"
+    enough: tuple[tuple[int, ...] | None, ...] | None = None
+    needed: tuple[tuple[int, ...] | None, ...] | None = None
 
     @classmethod
     def of(
@@ -106,6 +111,8 @@ class ExplanationData:
             surrogate_r2=None if account.evidence == "measured" else explainer.ridge_r2,
             segments_given=competition.given is not None,
             evidence=account.evidence,
+            enough=account.enough,
+            needed=account.needed,
         )
 
     def __len__(self) -> int:
@@ -120,6 +127,38 @@ class ExplanationData:
     def origin(self) -> str:
         """What the segments come from, in words: the layers, shallow to deep, or outside."""
         return "segments given" if self.segments_given else " + ".join(self.layers)
+
+    @checked
+    def sufficient(self, index: int = 0) -> tuple[int, ...] | None:
+        """Return the fewest segments that keep the class when all others are removed.
+
+        Segments are taken in the order of their measured evidence, and each number of them was
+        tried on the model.
+
+        Returns:
+            Their numbers; ``None`` if the image is another class's, or no number keeps it.
+
+        Raises:
+            ValueError: The evidence was not measured.
+        """
+        return self._minimal(self.enough, index)
+
+    @checked
+    def necessary(self, index: int = 0) -> tuple[int, ...] | None:
+        """Return the fewest segments without which the class is another one.
+
+        As ``sufficient``; ``None`` also if the class stays when all is removed.
+        """
+        return self._minimal(self.needed, index)
+
+    def _minimal(
+        self, found: tuple[tuple[int, ...] | None, ...] | None, index: int
+    ) -> tuple[int, ...] | None:
+        if found is None:
+            raise ValueError(
+                "evidence was allocated, and no segment removed; explain(x, evidence='measured')"
+            )
+        return found[resolve_index("index", index, len(self))]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the tensors but the inputs as NumPy arrays, those that there are."""
@@ -152,5 +191,7 @@ class ExplanationData:
             "delta": float(self.delta[i]),
             "prediction": None if self.prediction is None else int(self.prediction[i]),
             "picture": f"{i:04d}.png",
+            "sufficient": None if self.enough is None else self.enough[i],
+            "necessary": None if self.needed is None else self.needed[i],
             "ledger": [asdict(row) for row in self.ledger[i]],
         }

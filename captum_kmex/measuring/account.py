@@ -18,7 +18,7 @@ _TELLING = 0.05  # a probability that changes by less says nothing of where
 
 # tuned on validation pictures alone: see docs/measured.md
 _CHANCE_NOISE = 0.3
-_NOISE = 1.0
+_NOISE = 10.0
 
 
 @dataclass(frozen=True, eq=False)

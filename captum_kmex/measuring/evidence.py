@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -16,11 +18,13 @@ from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.explaining.segmenters import Competition
 from captum_kmex.measuring.account import ImageAccount, image_account
 from captum_kmex.measuring.kernel import FeatureKernel
+from captum_kmex.measuring.minimal import Minimal, minimal_segments
 from captum_kmex.measuring.parts import Coalitions, coalitions, patches
 from captum_kmex.measuring.places import cuts
 from captum_kmex.measuring.posterior import Design
 from captum_kmex.measuring.prior import allocated_maps
-from captum_kmex.measuring.removal import remove
+from captum_kmex.measuring.removal import Remover
+from captum_kmex.model.cut import Cut
 from captum_kmex.model.reading import Source, plain_arithmetic
 
 __all__ = ["MeasuredEvidence", "Measuring"]
@@ -39,11 +43,14 @@ class MeasuredEvidence:
         density: Maps (N, 1, H, W), each of whose mean is output minus baseline.
         segments: The segments of the ledger.
         accounts: What was found of each image, by segments in the order of their numbers.
+        minimal: The fewest segments of each image that keep its class, and that change it; none
+            if that was not asked for.
     """
 
     density: Tensor
     segments: Segmentation
     accounts: tuple[ImageAccount, ...]
+    minimal: tuple[Minimal, ...]
 
     @property
     def baseline(self) -> Tensor:
@@ -78,7 +85,7 @@ class Measuring:
     options: Measured
 
     def __call__(
-        self, question: Question, depth: int, competition: Competition
+        self, question: Question, depth: int, competition: Competition, *, minimal: bool = False
     ) -> MeasuredEvidence:
         """Measure the evidence for a question.
 
@@ -86,38 +93,45 @@ class Measuring:
             question: What is explained, in logit units.
             depth: Place of the shallowest layer.
             competition: Who makes the segments.
+            minimal: Find also the fewest segments that keep the class, and that change it.
 
         Raises:
             ValueError: Other units, segments from outside, or a layer that cannot be a cut.
         """
         _check(question, competition)
         explainer, options = self.explainer, self.options
-        layer = explainer.reading.layers[depth]
-        cut_of = cuts(self.source, self.inputs, self.args, explainer.reading, options.at, layer)
+        cut_of = self._cuts(explainer.reading.layers[depth:])
         images = explainer.stack.blocks[0]
         with plain_arithmetic(images):
             segments = explainer.segments(depth, competition)
-            priors = allocated_maps(explainer, question, depth, competition)
-        removals = [_coalitions(labels, options) for labels in segments.labels.cpu()]
-        total = len(options.fills) * sum(map(len, removals))
-        accounts = []
-        with tqdm(total=total, desc="removing parts", disable=not options.show_progress) as bar:
+            priors = allocated_maps(explainer, question, depth, competition).flatten(1)
+        labels, stack = segments.labels.cpu(), explainer.stack.suffix(depth)
+        removals = [_coalitions(of_image, options) for of_image in labels]
+        accounts, fewest = [], []
+        with self._progress(sum(map(len, removals))) as bar:
             for i, removal in enumerate(removals):
-                seen = remove(
-                    cut_of(i),
-                    removal.kept,
-                    options.fills,
-                    options.perturbations_per_eval,
-                    bar.update,
-                )
-                asked = question.repeated(i, len(removal), seen.device)
-                design = _design(explainer.stack.suffix(depth), i, removal)
-                prior = priors[i].flatten().cpu().double()
-                accounts.append(image_account(removal, asked, seen, design, prior))
-        cells = removals[0].kept[0].numel()
-        maps = torch.stack([account.evidence for account in accounts]) * cells
-        density = maps.view(-1, 1, *segments.labels.shape[1:]).to(images)
-        return MeasuredEvidence(density, segments, tuple(accounts))
+                remover = Remover(cut_of(i), options, bar.update)
+                logits = remover(removal.kept)
+                asked = question.repeated(i, len(removal), logits.device)
+                design, prior = _design(stack, i, removal), priors[i].cpu().double()
+                account = image_account(removal, asked, logits, design, prior)
+                accounts.append(account)
+                if minimal:
+                    evidence = removal.kept[removal.alone].flatten(1).double() @ account.evidence
+                    fewest.append(
+                        minimal_segments(labels[i], evidence, asked, logits[0, 1:2], remover.first)
+                    )
+        maps = torch.stack([account.evidence for account in accounts]) * labels[0].numel()
+        density = maps.view(len(labels), 1, *labels.shape[1:]).to(images)
+        return MeasuredEvidence(density, segments, tuple(accounts), tuple(fewest))
+
+    def _cuts(self, layers: Sequence[str]) -> Callable[[int], Cut]:
+        reading, at = self.explainer.reading, self.options.at
+        return cuts(self.source, self.inputs, self.args, reading, at, layers)
+
+    def _progress(self, coalitions: int) -> tqdm[NoReturn]:
+        total = coalitions * len(self.options.fills)
+        return tqdm(total=total, desc="removing parts", disable=not self.options.show_progress)
 
 
 def _check(question: Question, competition: Competition) -> None:

@@ -28,7 +28,14 @@ def measured_account(
         maps, found.segments, found.baseline, explainer, depth, competition
     )
     ledger = tuple(map(_measured_rows, account.ledger, found.accounts))
-    return replace(account, ledger=ledger, evidence="measured")
+    enough, needed = ([getattr(m, name) for m in found.minimal] for name in ("enough", "needed"))
+    return replace(
+        account,
+        ledger=ledger,
+        evidence="measured",
+        enough=tuple(enough) or None,
+        needed=tuple(needed) or None,
+    )
 
 
 def _measured_rows(rows: Sequence[LedgerRow], found: ImageAccount) -> tuple[LedgerRow, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from captum_kmex.model.reading import Reading, Source
 __all__ = ["cuts"]
 
 _SMALL = 64  # sides up to which parts are removed in the pixels
+_CELLS = 100  # fewest of a layer's grid, of which some twenty parts are made
 
 
 def cuts(
@@ -21,7 +22,7 @@ def cuts(
     args: tuple[object, ...],
     reading: Reading,
     at: str | None,
-    layer: str,
+    layers: Sequence[str],
 ) -> Callable[[int], Cut]:
     """Return what gives the place where parts of an image are removed.
 
@@ -30,15 +31,16 @@ def cuts(
         inputs: The images (N, C, H, W), and further tensors that it takes.
         args: Further positional arguments.
         reading: The forward pass that was explained.
-        at: ``"input"``, the name of a layer, or ``None``: ``layer``, or the pixels if they are
-            few.
-        layer: The shallowest explained layer.
+        at: ``"input"``, the name of a layer, or ``None``: the pixels if they are few, else the
+            deepest of ``layers`` whose grid is not too coarse for parts.
+        layers: The explained layers, shallow to deep.
 
     Raises:
         ValueError: Something of the images goes around the layer.
     """
     if at is None:
-        at = "input" if max(inputs[0].shape[2:]) <= _SMALL else layer
+        is_small = max(inputs[0].shape[2:]) <= _SMALL
+        at = "input" if is_small else _fine_layer(reading, layers)
     place = None if at == "input" else layer_name(source.model, at)
     model = source.running([] if place is None else [place])
     axis = 1 if place is None else _axis(source, inputs, args, reading, place)
@@ -51,6 +53,11 @@ def cuts(
 
     of_image(0).check()
     return of_image
+
+
+def _fine_layer(reading: Reading, layers: Sequence[str]) -> str:
+    fine = [name for name in layers if reading.features[name][0, 0].numel() >= _CELLS]
+    return fine[-1] if fine else layers[0]
 
 
 def _axis(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from captum_kmex.composite.resizing import resize_keeping_mean
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.explaining.evidence import Question
 from captum_kmex.explaining.explainer import Explainer
@@ -16,11 +17,19 @@ __all__ = ["allocated_maps", "shared_out"]
 def allocated_maps(
     explainer: Explainer, question: Question, depth: int, competition: Competition
 ) -> Tensor:
-    """Return the allocated maps of a depth (N, 1, H, W); flat where the model has no head."""
+    """Return maps (N, 1, H, W) that lie where the head's evidence is allocated.
+
+    They are the mean of the head's own map and of that carried down to segments; flat where the
+    model has no head.
+    """
+    stack = explainer.stack.suffix(depth)
     try:
-        return explainer.density(question, depth, competition)
+        own = question.density(*explainer.head_and_map)
+        return (
+            resize_keeping_mean(own, stack.grid) + explainer.density(question, depth, competition)
+        ) / 2
     except (HeadNotFoundError, NotFittedError):
-        return torch.ones_like(explainer.stack.suffix(depth).squared_norms).unsqueeze(1)
+        return torch.ones_like(stack.squared_norms).unsqueeze(1)
 
 
 def shared_out(total: Tensor, shares: Tensor) -> Tensor:

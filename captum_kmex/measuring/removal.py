@@ -2,49 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_kmex.arguments.measured import Measured
 from captum_kmex.measuring.fills import FILLS
 from captum_kmex.model.cut import Cut
 
-__all__ = ["remove"]
+__all__ = ["Remover"]
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _AREA = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 
 
-def remove(
-    cut: Cut,
-    kept: Tensor,
-    fills: Sequence[str | Tensor],
-    per_pass: int,
-    advance: Callable[[int], object],
-) -> Tensor:
-    """Run the model on an image with parts removed.
+@dataclass(frozen=True, eq=False)
+class Remover:
+    """Runs the model on one image with parts removed.
 
-    Args:
+    Attributes:
         cut: The image, and where parts of it are removed.
-        kept: Cells kept in each pass, boolean tensor (M, *grid), on any grid.
-        fills: What stands in their place: names, or tensors like the image's features.
-        per_pass: Images a pass, at most.
+        options: What stands in their place, and how many images a pass.
         advance: Called with the number of images after each pass.
-
-    Returns:
-        Logits of each fill and coalition, double tensor (F, M, J) on the CPU.
     """
-    features = cut.features
-    found = []
-    for fill in fills:
-        blank = FILLS[fill](features) if isinstance(fill, str) else fill.to(features)
-        for some in kept.split(per_pass):
+
+    cut: Cut
+    options: Measured
+    advance: Callable[[int], object]
+
+    def __call__(self, kept: Tensor) -> Tensor:
+        """Return the logits for each fill, double tensor (F, M, J) on the CPU.
+
+        Args:
+            kept: Cells kept each time, boolean tensor (M, *grid), on any grid.
+        """
+        return torch.stack([self._filled(kept, blank) for blank in self._blanks])
+
+    def first(self, kept: Tensor) -> Tensor:
+        """Return the logits (M, J) for the first fill alone."""
+        return self._filled(kept, self._blanks[0])
+
+    def _filled(self, kept: Tensor, blank: Tensor) -> Tensor:
+        features, found = self.cut.features, []
+        for some in kept.split(self.options.perturbations_per_eval):
             masks = _masks(some.to(features), features.shape[2:])
-            found.append(cut.logits(torch.lerp(blank, features, masks)).cpu().double())
-            advance(len(some))
-    return torch.cat(found).unflatten(0, (len(fills), -1))
+            found.append(self.cut.logits(torch.lerp(blank, features, masks)).cpu().double())
+            self.advance(len(some))
+        return torch.cat(found)
+
+    @cached_property
+    def _blanks(self) -> list[Tensor]:
+        features = self.cut.features
+        return [self._blank(fill, features) for fill in self.options.fills]
+
+    @staticmethod
+    def _blank(fill: str | Tensor, features: Tensor) -> Tensor:
+        if isinstance(fill, str):
+            return FILLS[fill](features)
+        try:
+            return fill.to(features).expand_as(features)
+        except RuntimeError:
+            raise ValueError(
+                f"baseline is {tuple(fill.shape)}, what is removed {tuple(features.shape)}: pass a "
+                "tensor of that shape, or 'mean', 'blur' or 'zero'"
+            ) from None
 
 
 def _masks(kept: Tensor, size: torch.Size) -> Tensor:

@@ -40,6 +40,7 @@ from captum_kmex.visualization.pictures import (
 __all__ = ["plot_contrast", "plot_explanation"]
 
 _TITLE = 0.8  # of a column's width, beside which the ledger's labels need theirs
+_MOST_RANKS = 8  # told below the ledger
 _SCALE = "logit, if every cell were like this"
 
 
@@ -98,10 +99,29 @@ def _ledger_panel(
 ) -> None:
     bias, output = float(explanation.bias[index]), float(explanation.output[index])
     total = "logit" if explanation.contrast is None else "difference"
-    draw_ledger(explanation.ledger[index], bias, output, ax, class_names, total)
+    base = "bias" if explanation.evidence == "allocated" else "all removed"
+    draw_ledger(explanation.ledger[index], bias, output, ax, class_names, total, base)
     r2 = explanation.surrogate_r2
     surrogate = "" if r2 is None else f" (of a surrogate, R² = {r2:.2f})"
-    ax.set_title(f"ledger: bias + segments = {total}{surrogate}", fontsize=9)
+    ax.set_title(f"ledger: {base} + segments = {total}{surrogate}", fontsize=9)
+    ax.set_xlabel(_fewest(explanation, index), fontsize=8)
+
+
+def _fewest(explanation: ExplanationData, index: int) -> str:
+    """Return the fewest segments that keep the class, and that change it, by their ranks."""
+    if explanation.enough is None:
+        return ""
+    order = [row.segment for row in explanation.ledger[index]]
+    found = {
+        "enough": explanation.sufficient(index),
+        "needed": explanation.necessary(index),
+    }
+    ranks = {
+        word: " ".join(str(order.index(segment) + 1) for segment in segments)
+        for word, segments in found.items()
+        if segments is not None and len(segments) <= _MOST_RANKS
+    }
+    return " · ".join(f"{word}: {numbers}" for word, numbers in ranks.items())
 
 
 def _patch_row(
@@ -233,7 +253,14 @@ def contrasted(target: ExplanationData, contrast: ExplanationData, index: int) -
     _check_pair(target, contrast, one)
     evidence = {row.segment: row.evidence for row in contrast.ledger[index]}
     rows = [
-        dataclasses.replace(row, evidence=row.evidence - evidence[row.segment])
+        dataclasses.replace(
+            row,
+            evidence=row.evidence - evidence[row.segment],
+            removed=None,
+            kept=None,
+            error=None,
+            ties=(),
+        )
         for row in target.ledger[index]
     ]
     return dataclasses.replace(
@@ -249,6 +276,8 @@ def contrasted(target: ExplanationData, contrast: ExplanationData, index: int) -
         output=target.output[one] - contrast.output[one],
         class_scores=None,
         prediction=None,
+        enough=None,
+        needed=None,
     )
 
 

@@ -1,10 +1,11 @@
-"""The ledger as a chart: from the bias, segment by segment, to the logit."""
+"""The ledger as a chart: from the bias or the baseline, segment by segment, to the logit."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 
 from captum_kmex.arguments import checked
 from captum_kmex.explaining.ledger import LedgerRow
@@ -15,6 +16,7 @@ from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
 __all__ = ["draw_ledger"]
 
 _N_ROWS = 8
+_PALE = 0.35
 _SIZE = 7  # of the labels' letters, in points
 _LABELS = 0.42  # of the ledger's width, that the labels take at most
 
@@ -27,8 +29,12 @@ def draw_ledger(
     ax: Axes,
     class_names: ClassNames | None = None,
     total: str = "logit",
+    base: str = "bias",
 ) -> None:
     """Draw the account: from the bias, segment by segment, to the logit.
+
+    Measured evidence has its standard deviation as a whisker; a row that cannot be told from none
+    is pale.
 
     Args:
         rows: The image's ledger.
@@ -37,12 +43,14 @@ def draw_ledger(
         ax: Where to draw.
         class_names: Names of the prototypes' classes.
         total: What the bars end at.
+        base: What they begin with.
     """
     n_shown = _N_ROWS if len(rows) > _N_ROWS + 1 else len(rows)
     lines = _lines(rows, n_shown, class_names, _LABELS * column_width(ax))
-    labels = ["bias", *(label for label, _ in lines), total]
+    labels = [base, *(label for label, _ in lines), total]
     values = [bias, *(evidence for _, evidence in lines), output]
-    _draw_bars(values, ax)
+    bars = _draw_bars(values, ax)
+    _draw_errors(rows[:n_shown], bars, values, ax)
     ax.set_yticks(range(len(labels)), labels, fontsize=_SIZE, **PLAIN)
     for i, tick in enumerate(ax.get_yticklabels()[1 : n_shown + 1]):
         tick.set_bbox({"fc": (*segment_color(i), 0.45), "ec": "none", "pad": 1.2})
@@ -59,18 +67,35 @@ def draw_ledger(
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _draw_bars(values: Sequence[float], ax: Axes) -> None:
-    """Draw the first and last value from zero, the others each where the one before ended."""
+def _draw_errors(
+    rows: Sequence[LedgerRow], bars: Sequence[BarContainer], values: Sequence[float], ax: Axes
+) -> None:
+    """Add what is not known of measured evidence to the bars of the leading rows."""
     level = values[0]
+    for y, row in enumerate(rows, start=1):
+        level += row.evidence
+        if row.error is not None:
+            ax.errorbar(level, y, xerr=row.error, color="#333333", elinewidth=0.8, capsize=1.5)
+            bars[y - 1].patches[0].set_alpha(1.0 if row.is_clear else _PALE)
+
+
+def _draw_bars(values: Sequence[float], ax: Axes) -> list[BarContainer]:
+    """Draw the first and last value from zero, the others each where the one before ended.
+
+    Returns:
+        The bars of those between.
+    """
+    level, bars = values[0], []
     ax.barh(0, level, color=TOTAL, height=0.7)
     for y, evidence in enumerate(values[1:-1], start=1):
         color = POSITIVE if evidence >= 0 else NEGATIVE
-        ax.barh(y, evidence, left=level, color=color, height=0.7)
+        bars.append(ax.barh(y, evidence, left=level, color=color, height=0.7))
         ax.plot([level, level], [y - 1.35, y + 0.35], color="#999999", lw=0.6)
         level += evidence
     last = len(values) - 1
     ax.plot([level, level], [last - 1.35, last + 0.35], color="#999999", lw=0.6)
     ax.barh(last, values[-1], color=TOTAL, height=0.7)
+    return bars
 
 
 def _lines(
