@@ -17,8 +17,8 @@ __all__ = ["ImageAccount", "image_account"]
 _TELLING = 0.05  # a probability that changes by less says nothing of where
 
 # tuned on validation pictures alone: see docs/measured.md
-_CHANCE_NOISE = 0.3
-_NOISE = 10.0
+_CHANCE_NOISES = (0.3,)
+_NOISES = (1e-6, 1e-2, 10.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +65,9 @@ def image_account(
     prior = shared_out(total, allocated)
     if chance >= _TELLING:
         likely = shared_out(chance, allocated)
-        likely = design.posterior(likely, chances[2:] - chances[0], chance, _CHANCE_NOISE).mean
+        likely = design.posterior(likely, chances[2:] - chances[0], chance, _CHANCE_NOISES).mean
         prior = (prior + likely * (total / chance)) / 2
-    found = design.posterior(prior, values[2:] - values[0], total, _NOISE)
+    found = design.posterior(prior, values[2:] - values[0], total, _NOISES)
     return ImageAccount(
         found.mean,
         values[1],

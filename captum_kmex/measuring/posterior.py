@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,21 +34,31 @@ class Design:
         self._spread = kernel(self._sums.T)
         self.covariance = self._sums @ self._spread
 
-    def posterior(self, mean: Tensor, values: Tensor, total: Tensor, noise: float) -> Posterior:
+    def posterior(
+        self, mean: Tensor, values: Tensor, total: Tensor, noises: Sequence[float]
+    ) -> Posterior:
         """Return what is known once measured.
 
         Args:
             mean: Prior mean (P,), which adds up to ``total``.
             values: What each measurement has more than the baseline (M,).
             total: What the image has more than the baseline ().
-            noise: Variance of the noise.
+            noises: Variances of the noise, of which the likeliest is taken. Where evidence does
+                add up it is the least, and what was measured of parts is exact.
         """
-        factor = torch.linalg.cholesky(self._system(noise))
         missed = torch.cat([values, total[None]]) - self._sums @ mean
-        weights = torch.cholesky_solve(missed[:, None], factor)[:, 0]
-        scale = (missed @ weights).clamp_min(0) / len(missed)
+        fits = [self._fit(missed, noise) for noise in noises]
+        _, weights, scale, factor = max(fits, key=lambda fit: fit[0])
         found = mean + self._spread @ weights
         return Posterior(found + (total - found.sum()) / len(found), scale, self, factor)
+
+    def _fit(self, missed: Tensor, noise: float) -> tuple[float, Tensor, Tensor, Tensor]:
+        """Return log likelihood, weights, scale and factor for one variance of the noise."""
+        factor = torch.linalg.cholesky(self._system(noise))
+        weights = torch.cholesky_solve(missed[:, None], factor)[:, 0]
+        scale = (missed @ weights).clamp_min(torch.finfo(missed.dtype).tiny) / len(missed)
+        likelihood = -0.5 * len(missed) * scale.log() - factor.diagonal().log().sum()
+        return float(likelihood), weights, scale, factor
 
     def _system(self, noise: float) -> Tensor:
         """Return the covariance of the measurements and the total (M + 1, M + 1)."""
