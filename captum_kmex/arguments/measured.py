@@ -23,7 +23,9 @@ class Measured:
     Attributes:
         at: Where parts are removed: ``"input"``, in the pixels, or a layer through which all of
             the image passes, in its features; what stands before the layer then runs once.
-            ``None``: the shallowest explained layer, and the pixels of images of up to 64.
+            Several places one after the other, whose outputs are averaged, cost more and are a
+            little more faithful. ``None``: the deepest explained layer with a hundred cells or
+            more, and the pixels of images of up to 64.
         baseline: What stands in place of what was removed: ``"mean"`` of the image's features
             or colours, ``"blur"``, ``"zero"``, a tensor (1, D, h, w) of your own, or several of
             them, whose outputs are averaged.
@@ -36,7 +38,7 @@ class Measured:
         'half'
     """
 
-    at: str | None = None
+    at: str | Sequence[str] | None = None
     baseline: str | Tensor | Sequence[str | Tensor] = "mean"
     passes: str = "full"
     perturbations_per_eval: int = 32
@@ -46,6 +48,11 @@ class Measured:
         for option in fields(self):
             value = read_option(option.name, getattr(self, option.name), type(self).__name__)
             object.__setattr__(self, option.name, value)
+
+    @property
+    def places(self) -> list[str] | None:
+        """Where parts are removed, one after the other."""
+        return [self.at] if isinstance(self.at, str) else None if self.at is None else [*self.at]
 
     @property
     def fills(self) -> list[str | Tensor]:

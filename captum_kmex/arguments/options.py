@@ -88,6 +88,7 @@ _ROWS = Instance(
 _MARKS = Listed(Values((1, 2), "(K, D) of vectors, or (K,) of their classes"), 2)
 _GRID = Values((2,), "(h, w)", "whole", is_array=True)
 
+_PLACE = Text("the name of a layer, or 'input'")
 _FILL = OneOf(
     (Key("captum_kmex.measuring.fills:FILLS"), Values((3, 4, 5), "(1, D, h, w)", "floating-point"))
 )
@@ -158,7 +159,7 @@ _EXPLAIN = {
         ),
         "allocated",
     ),
-    "Measured.at": Option(Text("the name of a layer, or 'input'"), None),
+    "Measured.at": Option(OneOf((_PLACE, Listed(_PLACE, 1, is_distinct=True))), None),
     "Measured.baseline": Option(OneOf((_FILL, Listed(_FILL, 1))), "mean"),
     "Measured.passes": Option(Choice(("full", "half")), "full"),
     "Measured.perturbations_per_eval": Option(Whole(1, 10**6), 32),

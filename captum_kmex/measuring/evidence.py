@@ -125,13 +125,13 @@ class Measuring:
         density = maps.view(len(labels), 1, *labels.shape[1:]).to(images)
         return MeasuredEvidence(density, segments, tuple(accounts), tuple(fewest))
 
-    def _cuts(self, layers: Sequence[str]) -> Callable[[int], Cut]:
-        reading, at = self.explainer.reading, self.options.at
-        return cuts(self.source, self.inputs, self.args, reading, at, layers)
+    def _cuts(self, layers: Sequence[str]) -> Callable[[int], list[Cut]]:
+        reading, places = self.explainer.reading, self.options.places
+        return cuts(self.source, self.inputs, self.args, reading, places, layers)
 
     def _progress(self, coalitions: int) -> tqdm[NoReturn]:
-        total = coalitions * len(self.options.fills)
-        return tqdm(total=total, desc="removing parts", disable=not self.options.show_progress)
+        ways = len(self.options.places or [None]) * len(self.options.fills)
+        return tqdm(total=coalitions * ways, desc="removing parts", disable=not self.options.show_progress)
 
 
 def _check(question: Question, competition: Competition) -> None:

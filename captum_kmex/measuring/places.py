@@ -21,37 +21,39 @@ def cuts(
     inputs: tuple[Tensor, ...],
     args: tuple[object, ...],
     reading: Reading,
-    at: str | None,
+    places: Sequence[str] | None,
     layers: Sequence[str],
-) -> Callable[[int], Cut]:
-    """Return what gives the place where parts of an image are removed.
+) -> Callable[[int], list[Cut]]:
+    """Return what gives the places where parts of an image are removed.
 
     Args:
         source: The model.
         inputs: The images (N, C, H, W), and further tensors that it takes.
         args: Further positional arguments.
         reading: The forward pass that was explained.
-        at: ``"input"``, the name of a layer, or ``None``: the pixels if they are few, else the
+        places: ``"input"``, or names of layers; ``None``: the pixels if they are few, else the
             deepest of ``layers`` whose grid is not too coarse for parts.
         layers: The explained layers, shallow to deep.
 
     Raises:
-        ValueError: Something of the images goes around the layer.
+        ValueError: Something of the images goes around a layer.
     """
-    if at is None:
+    if places is None:
         is_small = max(inputs[0].shape[2:]) <= _SMALL
-        at = "input" if is_small else _fine_layer(reading, layers)
-    place = None if at == "input" else layer_name(source.model, at)
-    model = source.running([] if place is None else [place])
-    axis = 1 if place is None else _axis(source, inputs, args, reading, place)
+        places = ["input" if is_small else _fine_layer(reading, layers)]
+    names = [None if place == "input" else layer_name(source.model, place) for place in places]
+    model = source.running([name for name in names if name is not None])
+    axes = [1 if name is None else _axis(source, inputs, args, reading, name) for name in names]
 
-    def of_image(i: int) -> Cut:
+    def of_image(i: int) -> list[Cut]:
         count = len(inputs[0])
         own = tuple(_of_image(value, i, count) for value in inputs)
         others = tuple(_of_image(value, i, count) for value in args)
-        return Cut(model, own, others, place, axis)
+        pairs = zip(names, axes, strict=True)
+        return [Cut(model, own, others, name, axis) for name, axis in pairs]
 
-    of_image(0).check()
+    for cut in of_image(0):
+        cut.check()
     return of_image
 
 

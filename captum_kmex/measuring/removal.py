@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,39 +25,42 @@ class Remover:
     """Runs the model on one image with parts removed.
 
     Attributes:
-        cut: The image, and where parts of it are removed.
+        cuts: The image, and where parts of it are removed: one place after the other.
         options: What stands in their place, and how many images a pass.
         advance: Called with the number of images after each pass.
     """
 
-    cut: Cut
+    cuts: Sequence[Cut]
     options: Measured
     advance: Callable[[int], object]
 
     def __call__(self, kept: Tensor) -> Tensor:
-        """Return the logits for each fill, double tensor (F, M, J) on the CPU.
+        """Return the logits for each place and fill, double tensor (F, M, J) on the CPU.
 
         Args:
             kept: Cells kept each time, boolean tensor (M, *grid), on any grid.
         """
-        return torch.stack([self._filled(kept, blank) for blank in self._blanks])
+        return torch.stack([self._run(kept, cut, blank) for cut, blank in self._ways])
 
     def first(self, kept: Tensor) -> Tensor:
-        """Return the logits (M, J) for the first fill alone."""
-        return self._filled(kept, self._blanks[0])
+        """Return the logits (M, J) for the first place and fill alone."""
+        return self._run(kept, *self._ways[0])
 
-    def _filled(self, kept: Tensor, blank: Tensor) -> Tensor:
-        features, found = self.cut.features, []
+    def _run(self, kept: Tensor, cut: Cut, blank: Tensor) -> Tensor:
+        features, found = cut.features, []
         for some in kept.split(self.options.perturbations_per_eval):
             masks = _masks(some.to(features), features.shape[2:])
-            found.append(self.cut.logits(torch.lerp(blank, features, masks)).cpu().double())
+            found.append(cut.logits(torch.lerp(blank, features, masks)).cpu().double())
             self.advance(len(some))
         return torch.cat(found)
 
     @cached_property
-    def _blanks(self) -> list[Tensor]:
-        features = self.cut.features
-        return [self._blank(fill, features) for fill in self.options.fills]
+    def _ways(self) -> list[tuple[Cut, Tensor]]:
+        return [
+            (cut, self._blank(fill, cut.features))
+            for cut in self.cuts
+            for fill in self.options.fills
+        ]
 
     @staticmethod
     def _blank(fill: str | Tensor, features: Tensor) -> Tensor:
