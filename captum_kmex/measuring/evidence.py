@@ -131,7 +131,9 @@ class Measuring:
 
     def _progress(self, coalitions: int) -> tqdm[NoReturn]:
         ways = len(self.options.places or [None]) * len(self.options.fills)
-        return tqdm(total=coalitions * ways, desc="removing parts", disable=not self.options.show_progress)
+        return tqdm(
+            total=coalitions * ways, desc="removing parts", disable=not self.options.show_progress
+        )
 
 
 def _check(question: Question, competition: Competition) -> None:
