@@ -1,0 +1,118 @@
+"""Evidence by removal: ours, and the perturbation methods that it is to be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from captum.attr import KernelShap
+from skimage.segmentation import slic
+from torch import Tensor
+
+from benchmarks.quality.method import Method
+from benchmarks.quality.task import Task
+from captum_kmex import LayerKMeansAttribution, Measured
+
+__all__ = ["METHODS"]
+
+_AT_ONCE = 16
+
+
+class MeasuredEvidence(Method):
+    """B234 unfitted, its evidence measured.
+
+    Args:
+        n_layers: From how many of the task's layers parts are removed, besides the deepest.
+        passes: Forward passes, about, as measured on EfficientNet-Lite0.
+        budget: ``"full"`` or ``"half"``.
+    """
+
+    family = "captum_kmex"
+    source = "captum_kmex"
+
+    def __init__(self, n_layers: int, passes: float, budget: str = "full") -> None:
+        self._n_layers, self.passes, self._budget = n_layers, passes, budget
+
+    def fit(self, task: Task, seed: int) -> None:
+        places = None if self._n_layers == 1 else task.layers[-1 - self._n_layers : -1]
+        self._how = Measured(at=places, passes=self._budget)
+        self.attribution = LayerKMeansAttribution(task.model, task.layers, seed=seed)
+
+    def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        found = self.attribution.attribute(inputs, targets, evidence=self._how)
+        assert isinstance(found, Tensor)
+        return found[:, 0]
+
+    def segments(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self.attribution.segment(inputs, targets)
+
+
+class ShapleyOnSuperpixels(Method):
+    """Captum's KernelShap on fifty SLIC superpixels, a hundred samples."""
+
+    family = "Captum"
+    source = "Lundberg & Lee (2017), captum.attr.KernelShap; Achanta et al. (2012), skimage"
+    passes = 100
+
+    def fit(self, task: Task, seed: int) -> None:
+        self._shap = KernelShap(task.model)
+
+    def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack([self._one(x, t) for x, t in zip(inputs, targets, strict=True)])
+
+    @torch.no_grad()
+    def _one(self, image: Tensor, target: Tensor) -> Tensor:
+        picture = image.permute(1, 2, 0).double().numpy()
+        mask = torch.from_numpy(slic(picture, 50, start_label=0, channel_axis=2))
+        torch.manual_seed(0)  # its samples
+        found = self._shap.attribute(
+            image[None], target=int(target), feature_mask=mask[None, None], n_samples=100,
+            perturbations_per_eval=_AT_ONCE,
+        )  # fmt: skip
+        sizes = torch.bincount(mask.flatten())[mask]
+        values: Tensor = found[0, 0] / sizes
+        return values
+
+
+class Rise(Method):
+    """Mean of random masks, weighted by the probability that is left (RISE).
+
+    Args:
+        n_masks: How many.
+    """
+
+    family = "Others"
+    source = "Petsiuk et al. (2018), from the paper: 7 x 7 cells, each kept with probability 0.5"
+
+    def __init__(self, n_masks: int) -> None:
+        self.passes = n_masks
+
+    def fit(self, task: Task, seed: int) -> None:
+        self._model = task.model
+        side, dice = task.sample("validation", 1).inputs.shape[-1], torch.Generator().manual_seed(0)
+        cell = -(-side // 7)
+        coarse = (torch.rand(int(self.passes), 1, 7, 7, generator=dice) < 0.5).float()
+        grown = F.interpolate(coarse, (side + cell, side + cell), mode="bilinear")
+        shifts = torch.randint(cell, (len(grown), 2), generator=dice).tolist()
+        pairs = zip(grown, shifts, strict=True)
+        self._masks = torch.stack([m[:, a : a + side, b : b + side] for m, (a, b) in pairs])
+
+    @torch.no_grad()
+    def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.stack([self._one(x, t) for x, t in zip(inputs, targets, strict=True)])
+
+    def _one(self, image: Tensor, target: Tensor) -> Tensor:
+        parts = [self._model(image * some).softmax(1) for some in self._masks.split(_AT_ONCE)]
+        weights = torch.cat(parts)[:, target]
+        return torch.einsum("m,mhw->hw", weights, self._masks[:, 0]) / weights.sum()
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "B234 measured": partial(MeasuredEvidence, 1, 27),
+    "B234 measured, half": partial(MeasuredEvidence, 1, 17, "half"),
+    "B234 measured, two layers": partial(MeasuredEvidence, 2, 63),
+    "KernelShap on superpixels": ShapleyOnSuperpixels,
+    "RISE, 100 masks": partial(Rise, 100),
+}
