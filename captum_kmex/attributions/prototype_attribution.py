@@ -14,11 +14,10 @@ from captum_kmex.arguments import Setting, checked
 from captum_kmex.arguments.inputs import Inputs, check_forward_args, check_inputs
 from captum_kmex.model.activations import layer_name
 from captum_kmex.model.frozen_reader import ModelReader
-from captum_kmex.model.head import HeadSite
-from captum_kmex.model.layout import ChannelAxis
+from captum_kmex.model.layout import Layout
 from captum_kmex.model.opaque import plain_model
 from captum_kmex.model.prepared import Preparation
-from captum_kmex.model.reading import Reading, Source, read
+from captum_kmex.model.reading import Reading, Site, Source, read
 
 __all__ = ["Layer", "PrototypeAttribution", "logged"]
 
@@ -27,7 +26,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Attribution = TypeVar("_Attribution", bound="PrototypeAttribution")
 
-_LAYOUTS: dict[str, ChannelAxis] = {"channels_first": 1, "channels_last": 3}
+_LAYOUTS: dict[str, Layout] = {"channels_first": 1, "channels_last": 3}
 
 
 def logged(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -46,7 +45,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         super().__init__(model, layer)
         self.head = head
         self.layout = layout
-        self._site: HeadSite | str | None = None
+        self._site: Site | str | None = None
         self._preparation: Preparation | None = None
 
     @classmethod
@@ -123,6 +122,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         *,
         needs_head: bool = True,
         keeps_refusal: bool = False,
+        linearises: bool = False,
     ) -> Reading:
         """Run the model once, and remember where its head stands."""
         model = self.model
@@ -137,6 +137,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             site=self._site,
             needs_head=needs_head and self._own_head() is None,
             keeps_refusal=keeps_refusal,
+            linearises=linearises,
         )
         self._site = reading.site
         return reading
@@ -152,7 +153,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             self._source().running(reading.layers),
             reading.layers,
             at_input,
-            reading.site if reads_tap and isinstance(reading.site, HeadSite) else None,
+            reading.site if reads_tap and not isinstance(reading.site, str) else None,
             reading.axes,
             reading.tap_axis,
         )

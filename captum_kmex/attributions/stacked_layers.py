@@ -24,7 +24,6 @@ from captum_kmex.explaining.segmenters import (
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.options import Observation
 from captum_kmex.model.activations import layer_name
-from captum_kmex.model.head import HeadSite
 from captum_kmex.model.reading import Reading, plain_arithmetic
 
 __all__ = ["StackedLayersAttribution"]
@@ -216,7 +215,7 @@ class StackedLayersAttribution(FittedAttribution):
         )
         self._is_head_settled = before is not None  # two batches have been searched
         if before is not None and isinstance(before, str) != isinstance(reading.site, str):
-            others = "earlier" if isinstance(before, HeadSite) else "these"
+            others = "these" if isinstance(before, str) else "earlier"
             reason, place = reading.refusal or before, batch.indices.tolist()[:3]
             raise ValueError(
                 f"some images have no exact head: at batch {place}... {others} "

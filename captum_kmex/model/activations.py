@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -14,13 +14,17 @@ from torch import Tensor, nn
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning, warn_user
 from captum_kmex.model.calls import Call, CallLog
 from captum_kmex.model.hooks import Recorder, coarser, is_finite
-from captum_kmex.model.layout import ChannelAxis
+from captum_kmex.model.layout import Layout
 from captum_kmex.model.modes import Modes
+from captum_kmex.model.tail import TailCut
 from captum_kmex.text.descriptions import described
 
 __all__ = [
     "Trace",
+    "as_logits",
+    "evaluation",
     "layer_name",
+    "run",
     "trace",
     "unwrap",
     "warn_training",
@@ -47,6 +51,8 @@ class Trace:
         calls: The last module calls in order of completion (empty unless asked for).
         taps: Module name to the map (N, D, H, W) of its last call: of ``tap``, and of some of
             the last modules where calls were asked for.
+        taped: The logits in the model's own type with the tape of its tail, after a cut that
+            records it.
     """
 
     logits: Tensor
@@ -55,10 +61,11 @@ class Trace:
     order: tuple[str, ...]
     dtype: torch.dtype
     size: tuple[int, int]
-    axes: dict[str, ChannelAxis]
-    tap_axis: ChannelAxis = 1
+    axes: dict[str, Layout]
+    tap_axis: Layout = 1
     calls: tuple[Call, ...] = ()
     taps: dict[str, Tensor] = field(default_factory=dict)
+    taped: Tensor | None = None
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -127,7 +134,8 @@ def trace(
     tail: int = 0,
     watched: Collection[str] | None = None,
     with_moments: bool = True,
-    axes: Mapping[str, ChannelAxis] | None = None,
+    axes: Mapping[str, Layout] | None = None,
+    cut: TailCut | None = None,
 ) -> Trace:
     """Run the model once and return its logits and the named layers' activations.
 
@@ -146,6 +154,7 @@ def trace(
         watched: Names of the modules whose calls are recorded; all if ``None``.
         with_moments: Record moments of the calls' maps, not their shapes alone.
         axes: Dimension of the channels of layers, where it is known.
+        cut: Where to cut the pass, to record its tail.
 
     Raises:
         ValueError: A layer never ran, has no grid, or holds NaN or Inf; or the output is
@@ -154,9 +163,8 @@ def trace(
     size = (inputs[0].shape[-2], inputs[0].shape[-1])
     recorder = Recorder(layers, entering, tap, axes)
     log = CallLog(size, tail, with_moments) if tail else None
-    with _evaluation(model), recorder.attached(model, log, watched), torch.no_grad():
-        # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
-        output = model._call_impl(*inputs, *additional_forward_args)
+    with recorder.attached(model, log, watched):
+        logits = run(model, inputs, additional_forward_args, cut)
     features = {name: recorder.output_grid(name, size) for name in layers}
     entered = {name: recorder.input_grid(name, size) for name in entering}
     taps = {} if log is None else log.maps()
@@ -164,17 +172,51 @@ def trace(
         taps[tap] = recorder.tap_grid(size)
     _warn_repeated([*layers, *entering], recorder.counts)
     return Trace(
-        logits=_logits(output, inputs[0]),
+        logits=logits.detach().to(torch.promote_types(logits.dtype, torch.float32)),
         features=features,
         entering=entered,
         order=tuple(recorder.counts),
-        dtype=coarser(recorder.dtype, output.dtype),
+        dtype=coarser(recorder.dtype, logits.dtype),
         size=size,
         axes=recorder.axes | recorder.entering_axes,
         tap_axis=recorder.tap_axis,
         calls=() if log is None else tuple(log.calls),
         taps=taps,
+        taped=logits if logits.requires_grad else None,
     )
+
+
+def run(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    args: tuple[object, ...] = (),
+    cut: TailCut | None = None,
+) -> Tensor:
+    """Run the model once, without gradients but in the tail of a cut, and return its logits.
+
+    Args:
+        model: The unwrapped model.
+        inputs: Positional tensors, the image batch (N, C, H, W) first.
+        args: Further positional arguments.
+        cut: Where to cut the pass.
+
+    Returns:
+        Float tensor (N, J) in the model's own type, with the tape of the tail.
+
+    Raises:
+        ValueError: The output is not (N, J) logits.
+    """
+    with evaluation(model), ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if cut is not None:
+            if cut.records:  # what inference mode makes, no tape takes
+                stack.enter_context(torch.inference_mode(False))
+                inputs = tuple(x.clone() if x.is_inference() else x for x in inputs)
+            stack.enter_context(torch.set_grad_enabled(cut.records and cut.from_start))
+            stack.enter_context(cut.attached(model))
+        # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
+        output = model._call_impl(*inputs, *args)
+    return as_logits(output, inputs[0])
 
 
 def warn_training(model: nn.Module) -> None:
@@ -188,12 +230,13 @@ def warn_training(model: nn.Module) -> None:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation(model: nn.Module, *, warns: bool = True) -> Iterator[None]:
     """Evaluation mode for the duration; the last of several threads gives the modes back."""
     with _lock:
         users, modes = _evaluated.get(model, (0, None))
         if not users and any(module.training for module in model.modules()):
-            warn_training(model)
+            if warns:
+                warn_training(model)
             modes = Modes(model)
             modes.evaluate()
         _evaluated[model] = (users + 1, modes)
@@ -218,7 +261,12 @@ def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
             )
 
 
-def _logits(output: object, images: Tensor) -> Tensor:
+def as_logits(output: object, images: Tensor) -> Tensor:
+    """Return the logits (N, J) in a model's output, as they are.
+
+    Raises:
+        ValueError: There are none, or they hold NaN or Inf.
+    """
     if isinstance(output, Tensor) and output.ndim < 2 and output.numel() == len(images):
         is_single = output.is_floating_point()  # one logit, squeezed
         output = output.reshape(-1, 1) if is_single else output
@@ -232,6 +280,6 @@ def _logits(output: object, images: Tensor) -> Tensor:
             f"the model must return logits (N, J) for {len(images)} images; got {got}. Wrap "
             "it in a module that returns the logits"
         )
-    if not is_finite(output):
+    if not is_finite(output.detach()):
         raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
-    return output.detach().to(torch.float64 if output.dtype == torch.float64 else torch.float32)
+    return output
