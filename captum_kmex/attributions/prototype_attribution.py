@@ -14,10 +14,12 @@ from captum_kmex.arguments import Setting, checked
 from captum_kmex.arguments.inputs import Inputs, check_forward_args, check_inputs
 from captum_kmex.model.activations import layer_name
 from captum_kmex.model.frozen_reader import ModelReader
+from captum_kmex.model.head import HeadSite
 from captum_kmex.model.layout import Layout
 from captum_kmex.model.opaque import plain_model
 from captum_kmex.model.prepared import Preparation
 from captum_kmex.model.reading import Reading, Site, Source, read
+from captum_kmex.model.tail_sites import ExactTail
 
 __all__ = ["Layer", "PrototypeAttribution", "logged"]
 
@@ -153,7 +155,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             self._source().running(reading.layers),
             reading.layers,
             at_input,
-            reading.site if reads_tap and not isinstance(reading.site, str) else None,
+            reading.site if reads_tap and isinstance(reading.site, (HeadSite, ExactTail)) else None,
             reading.axes,
             reading.tap_axis,
         )

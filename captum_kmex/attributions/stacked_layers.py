@@ -39,6 +39,7 @@ class StackedLayersAttribution(FittedAttribution):
     weighting = Setting["str | Sequence[float] | None"]()
     average_top = Setting[bool]()
     vote = Setting[str]()
+    surrogate = Setting["str | None"]()
 
     @property
     def layers(self) -> Layer | Sequence[Layer]:
@@ -161,7 +162,8 @@ class StackedLayersAttribution(FittedAttribution):
     def surrogate_r2(self) -> float | None:
         """R2 of the ridge head that stands in for the model's, if one does."""
         ridge = self._segmenter().ridge_head
-        return None if ridge is None or self._own_head() is not None else ridge.r2
+        is_left = self._own_head() is not None or self.surrogate == "linearised"
+        return None if ridge is None or is_left else ridge.r2
 
     def _settings(self) -> dict[str, object]:
         return super()._settings() | {
@@ -177,8 +179,13 @@ class StackedLayersAttribution(FittedAttribution):
         """Read a batch whose arguments have been checked."""
         names, segmenter = self.layer_names, self._segmenter()
         segmenter.check_call(names, images[0], at_input)
-        needs_head = needs_head and segmenter.ridge_head is None
-        reading = self._read_layers(names, images, args, at_input, needs_head)
+        linearises = self.surrogate == "linearised" or (
+            self.surrogate is None and not self.is_fitted
+        )
+        needs_head = needs_head and (linearises or segmenter.ridge_head is None)
+        reading = self._read_layers(
+            names, images, args, at_input, needs_head=needs_head, linearises=linearises
+        )
         segmenter.check_logits(reading.logits)
         return Explainer(reading, segmenter, self.average_top, self._own_head())
 
@@ -194,12 +201,9 @@ class StackedLayersAttribution(FittedAttribution):
         images: tuple[Tensor, ...],
         args: object,
         at_input: bool,
-        needs_head: bool = True,
-        keeps_refusal: bool = False,
+        **options: bool,
     ) -> Reading:
-        reading = self._read(
-            images, names, args, at_input, needs_head=needs_head, keeps_refusal=keeps_refusal
-        )
+        reading = self._read(images, names, args, at_input, **options)
         ran = [name for name in reading.order if name in names]
         if ran != list(names):
             raise ValueError(

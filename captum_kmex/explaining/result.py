@@ -20,7 +20,7 @@ _Data = TypeVar("_Data", bound="ExplanationData")
 FORMAT = "captum_kmex.explanation"
 SCHEMA_VERSION = 1
 _ALWAYS = ("target", "logits", "attribution", "segments", "bias", "output")
-_IF_THERE = ("contrast", "class_scores", "prediction")
+_IF_THERE = ("contrast", "class_scores", "prediction", "not_linear")
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,18 @@ class ExplanationData:
         attribution: Map (N, 1, h, w) in logit units.
         segments: Segment of each pixel (N, h, w).
         ledger: Rows of each image, largest absolute evidence first; they add up to output
-            minus bias.
-        bias: What no pixel accounts for (N,).
+            minus bias, and minus ``not_linear`` if there is any.
+        bias: What no pixel accounts for (N,): the head's bias, or the logit of an empty map.
         output: The explained logit, or difference of logits (N,).
         class_scores: Score of each class (N, C) by the attribution's ``vote``, if fitted.
         prediction: The class of the highest score (N,), if fitted.
         restricted: Only prototypes of the explained class competed for the pixels.
         surrogate_r2: If the model has no linear head: the R2 of the ridge surrogate that
             stands in for it; ``delta`` is what it misses.
+        head: What makes the map: ``"exact"``, the model's own head; ``"linearised"``, its tail
+            linearised at each image; ``"ridge"``, the surrogate of a fit; ``"own"``, the user's.
+        not_linear: What the linearisation leaves over of the output (N,), if ``head`` is that:
+            the larger beside the output, the less the map tells.
     """
 
     inputs: Tensor
@@ -60,6 +64,8 @@ class ExplanationData:
     prediction: Tensor | None = None
     restricted: bool = False
     surrogate_r2: float | None = None
+    head: str = "exact"
+    not_linear: Tensor | None = None
 
     @classmethod
     def of(
@@ -100,6 +106,8 @@ class ExplanationData:
             prediction=None if verdict is None else verdict.prediction,
             restricted=not is_free,
             surrogate_r2=explainer.ridge_r2,
+            head=explainer.head_kind,
+            not_linear=question.not_linear(explainer.head),
         )
 
     def __len__(self) -> int:
@@ -107,8 +115,9 @@ class ExplanationData:
 
     @property
     def delta(self) -> Tensor:
-        """Sum of the map plus bias minus output (N,): 0 where the map is complete."""
-        return self.attribution.flatten(1).sum(1) + self.bias - self.output
+        """Sum of map, bias and ``not_linear`` minus output (N,): 0 where the map is complete."""
+        total = self.attribution.flatten(1).sum(1) + self.bias
+        return (total if self.not_linear is None else total + self.not_linear) - self.output
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the tensors but the inputs as NumPy arrays, those that there are."""
@@ -125,6 +134,7 @@ class ExplanationData:
             "layers": list(self.layers),
             "restricted": self.restricted,
             "units": "logit",
+            "head": self.head,
             "surrogate_r2": self.surrogate_r2,
             "arrays": "arrays.npz",
             "images": [self._manifest_of(i) for i in range(len(self.ledger))],
@@ -136,6 +146,7 @@ class ExplanationData:
             "contrast": None if self.contrast is None else int(self.contrast[i]),
             "output": float(self.output[i]),
             "bias": float(self.bias[i]),
+            "not_linear": None if self.not_linear is None else float(self.not_linear[i]),
             "delta": float(self.delta[i]),
             "prediction": None if self.prediction is None else int(self.prediction[i]),
             "picture": f"{i:04d}.png",

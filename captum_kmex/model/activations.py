@@ -41,6 +41,7 @@ class Trace:
 
     Attributes:
         logits: Float tensor (N, J), the model's output.
+        outcome: The same in the model's own type, with the tape of its tail if a cut records it.
         features: Layer name to its output, float tensor (N, D, H, W), detached copies.
         entering: Layer name to its input, likewise.
         order: Names of the recorded modules in the order in which they first finished.
@@ -51,11 +52,10 @@ class Trace:
         calls: The last module calls in order of completion (empty unless asked for).
         taps: Module name to the map (N, D, H, W) of its last call: of ``tap``, and of some of
             the last modules where calls were asked for.
-        taped: The logits in the model's own type with the tape of its tail, after a cut that
-            records it.
     """
 
     logits: Tensor
+    outcome: Tensor
     features: dict[str, Tensor]
     entering: dict[str, Tensor]
     order: tuple[str, ...]
@@ -65,7 +65,6 @@ class Trace:
     tap_axis: Layout = 1
     calls: tuple[Call, ...] = ()
     taps: dict[str, Tensor] = field(default_factory=dict)
-    taped: Tensor | None = None
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -165,6 +164,8 @@ def trace(
     log = CallLog(size, tail, with_moments) if tail else None
     with recorder.attached(model, log, watched):
         logits = run(model, inputs, additional_forward_args, cut)
+    if not is_finite(logits.detach()):
+        raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
     features = {name: recorder.output_grid(name, size) for name in layers}
     entered = {name: recorder.input_grid(name, size) for name in entering}
     taps = {} if log is None else log.maps()
@@ -182,7 +183,7 @@ def trace(
         tap_axis=recorder.tap_axis,
         calls=() if log is None else tuple(log.calls),
         taps=taps,
-        taped=logits if logits.requires_grad else None,
+        outcome=logits,
     )
 
 
@@ -212,7 +213,7 @@ def run(
             if cut.records:  # what inference mode makes, no tape takes
                 stack.enter_context(torch.inference_mode(False))
                 inputs = tuple(x.clone() if x.is_inference() else x for x in inputs)
-            stack.enter_context(torch.set_grad_enabled(cut.records and cut.from_start))
+            stack.enter_context(torch.set_grad_enabled(cut.records and cut.course.from_start))
             stack.enter_context(cut.attached(model))
         # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
         output = model._call_impl(*inputs, *args)
@@ -265,7 +266,7 @@ def as_logits(output: object, images: Tensor) -> Tensor:
     """Return the logits (N, J) in a model's output, as they are.
 
     Raises:
-        ValueError: There are none, or they hold NaN or Inf.
+        ValueError: There are none.
     """
     if isinstance(output, Tensor) and output.ndim < 2 and output.numel() == len(images):
         is_single = output.is_floating_point()  # one logit, squeezed
@@ -280,6 +281,4 @@ def as_logits(output: object, images: Tensor) -> Tensor:
             f"the model must return logits (N, J) for {len(images)} images; got {got}. Wrap "
             "it in a module that returns the logits"
         )
-    if not is_finite(output.detach()):
-        raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
     return output

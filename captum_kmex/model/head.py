@@ -103,7 +103,7 @@ class LinearHead:
             return self.bias.gather(1, target.unsqueeze(1)).squeeze(1)
         return torch.zeros_like(self.bias[target]) if self.rectified else self.bias[target]
 
-    def left_over(self, target: Tensor) -> None:  # noqa: ARG002
+    def left_over(self, target: Tensor) -> None:
         """Return ``None``: map and bias are the whole logit."""
 
     def contributions(self, features: Tensor, target: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from captum_kmex.exceptions import HeadNotFoundError
 from captum_kmex.model.activations import Trace, evaluation, layer_name, trace
+from captum_kmex.model.calls import is_linear
 from captum_kmex.model.head import HeadSite, LinearHead
 from captum_kmex.model.head_search import find_head, head_output
-from captum_kmex.model.hooks import coarser
 from captum_kmex.model.layout import Layout
 from captum_kmex.model.linearised import Head
 from captum_kmex.model.prepared import Preparation, channels_last
@@ -196,10 +196,11 @@ class _Pass:
 
     def by_new_tail(self, passed: Trace, refusal: str, linearises: bool) -> Reading:
         """Look for the tail of a model without a head of its own; ``passed`` is what is left."""
-        if self.source.head is not None:  # the user's choice
+        end = None if self.source.head is None else layer_name(self.source.model, self.source.head)
+        if end is not None and not is_linear(self.model.get_submodule(end)):
             return self.reading(passed, refusal)
         with evaluation(self.model, warns=False):  # the user has been told
-            tail = find_tail(self.model, self.inputs, self.args, refusal)
+            tail = find_tail(self.model, self.inputs, self.args, refusal, end)
             if isinstance(tail, str):
                 return self.reading(passed, tail)
             found = self.by_tail(tail, linearises)
@@ -213,12 +214,12 @@ class _Pass:
             return None
         cut = tail.cut()
         passed = self.trace(cut=cut)
-        if cut.leaf is None or (cut.records and passed.taped is None):
+        outcome = None if cut.leaf is None else cut.outcome(passed.outcome)
+        if cut.leaf is None or outcome is None or outcome.requires_grad != cut.records:
             return None
-        tap, head = tail.on_grid(cut.leaf), tail.head(cut.leaf, passed.logits, passed.taped)
-        if head is None or (isinstance(tail, ExactTail) and not _holds(tail, head, cut.leaf, passed)):
-            return None
-        return self.reading(passed, tail, tap=tap, head=head)
+        tap, head = tail.on_grid(cut.leaf), tail.head(cut.leaf, outcome)
+        is_bad = isinstance(tail, ExactTail) and not tail.holds(cut.leaf, outcome, passed.dtype)
+        return None if is_bad or head is None else self.reading(passed, tail, tap=tap, head=head)
 
     def trace(
         self,
@@ -271,15 +272,6 @@ class _Pass:
             passed.axes,
             tap_axis,
         )
-
-
-def _holds(tail: ExactTail, head: Head, leaf: Tensor, passed: Trace) -> bool:
-    """Whether a tail's columns give the logits of a pass; where bias is not known, its gradient."""
-    if passed.taped is not None:
-        return tail.has_gradient_of(leaf, passed.taped)
-    dtype = coarser(passed.dtype, leaf.dtype)
-    is_linear = isinstance(head, LinearHead)
-    return is_linear and not bool(head.misses(tail.on_grid(leaf), passed.logits, dtype).any())
 
 
 def _find(source: Source, passed: Trace) -> HeadSite | str:

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from captum_kmex.model.hooks import first_tensor
 
-__all__ = ["Tap", "TailCut", "tapped"]
+__all__ = ["Course", "TailCut", "Tap", "tapped"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,22 @@ class Tap:
         return f"the input of {self.name!r}" if self.at_input else repr(self.name)
 
 
+@dataclass(frozen=True)
+class Course:
+    """How the tail of a model is run.
+
+    Attributes:
+        from_start: Gradients are on from the start, for a model that switches them off itself.
+        end: Module whose output, pooled, is what the tail computes; the logits if ``None``.
+    """
+
+    from_start: bool = False
+    end: str | None = None
+
+
+_PLAIN = Course()
+
+
 class TailCut:
     """Puts a leaf of the tape in the place of a tap, so that a pass records its tail alone.
 
@@ -45,7 +61,7 @@ class TailCut:
         replace: Takes the tensor found there and returns what the tail gets.
         records: Record the tail; otherwise the tap is copied, and nothing else is done.
         watched: Taps in the tail whose tensors are kept, in ``seen``.
-        from_start: Gradients are on from the start, for models that switch them off themselves.
+        course: How the tail is run.
 
     Attributes:
         leaf: The tensor at the tap, as the module has it.
@@ -59,13 +75,14 @@ class TailCut:
         *,
         records: bool = True,
         watched: Sequence[Tap] = (),
-        from_start: bool = False,
+        course: Course = _PLAIN,
     ) -> None:
-        self.from_start = from_start
+        self.course = course
         self.tap, self.records, self.watched = tap, records, tuple(watched)
         self.leaf: Tensor | None = None
         self.seen: dict[Tap, Tensor] = {}
         self._replace = replace
+        self._ended: Tensor | None = None
         self._thread = threading.get_ident()
 
     @contextmanager
@@ -75,7 +92,22 @@ class TailCut:
             for tap in self.watched:
                 stack.callback(tapped(model, tap, self._watch(tap)).remove)
             stack.callback(tapped(model, self.tap, self._cut).remove)
+            if self.course.end is not None:
+                stack.callback(tapped(model, Tap(self.course.end), self._finish).remove)
             yield
+
+    def outcome(self, logits: Tensor) -> Tensor:
+        """Return what the tail computed (N, J): the logits, or what ``end`` returned.
+
+        Raises:
+            RuntimeError: ``end`` returned neither a table (N, J) nor a map.
+        """
+        if self.course.end is None:
+            return logits
+        found = self._ended
+        if found is None or found.ndim not in (2, 4) or len(found) != len(logits):
+            raise RuntimeError(f"{self.course.end!r} returned no logits (N, J)")
+        return found.mean((2, 3)) if found.ndim == 4 else found
 
     def _cut(self, value: Tensor) -> Tensor | None:
         is_ours = threading.get_ident() == self._thread
@@ -89,6 +121,10 @@ class TailCut:
         torch.set_grad_enabled(True)
         return self.leaf.clone()  # the tail may write to it
 
+    def _finish(self, value: Tensor) -> None:
+        if threading.get_ident() == self._thread:
+            self._ended = value
+
     def _watch(self, tap: Tap) -> Callable[[Tensor], None]:
         def keep(value: Tensor) -> None:
             if threading.get_ident() == self._thread:
@@ -97,9 +133,7 @@ class TailCut:
         return keep
 
 
-def tapped(
-    model: nn.Module, tap: Tap, hook: Callable[[Tensor], Tensor | None]
-) -> RemovableHandle:
+def tapped(model: nn.Module, tap: Tap, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
     """Register a hook that gets the tensor at a tap, and may return another in its place."""
     module = model.get_submodule(tap.name)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from captum_kmex.model.activations import run
 from captum_kmex.model.head import LinearHead, resolution
 from captum_kmex.model.layout import Layout
-from captum_kmex.model.tail import TailCut
+from captum_kmex.model.tail import Course, TailCut
 from captum_kmex.model.timeline import Place
 
 __all__ = ["Probe", "one_image", "probe", "repeated"]
@@ -91,14 +91,14 @@ class Probe:
             yield self.place.grid(found[:1])[0].to(wide) * self.place.cells
 
 
-def probe(model: nn.Module, given: Inputs, place: Place, from_start: bool) -> Probe:
+def probe(model: nn.Module, given: Inputs, place: Place, course: Course) -> Probe:
     """Run a model on other maps in the place of an image's own.
 
     Args:
         model: The unwrapped model.
         given: Inputs and further arguments of one image.
         place: Where the maps go.
-        from_start: The model switches gradients off itself.
+        course: How the tail is run.
 
     Raises:
         RuntimeError: The tail cannot be recorded.
@@ -106,8 +106,13 @@ def probe(model: nn.Module, given: Inputs, place: Place, from_start: bool) -> Pr
     inputs, args = repeated(given, _ROWS)
     images = inputs[0].clone()
     images[_OTHER_IMAGE] = images[0].flip(-1, -2) / 2
-    cut = TailCut(place.tap, lambda found: _other_maps(found, place.layout), from_start=from_start)
-    recorded = run(model, (images, *inputs[1:]), args, cut)
+
+    def others(found: Tensor) -> Tensor:
+        return _other_maps(found, place.layout)
+
+    cut = TailCut(place.tap, others, course=course)
+    with torch.enable_grad():
+        recorded = cut.outcome(run(model, (images, *inputs[1:]), args, cut))
     if cut.leaf is None or not recorded.requires_grad:
         raise RuntimeError(f"no gradient of the logits reaches {place.tap}")
     return Probe(place, cut.leaf, recorded)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from captum_kmex.model.head import LinearHead
+from captum_kmex.model.hooks import coarser
 from captum_kmex.model.linearised import LinearisedHead
 from captum_kmex.model.state import ModelState
-from captum_kmex.model.tail import TailCut
+from captum_kmex.model.tail import Course, TailCut
 from captum_kmex.model.timeline import Place
 
 __all__ = ["ExactTail", "LinearisedTail"]
@@ -26,13 +27,13 @@ class _Tail:
         place: The map that the tail reads.
         bias: The logits (J,) of an empty map; ``None`` where other inputs have a part in them.
         state: The model that this was found of.
-        from_start: The model switches gradients off itself, before the tail.
+        course: How the tail is run.
     """
 
     place: Place
     bias: Tensor | None
     state: ModelState
-    from_start: bool
+    course: Course
 
     @property
     def tap(self) -> str:
@@ -75,14 +76,14 @@ class ExactTail(_Tail):
 
     def cut(self) -> TailCut:
         """Return how to run a pass: where the bias is not known, gradients are compared."""
-        return TailCut(self.place.tap, records=self.bias is None, from_start=self.from_start)
+        return TailCut(self.place.tap, records=self.bias is None, course=self.course)
 
-    def head(self, leaf: Tensor, logits: Tensor, _taped: Tensor | None) -> LinearHead | None:
+    def head(self, leaf: Tensor, outcome: Tensor) -> LinearHead | None:
         """Return the head at the images of a pass; ``None`` if it is for other maps.
 
         Args:
             leaf: The map as the module has it.
-            logits: Float tensor (N, J).
+            outcome: What the tail made of it (N, J).
         """
         features = self.on_grid(leaf)
         columns = self.read.to(features)
@@ -91,18 +92,29 @@ class ExactTail(_Tail):
         if self.bias is not None:
             return LinearHead(columns, self.bias.to(features))
         bare = LinearHead(columns, columns.new_zeros(len(columns)))
-        return LinearHead(columns, logits.to(features) - bare.logits(features))
+        return LinearHead(columns, outcome.detach().to(features) - bare.logits(features))
 
-    def has_gradient_of(self, leaf: Tensor, taped: Tensor) -> bool:
-        """Whether a sum of a pass's logits, with random weights, has the gradient of the columns.
+    def holds(self, leaf: Tensor, outcome: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the columns give what the tail made of the map, or else have its gradient.
 
         Args:
-            leaf: The map as the module has it, a leaf of the tape.
-            taped: The logits (N, J), with the tape of the tail.
+            leaf: The map as the module has it.
+            outcome: What the tail made of it (N, J), with its tape where the bias is not known.
+            dtype: The coarsest floating-point type of the pass.
         """
-        weights = torch.randn(taped.shape[1], generator=torch.Generator().manual_seed(0))
+        head = self.head(leaf, outcome)
+        if head is None:
+            return False
+        if self.bias is None:
+            return self._has_gradient_of(leaf, outcome)
+        features, dtype = self.on_grid(leaf), coarser(dtype, leaf.dtype)
+        return not bool(head.misses(features, outcome.to(features), dtype).any())
+
+    def _has_gradient_of(self, leaf: Tensor, outcome: Tensor) -> bool:
+        """Whether a sum of the outcome, with random weights, has the gradient of the columns."""
+        weights = torch.randn(outcome.shape[1], generator=torch.Generator().manual_seed(0))
         with torch.inference_mode(False), torch.enable_grad():
-            total = (taped * weights.to(taped)).sum()
+            total = (outcome * weights.to(outcome)).sum()
             (gradient,) = torch.autograd.grad(total, leaf, retain_graph=True)
         found = self.on_grid(gradient) * self.place.cells
         expected = torch.tensordot(weights.to(found), self.read.to(found), 1)
@@ -112,7 +124,7 @@ class ExactTail(_Tail):
 
     def linearised(self, reason: str) -> LinearisedTail:
         """Return the same tail as one that is not affine for all images."""
-        return LinearisedTail(self.place, self.bias, self.state, self.from_start, reason)
+        return LinearisedTail(self.place, self.bias, self.state, self.course, reason)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +139,13 @@ class LinearisedTail(_Tail):
 
     def cut(self) -> TailCut:
         """Return how to run a pass."""
-        return TailCut(self.place.tap, from_start=self.from_start)
+        return TailCut(self.place.tap, course=self.course)
 
-    def head(self, leaf: Tensor, _logits: Tensor, taped: Tensor | None) -> LinearisedHead | None:
-        """Return the tail at the images of a pass; ``None`` if that was not recorded."""
-        if taped is None:
-            return None
-        return LinearisedHead(self.on_grid(leaf), leaf, taped, self.place.grid, self.bias)
+    def head(self, leaf: Tensor, outcome: Tensor) -> LinearisedHead:
+        """Return the tail at the images of a pass.
+
+        Args:
+            leaf: The map as the module has it, a leaf of the tape.
+            outcome: What the tail made of it (N, J), with the tape.
+        """
+        return LinearisedHead(self.on_grid(leaf), leaf, outcome, self.place.grid, self.bias)

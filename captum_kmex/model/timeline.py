@@ -132,7 +132,7 @@ class Timeline:
 def _spreads(module: nn.Module, entered: Tensor | None, left: Tensor) -> bool:
     """Whether a pooling leaves no fewer cells than it got, so that its input says as much."""
     is_pool = isinstance(module, _ADAPTIVE) and entered is not None and left.ndim == 4
-    return is_pool and left[0, 0].numel() >= entered[0, 0].numel()  # type: ignore[index,union-attr]
+    return is_pool and left[0, 0].numel() >= entered[0, 0].numel()  # type: ignore[index]
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

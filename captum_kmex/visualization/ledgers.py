@@ -27,6 +27,7 @@ def draw_ledger(
     ax: Axes,
     class_names: ClassNames | None = None,
     total: str = "logit",
+    not_linear: float | None = None,
 ) -> None:
     """Draw the account: from the bias, segment by segment, to the logit.
 
@@ -37,14 +38,18 @@ def draw_ledger(
         ax: Where to draw.
         class_names: Names of the prototypes' classes.
         total: What the bars end at.
+        not_linear: What a linearisation leaves over, a bar of its own after the bias.
     """
     n_shown = _N_ROWS if len(rows) > _N_ROWS + 1 else len(rows)
     lines = _lines(rows, n_shown, class_names, _LABELS * column_width(ax))
-    labels = ["bias", *(label for label, _ in lines), total]
-    values = [bias, *(evidence for _, evidence in lines), output]
+    before = (
+        [("bias", bias)] if not_linear is None else [("bias", bias), ("not linear", not_linear)]
+    )
+    labels = [*(label for label, _ in [*before, *lines]), total]
+    values = [*(value for _, value in [*before, *lines]), output]
     _draw_bars(values, ax)
     ax.set_yticks(range(len(labels)), labels, fontsize=_SIZE, **PLAIN)
-    for i, tick in enumerate(ax.get_yticklabels()[1 : n_shown + 1]):
+    for i, tick in enumerate(ax.get_yticklabels()[len(before) : n_shown + len(before)]):
         tick.set_bbox({"fc": (*segment_color(i), 0.45), "ec": "none", "pad": 1.2})
     low, high = ax.get_xlim()
     ax.set_xlim(low - 0.02 * (high - low), high + 0.22 * (high - low))
