@@ -20,6 +20,7 @@ __all__ = [
     "PixelDepthWarning",
     "RepresentativesWarning",
     "SkippedImageWarning",
+    "SurrogateWarning",
     "TargetError",
     "TrainModeWarning",
     "UncheckedFileWarning",
@@ -96,6 +97,10 @@ class RepresentativesWarning(UserWarning):
 
 class SkippedImageWarning(UserWarning):
     """An image file could not be read and is left out."""
+
+
+class SurrogateWarning(UserWarning):
+    """What stands in for a model's head has become another."""
 
 
 class UncheckedFileWarning(UserWarning):

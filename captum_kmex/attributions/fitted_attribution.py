@@ -28,6 +28,7 @@ from captum_kmex.fitting.checkpoint import Checkpoint, held
 from captum_kmex.fitting.options import FitOptions, Observation
 from captum_kmex.fitting.run import Fit
 from captum_kmex.model.activations import layer_name
+from captum_kmex.model.tail_sites import LinearisedTail
 
 __all__ = ["Classification", "FittedAttribution"]
 
@@ -166,10 +167,14 @@ class FittedAttribution(PrototypeAttribution):
             check = subject.progress_check(options, identity)
             kept = Checkpoint(checkpoint, identity, checkpoint_interval, check)
             self._is_head_settled = False
-            self._site = None if isinstance(self._site, str) else self._site  # others may have one
+            before = self._site
+            is_open = isinstance(before, (str, LinearisedTail))  # other images may have a head
+            self._site = None if is_open else before
             with torch.no_grad():
                 found = Fit(batches, observe, options, kept, show_progress).run()
             self.own_bank = subject.bank(found, options)
+        if isinstance(before, LinearisedTail) and self.own_bank.surrogate is not None:
+            self._tell_of_ridge_head()
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -294,6 +299,9 @@ class FittedAttribution(PrototypeAttribution):
             "layout": self.layout,
             "head": head if head in (None, OWN_HEAD) else layer_name(self.model, head),
         }
+
+    def _tell_of_ridge_head(self) -> None:
+        """Say that maps which were those of a linearised tail will be a ridge head's."""
 
     def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
         """Run the model on a batch of the fit."""

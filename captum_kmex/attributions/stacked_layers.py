@@ -14,6 +14,7 @@ from captum_kmex.attributions.fitted_attribution import FittedAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import Layer
 from captum_kmex.data.batches import Batch
+from captum_kmex.exceptions import SurrogateWarning, warn_user
 from captum_kmex.explaining.explainer import Explainer
 from captum_kmex.explaining.segmenters import (
     ImageClusters,
@@ -188,6 +189,14 @@ class StackedLayersAttribution(FittedAttribution):
         )
         segmenter.check_logits(reading.logits)
         return Explainer(reading, segmenter, self.average_top, self._own_head())
+
+    def _tell_of_ridge_head(self) -> None:
+        if self.surrogate is None:
+            warn_user(
+                "the ridge head of this fit makes the maps from now on, in place of the linearised "
+                'tail; set surrogate="linearised" to keep that, or "ridge" to silence this',
+                SurrogateWarning,
+            )
 
     def _segmenter(self) -> Segmenter:
         """Return who makes the segments: the one place where it matters whether there was a fit."""

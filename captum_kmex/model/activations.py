@@ -163,15 +163,16 @@ def trace(
     recorder = Recorder(layers, entering, tap, axes)
     log = CallLog(size, tail, with_moments) if tail else None
     with recorder.attached(model, log, watched):
-        logits = run(model, inputs, additional_forward_args, cut)
-    if not is_finite(logits.detach()):
-        raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
+        output = _forward(model, inputs, additional_forward_args, cut)
     features = {name: recorder.output_grid(name, size) for name in layers}
     entered = {name: recorder.input_grid(name, size) for name in entering}
     taps = {} if log is None else log.maps()
     if tap is not None:
         taps[tap] = recorder.tap_grid(size)
     _warn_repeated([*layers, *entering], recorder.counts)
+    logits = as_logits(output, inputs[0])
+    if not is_finite(logits.detach()):
+        raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
     return Trace(
         logits=logits.detach().to(torch.promote_types(logits.dtype, torch.float32)),
         features=features,
@@ -207,6 +208,13 @@ def run(
     Raises:
         ValueError: The output is not (N, J) logits.
     """
+    return as_logits(_forward(model, inputs, args, cut), inputs[0])
+
+
+def _forward(
+    model: nn.Module, inputs: tuple[Tensor, ...], args: tuple[object, ...], cut: TailCut | None
+) -> object:
+    """Run the model once, without gradients but in the tail of a cut."""
     with evaluation(model), ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         if cut is not None:
@@ -216,8 +224,7 @@ def run(
             stack.enter_context(torch.set_grad_enabled(cut.records and cut.course.from_start))
             stack.enter_context(cut.attached(model))
         # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
-        output = model._call_impl(*inputs, *args)
-    return as_logits(output, inputs[0])
+        return model._call_impl(*inputs, *args)
 
 
 def warn_training(model: nn.Module) -> None:

@@ -123,7 +123,7 @@ class LayoutClues:
         for height, width in reversed(self._grids):
             cells = height * width
             prefix = tokens.shape[1] - cells
-            is_transposed = tokens.shape[2] == cells  # (N, D, T)
+            is_transposed = self._axis == 1 and tokens.shape[2] == cells  # (N, D, T)
             if 0 <= prefix < min(cells, _MOST_TOLD_PREFIXES) and not is_transposed:
                 return height, width
         return None
@@ -184,7 +184,7 @@ def _token_grid(tokens: int, input_size: tuple[int, int]) -> tuple[int, int] | N
     def misfit(height: int, width: int) -> float:
         return abs(math.log(height / width) - target)
 
-    for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 1) + 1):
+    for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 2) + 1):  # one token is no map
         patches = tokens - prefix
         grids = [(h, patches // h) for h in range(1, patches + 1) if patches % h == 0]
         height, width = min(grids, key=lambda grid: misfit(*grid))

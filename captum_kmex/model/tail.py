@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from captum_kmex.model.held_scales import HeldScales
 from captum_kmex.model.hooks import first_tensor
 
 __all__ = ["Course", "TailCut", "Tap", "tapped"]
@@ -83,12 +84,14 @@ class TailCut:
         self.seen: dict[Tap, Tensor] = {}
         self._replace = replace
         self._ended: Tensor | None = None
+        self._holding = ExitStack()
         self._thread = threading.get_ident()
 
     @contextmanager
     def attached(self, model: nn.Module) -> Iterator[None]:
         """Cut what this thread runs of a model for the duration."""
         with ExitStack() as stack:
+            stack.enter_context(self._holding)
             for tap in self.watched:
                 stack.callback(tapped(model, tap, self._watch(tap)).remove)
             stack.callback(tapped(model, self.tap, self._cut).remove)
@@ -119,6 +122,7 @@ class TailCut:
             return None
         self.leaf.requires_grad_()
         torch.set_grad_enabled(True)
+        self._holding.enter_context(HeldScales())
         return self.leaf.clone()  # the tail may write to it
 
     def _finish(self, value: Tensor) -> None:

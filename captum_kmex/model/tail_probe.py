@@ -24,6 +24,7 @@ _ZERO, _ALIKE = 3, 1  # rows of a probe
 _MIDDLES = ((4, 0, 1), (5, 1, 2), (6, 1, _ZERO))  # each row, and the two that it lies between
 _OTHER_IMAGE = 7
 _ROWS = 8
+_LOUD = 4  # times the map's own root mean square
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +141,25 @@ def _rows(given: Inputs, total: int, rows: list[int]) -> Inputs:
 
 
 def _other_maps(found: Tensor, layout: Layout) -> Tensor:
-    """Return maps made of the first one, with its signs, for the rows of a probe."""
+    """Return maps for the rows of a probe, of which some might be an image's, and some not.
+
+    What a rectifier lets pass of a map is one thing for maps of the image's own signs, and
+    another for maps of all signs.
+    """
     own, channels = found[0], 0 if layout == 1 else -1
     generator = torch.Generator().manual_seed(0)
-    one, two = (_shuffled(own, channels, generator) for _ in range(2))
+    one = _shuffled(own, channels, generator)
+    two = _noise(own, channels, generator)
     rows = [own, one, two, torch.zeros_like(own), (own + one) / 2, (one + two) / 2, one / 2, one]
     return torch.stack(rows)
+
+
+def _noise(own: Tensor, channels: int, generator: torch.Generator) -> Tensor:
+    """Return a map of noise of all signs, that of each channel by itself and at each position."""
+    noise = torch.randn(own.movedim(channels, -1).shape, generator=generator)
+    noise += torch.randn(noise.shape[-1], generator=generator)  # or pooling would leave nothing
+    root = own.square().mean(dtype=torch.promote_types(own.dtype, torch.float32)).sqrt()
+    return (noise.to(root) * _LOUD * root).movedim(-1, channels).to(own.dtype).contiguous()
 
 
 def _shuffled(own: Tensor, channels: int, generator: torch.Generator) -> Tensor:
