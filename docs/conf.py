@@ -36,6 +36,7 @@ executed_pages = {  # page: the page whose names it goes on with
     "contrast": "tutorial",
     "concepts": "tutorial",
     "captum_tools": "tutorial",
+    "other_segments": "tutorial",
     "banks": "tutorial",
     "troubleshoot": "tutorial",
 }

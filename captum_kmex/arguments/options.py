@@ -14,6 +14,7 @@ from typing import cast
 
 from captum_kmex.arguments.containers import DataSet, Listed, Loader, Mapped, Names
 from captum_kmex.arguments.kinds import Choice, Key, Kind, Number, OneOf, Switch, Text, Whole
+from captum_kmex.arguments.masks import Mask
 from captum_kmex.arguments.misfits import Misfit
 from captum_kmex.arguments.objects import (
     Callback,
@@ -130,6 +131,7 @@ _FIT = {
 
 _MAPS_OF_LOGITS = Option(Choice(("logit", "alignment")), "logit")
 _MARGINS = Option(Choice(("margin", "distance")), "margin")
+_MASK = Option(Mask(), None)
 _EXPLAIN = {
     "attribute_to_layer_input": Option(Switch(), False),
     "ClassifierPrototypes.attribute.units": _MAPS_OF_LOGITS,
@@ -139,6 +141,9 @@ _EXPLAIN = {
     "upsample": Option(Choice((None, "input")), None),
     "restrict": Option(Choice((None, "predicted")), None),
     "connected": Option(Switch(), False),
+    "min_area": Option(Whole(1, 2**31 - 1), 1),
+    "LayerKMeansAttribution.attribute.segments": _MASK,
+    "LayerKMeansAttribution.explain.segments": _MASK,
     "per_channel": Option(Switch(), False),
     "needs_head": Option(Switch(), True),
     "return_convergence_delta": Option(Switch(), False),
@@ -231,7 +236,7 @@ _DRAWN = {
     "not_linear": Option(Number(), None),
     "values": Option(Values((2,), "(h, w)", is_array=True)),
     "segments": Option(_GRID),
-    "order": Option(Listed(_INDEX, 1, is_distinct=True)),
+    "order": Option(Listed(Whole(0, 2**63 - 1), 1, is_distinct=True)),
     "rank": Option(_INDEX),
     "density.maps": Option(Values((3,), "(C, h, w)")),
     "evidence_scale.maps": Option(Listed(Values((3,), "(C, h, w)"), takes_iterators=True)),

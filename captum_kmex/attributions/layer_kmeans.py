@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,6 +124,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         contrast: Target = None,
         restrict: str | None = None,
         connected: bool = False,
+        min_area: int = 1,
+        segments: Tensor | np.ndarray | None = None,
         upsample: str | None = None,
         return_convergence_delta: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -140,6 +143,11 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             contrast: A second class, "why not this one": explain the difference of logits.
             restrict: ``"predicted"`` lets only prototypes of the explained class compete.
             connected: Split segments into connected components.
+            min_area: Fewest cells of a connected piece on this depth's grid; smaller ones go to
+                the segment that they share most border with.
+            segments: Your own segments (N, 1, H, W), or (1, 1, H, W) for all images, on any grid:
+                whole numbers from 0, with gaps. The map is then the head's, averaged within
+                them on their grid, whatever the depth.
             upsample: ``"input"`` returns the input's shape, channels summing to the map.
             return_convergence_delta: Return also what the map misses of the logit.
 
@@ -158,9 +166,9 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         question = explainer.question(target, contrast, units)
         with plain_arithmetic(images[0]):
-            competition = explainer.competition(question, restrict, connected)
-            *_, found = explainer.evidence([question], explainer.depth(depth), competition)
-            maps = finish_map(found.densities[0], images[0], upsample, sums=units == "logit")
+            how = explainer.competition(question, restrict, connected, min_area, segments)
+            density = explainer.density(question, explainer.depth(depth), how)
+            maps = finish_map(density, images[0], upsample, sums=units == "logit")
         if not return_convergence_delta:
             return maps
         if units != "logit":
@@ -199,6 +207,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         contrast: Target = None,
         restrict: str | None = None,
         connected: bool = False,
+        min_area: int = 1,
+        segments: Tensor | np.ndarray | None = None,
     ) -> Explanation:
         """Return map, segments, class scores, ledger and nearest training patches.
 
@@ -211,8 +221,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         start, question = explainer.depth(depth), explainer.question(target, contrast)
         with plain_arithmetic(images[0]):
-            competition = explainer.competition(question, restrict, connected)
-            return Explanation.of(images[0], explainer, question, start, competition)
+            how = explainer.competition(question, restrict, connected, min_area, segments)
+            return Explanation.of(images[0], explainer, question, start, how)
 
     @checked
     @one_bank_a_call

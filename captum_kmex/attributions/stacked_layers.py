@@ -22,6 +22,7 @@ from captum_kmex.explaining.segmenters import (
     Segmenter,
     weighted_stack,
 )
+from captum_kmex.explaining.segments import enlarged_mask
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.options import Observation
 from captum_kmex.model.activations import layer_name
@@ -64,11 +65,14 @@ class StackedLayersAttribution(FittedAttribution):
         depth: int | str = 0,
         restrict: str | None = None,
         connected: bool = False,
+        min_area: int = 1,
     ) -> Tensor:
         """Return the segment of each pixel (N, H, W); needs no head, so any model will do.
 
         Once fitted, a segment is the index of a prototype in ``bank_``; unfitted, of a
         cluster of the image; with ``connected``, of a component, numbered in each image.
+        Pieces of fewer than ``min_area`` cells go to the segment that they share most border
+        with.
         """
         images = check_inputs(inputs)
         explainer = self._explainer(
@@ -76,8 +80,54 @@ class StackedLayersAttribution(FittedAttribution):
         )
         start, question = explainer.depth(depth), explainer.question(target)
         with plain_arithmetic(explainer.logits):
-            competition = explainer.competition(question, restrict, connected)
+            competition = explainer.competition(question, restrict, connected, min_area)
             return explainer.segments(start, competition).labels
+
+    @checked
+    def feature_mask(
+        self,
+        inputs: Inputs,
+        target: Target = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        *,
+        depth: int | str = 0,
+        restrict: str | None = None,
+        connected: bool = False,
+        min_area: int = 1,
+    ) -> Tensor:
+        """Return the segments of ``segment`` as a ``feature_mask`` of Captum's perturbations.
+
+        ``FeatureAblation``, ``ShapleyValueSampling``, ``KernelShap`` and ``Lime`` then take whole
+        segments out of the picture: they measure what ``attribute`` computes, with a forward pass
+        or more for each segment.
+
+        Args:
+            inputs: Images (N, C, H, W), or a tuple with the images first.
+            target: The class that ``restrict`` is about; the model's argmax if ``None``.
+            additional_forward_args: Further arguments of the model.
+            attribute_to_layer_input: Read the layers at their input.
+            depth: Shallowest layer to include.
+            restrict: ``"predicted"`` lets only prototypes of the explained class compete.
+            connected: Split segments into connected components.
+            min_area: Fewest cells of a connected piece.
+
+        Returns:
+            Integer tensor (N, 1, H, W) at the size of the input, int64, counted from 0 in each
+            image without gaps. Numbers of two images have nothing to do with each other.
+        """
+        images = check_inputs(inputs)[0]
+        labels = self.segment(
+            inputs,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            depth=depth,
+            restrict=restrict,
+            connected=connected,
+            min_area=min_area,
+        )
+        return enlarged_mask(labels, (images.shape[2], images.shape[3]))
 
     @checked
     @one_bank_a_call

@@ -14,6 +14,7 @@ __all__ = [
     "corners",
     "neighbour_products",
     "norm_from_products",
+    "resample_keeping_mean",
     "resize",
     "resize_keeping_mean",
     "resize_matrix",
@@ -43,6 +44,21 @@ def resize_keeping_mean(maps: Tensor, size: tuple[int, int]) -> Tensor:
         return maps
     resized = resize(maps, size)
     return resized + (maps.mean((2, 3)) - resized.mean((2, 3)))[..., None, None]
+
+
+def resample_keeping_mean(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (N, D, h, w) to a finer or coarser grid and keep each map's spatial mean.
+
+    Along a side that gets shorter, a new cell is the mean of what it covers: bilinear resizing
+    looks at the two cells beside its centre and at none of the others. Along a side that gets
+    longer this is ``resize_keeping_mean``.
+    """
+    height, width = maps.shape[2:]
+    if size[0] < height:
+        maps = torch.matmul(_shares(size[0], height, maps.dtype, maps.device), maps)
+    if size[1] < width:
+        maps = torch.matmul(maps, _shares(size[1], width, maps.dtype, maps.device).T)
+    return resize_keeping_mean(maps, size)
 
 
 def transposed_resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -159,6 +175,15 @@ def resize_matrix(size: int, cells: int, dtype: torch.dtype, device: torch.devic
     matrix[positions, lower] += 1 - weight
     matrix[positions, upper] += weight
     return matrix
+
+
+@_kept
+def _shares(size: int, cells: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the share (size, cells) of each of fewer new cells that each old one covers."""
+    new, old = torch.arange(size + 1) * cells, torch.arange(cells + 1) * size
+    ends = torch.minimum(new[1:, None], old[None, 1:])
+    covered = (ends - torch.maximum(new[:-1, None], old[None, :-1])).clamp_min(0)
+    return (covered.to(torch.float64) / cells).to(device, dtype)
 
 
 @_kept

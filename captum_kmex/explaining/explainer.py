@@ -6,6 +6,7 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from torch import Tensor, nn
 
 from captum_kmex.arguments import resolve_depth
@@ -13,6 +14,7 @@ from captum_kmex.arguments.targets import Target
 from captum_kmex.classes import class_of
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.explaining.evidence import DepthEvidence, Question, carried_down
+from captum_kmex.explaining.given_segments import GivenSegments
 from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.explaining.segmenters import Competition, Segmenter
 from captum_kmex.explaining.votes import Classification
@@ -105,18 +107,39 @@ class Explainer:
         """Resolve what the user asks; errors are those of ``Question.of``."""
         return Question.of(target, contrast, self.logits, units)
 
-    def competition(self, question: Question, restrict: str | None, connected: bool) -> Competition:
+    def competition(
+        self,
+        question: Question,
+        restrict: str | None,
+        connected: bool,
+        min_area: int = 1,
+        segments: Tensor | np.ndarray | None = None,
+    ) -> Competition:
         """Return who competes for the pixels, by the user's options.
+
+        Args:
+            question: What is explained.
+            restrict: ``"predicted"``, so that only prototypes of its class compete.
+            connected: Split segments into connected components.
+            min_area: Fewest cells of a piece.
+            segments: A mask (N, 1, H, W) or (1, 1, H, W) in place of all that.
 
         Raises:
             NotFittedError: A restriction needs prototypes.
-            ValueError: The explained class has no prototypes.
+            ValueError: The explained class has no prototypes, or segments from outside are to be
+                made otherwise.
         """
+        if segments is not None:
+            if restrict is not None or connected or min_area > 1:
+                raise ValueError(
+                    "segments= are taken as they are; leave restrict=, connected= and min_area= out"
+                )
+            return Competition(given=GivenSegments.of(segments, self.logits))
         if restrict is None:
-            return Competition(None, connected)
+            return Competition(None, connected, min_area)
         classes = class_of(question.target, self.logits)
         self.segmenter.check_classes(classes)
-        return Competition(classes, connected)
+        return Competition(classes, connected, min_area)
 
     def segments(
         self, depth: int, competition: Competition = _FREE, *, is_voting: bool = False
@@ -129,6 +152,17 @@ class Explainer:
             is_voting: They will vote, so what the vote reads is collected on the way.
         """
         return self.segmenter.segments(self.stack, depth, competition, is_voting)
+
+    def density(self, question: Question, depth: int, competition: Competition) -> Tensor:
+        """Return a question's map (N, 1, H, W) at one depth; its mean is output minus bias.
+
+        Segments from outside take the place of all depths: the head's map is averaged within
+        them, on their own grid.
+        """
+        if competition.given is not None:
+            return competition.given.average(question.density(*self.head_and_map))
+        *_, found = self.evidence([question], depth, competition)
+        return found.densities[0]
 
     def evidence(
         self,
@@ -152,7 +186,8 @@ class Explainer:
         densities = [question.density(*self.head_and_map) for question in questions]
 
         def segment(depth: int) -> Segmentation:
-            return self.segments(depth, competition, is_voting=depth in voting)
+            rules = competition if depth == last else competition.before()
+            return self.segments(depth, rules, is_voting=depth in voting)
 
         return carried_down(densities, self.stack, last, self.average_top, segment)
 

@@ -34,10 +34,11 @@ class LedgerRow:
     """One line of the account: a segment, what it stands for and what it adds.
 
     Attributes:
-        segment: Id in the segment map.
-        prototype: Index in the bank, or the image's own cluster if unfitted.
-        class_index: Class of the prototype; ``None`` if unfitted; the most frequent class of
-            a class-agnostic prototype.
+        segment: Id in the segment map; of segments from outside, their own number.
+        prototype: Index in the bank, or the image's own cluster if unfitted; of segments from
+            outside, which stand for none, their own number again.
+        class_index: Class of the prototype; ``None`` if there is none; the most frequent class
+            of a class-agnostic prototype.
         area: Share of the grid, 0 to 1.
         evidence: Sum of the map over the segment, in logit units.
         representatives: Nearest training patches of the prototype.

@@ -12,6 +12,7 @@ from captum_kmex.explaining.evidence import Question, finish_map
 from captum_kmex.explaining.explainer import Explainer
 from captum_kmex.explaining.ledger import LedgerRow, build_ledger
 from captum_kmex.explaining.segmenters import Competition
+from captum_kmex.explaining.votes import Classification
 
 __all__ = ["FORMAT", "SCHEMA_VERSION", "ExplanationData"]
 
@@ -34,7 +35,7 @@ class ExplanationData:
         contrast: Class it is contrasted with (N,), or ``None``.
         logits: The model's logits (N, J).
         attribution: Map (N, 1, h, w) in logit units.
-        segments: Segment of each pixel (N, h, w).
+        segments: Segment of each pixel (N, h, w), as it was given if it comes from outside.
         ledger: Rows of each image, largest absolute evidence first; they add up to output
             minus bias, and minus ``not_linear`` if there is any.
         bias: What no pixel accounts for (N,): the head's bias, or the logit of an empty map.
@@ -44,6 +45,8 @@ class ExplanationData:
         restricted: Only prototypes of the explained class competed for the pixels.
         surrogate_r2: If the model has no linear head: the R2 of the ridge surrogate that
             stands in for it; ``delta`` is what it misses.
+        segments_given: Segments come from outside; map and ledger do not depend on the layers
+            but the deepest.
         head: What makes the map: ``"exact"``, the model's own head; ``"linearised"``, its tail
             linearised at each image; ``"ridge"``, the surrogate of a fit; ``"own"``, the user's.
         not_linear: What the linearisation leaves over of the output (N,), if ``head`` is that:
@@ -64,6 +67,7 @@ class ExplanationData:
     prediction: Tensor | None = None
     restricted: bool = False
     surrogate_r2: float | None = None
+    segments_given: bool = False
     head: str = "exact"
     not_linear: Tensor | None = None
 
@@ -85,27 +89,24 @@ class ExplanationData:
             depth: Place of the shallowest layer.
             competition: Who competes for the pixels.
         """
-        *_, found = explainer.evidence([question], depth, competition, voting=(depth,))
-        maps = finish_map(found.densities[0], images, None, sums=True)
-        segments = found.averaged or explainer.segments(depth, competition, is_voting=True)
-        is_free = competition.own_class is None
-        verdict = explainer.vote(depth, segments if is_free else None)
-        book = explainer.segmenter.codebook(depth)
+        account = _account(images, explainer, question, depth, competition)
+        verdict = account.verdict
         return cls(
             inputs=images.detach(),
             layers=explainer.reading.layers[depth:],
             target=question.target,
             contrast=question.contrast,
             logits=explainer.logits,
-            attribution=maps,
-            segments=segments.labels,
-            ledger=build_ledger(maps, segments.labels, segments.prototypes, book),
+            attribution=account.maps,
+            segments=account.segments,
+            ledger=account.ledger,
             bias=question.bias(explainer.head),
             output=question.output(explainer.logits),
             class_scores=None if verdict is None else verdict.scores,
             prediction=None if verdict is None else verdict.prediction,
-            restricted=not is_free,
+            restricted=competition.own_class is not None,
             surrogate_r2=explainer.ridge_r2,
+            segments_given=competition.given is not None,
             head=explainer.head_kind,
             not_linear=question.not_linear(explainer.head),
         )
@@ -118,6 +119,11 @@ class ExplanationData:
         """Sum of map, bias and ``not_linear`` minus output (N,): 0 where the map is complete."""
         total = self.attribution.flatten(1).sum(1) + self.bias
         return (total if self.not_linear is None else total + self.not_linear) - self.output
+
+    @property
+    def origin(self) -> str:
+        """What the segments come from, in words: the layers, shallow to deep, or outside."""
+        return "segments given" if self.segments_given else " + ".join(self.layers)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the tensors but the inputs as NumPy arrays, those that there are."""
@@ -133,6 +139,7 @@ class ExplanationData:
             "schema_version": SCHEMA_VERSION,
             "layers": list(self.layers),
             "restricted": self.restricted,
+            "segments_given": self.segments_given,
             "units": "logit",
             "head": self.head,
             "surrogate_r2": self.surrogate_r2,
@@ -152,3 +159,30 @@ class ExplanationData:
             "picture": f"{i:04d}.png",
             "ledger": [asdict(row) for row in self.ledger[i]],
         }
+
+
+@dataclass(frozen=True, eq=False)
+class _Account:
+    """A map in logit units, the segments that it is told by, and how the prototypes vote."""
+
+    maps: Tensor
+    segments: Tensor
+    ledger: tuple[tuple[LedgerRow, ...], ...]
+    verdict: Classification | None
+
+
+def _account(
+    images: Tensor, explainer: Explainer, question: Question, depth: int, competition: Competition
+) -> _Account:
+    if competition.given is not None:
+        given, density = competition.given, explainer.density(question, depth, competition)
+        maps = finish_map(density, images, None, sums=True)
+        return _Account(maps, given.numbers, given.ledger(maps), explainer.vote(depth))
+    *_, found = explainer.evidence([question], depth, competition, voting=(depth,))
+    maps = finish_map(found.densities[0], images, None, sums=True)
+    segments = found.averaged or explainer.segments(depth, competition, is_voting=True)
+    is_free = competition.own_class is None
+    verdict = explainer.vote(depth, segments if is_free else None)
+    book = explainer.segmenter.codebook(depth)
+    ledger = build_ledger(maps, segments.labels, segments.prototypes, book)
+    return _Account(maps, segments.labels, ledger, verdict)

@@ -16,6 +16,7 @@ from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.exceptions import FewPixelsWarning, warn_user
 from captum_kmex.explaining.image_clusters import cluster_image_rows
 from captum_kmex.explaining.segments import connected_segments
+from captum_kmex.explaining.speckle import without_speckle
 from captum_kmex.explaining.votes import distance_scores
 
 __all__ = ["Segmentation", "segment_by_class", "segment_by_image", "segment_by_prototypes"]
@@ -73,7 +74,12 @@ class Segmentation:
 
 
 def segment_by_image(
-    stack: StackedBlocks, n_clusters: int, seed: int, *, connected: bool = False
+    stack: StackedBlocks,
+    n_clusters: int,
+    seed: int,
+    *,
+    connected: bool = False,
+    min_area: int = 1,
 ) -> Segmentation:
     """Cluster each image's own pixels and assign them; warn where there are fewer pixels."""
     height, width = stack.grid
@@ -85,11 +91,16 @@ def segment_by_image(
             FewPixelsWarning,
         )
     found = stack.best(cluster_image_rows(stack, count, seed=seed))
-    return _segmentation(stack, found, count, connected)
+    return _segmentation(stack, found, count, connected, min_area)
 
 
 def segment_by_prototypes(
-    stack: StackedBlocks, book: Codebook, *, connected: bool = False, is_voting: bool = False
+    stack: StackedBlocks,
+    book: Codebook,
+    *,
+    connected: bool = False,
+    min_area: int = 1,
+    is_voting: bool = False,
 ) -> Segmentation:
     """Assign pixels to the nearest prototype of all (eq. 9).
 
@@ -97,6 +108,7 @@ def segment_by_prototypes(
         stack: Composite of the codebook's depth.
         book: The prototypes.
         connected: Split segments into connected components.
+        min_area: Fewest cells of a piece; smaller ones go to their neighbours, the vote apart.
         is_voting: Collect, on the way, how near the pixels come to each class.
 
     Reference:
@@ -106,12 +118,17 @@ def segment_by_prototypes(
     collects = is_voting and prototypes.runs is not None
     nearness = stack.nearness_to(prototypes) if collects else None
     found = stack.best(prototypes, nearness)
-    segments = _segmentation(stack, found, len(book.centroids), connected)
+    segments = _segmentation(stack, found, len(book.centroids), connected, min_area)
     return replace(segments, nearness=nearness)
 
 
 def segment_by_class(
-    stack: StackedBlocks, book: Codebook, classes: Tensor, *, connected: bool = False
+    stack: StackedBlocks,
+    book: Codebook,
+    classes: Tensor,
+    *,
+    connected: bool = False,
+    min_area: int = 1,
 ) -> Segmentation:
     """Assign pixels to the nearest prototype of each image's own class (N,).
 
@@ -121,16 +138,22 @@ def segment_by_class(
     if book.is_agnostic:
         raise ValueError("restrict needs a class-wise fit; this bank has labels=None")
     found = _best_of_class(stack, book, classes)
-    return _segmentation(stack, found, len(book.centroids), connected)
+    return _segmentation(stack, found, len(book.centroids), connected, min_area)
 
 
 def _segmentation(
-    stack: StackedBlocks, found: tuple[Tensor, Tensor], count: int, connected: bool
+    stack: StackedBlocks,
+    found: tuple[Tensor, Tensor],
+    count: int,
+    connected: bool,
+    min_area: int,
 ) -> Segmentation:
     best, nearest = found
+    cleaned = without_speckle(nearest, min_area)
     if not connected:
-        return Segmentation.of_nearest(stack, best, nearest, count)
-    labels, owners = connected_segments(nearest)
+        whole = Segmentation.of_nearest(stack, best, nearest, count)
+        return replace(whole, labels=cleaned)
+    labels, owners = connected_segments(cleaned)
     prototypes = pad_sequence(owners, batch_first=True, padding_value=-1).to(nearest.device)
     return Segmentation(labels, prototypes.shape[1], prototypes, nearest, best, stack)
 

@@ -6,7 +6,7 @@ Whatever differs between a fitted attribution and one that is not is decided her
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from captum_kmex.bank.ridge_head import Surrogate
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.composite.weighting import block_weights
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
+from captum_kmex.explaining.given_segments import GivenSegments
 from captum_kmex.explaining.segmentation import (
     Segmentation,
     segment_by_class,
@@ -34,10 +35,21 @@ class Competition:
     Attributes:
         own_class: Only prototypes of this class of each image (N,) compete; all if ``None``.
         connected: Segments are split into connected components.
+        min_area: Fewest cells of a piece; smaller ones go to the neighbours.
+        given: The segments, if they come from outside: then nothing competes.
     """
 
     own_class: Tensor | None = None
     connected: bool = False
+    min_area: int = 1
+    given: GivenSegments | None = None
+
+    def before(self) -> Competition:
+        """Return how pixels are assigned on the way to the depth explained: speckle stays.
+
+        A few cells of a coarser grid are no speckle.
+        """
+        return replace(self, min_area=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +87,9 @@ class ImageClusters:
         self, stack: StackedBlocks, depth: int, competition: Competition, _is_voting: bool
     ) -> Segmentation:
         """Return the segments of the stack from a depth on; nobody votes."""
-        connected = competition.connected
+        connected, min_area = competition.connected, competition.min_area
         return segment_by_image(
-            stack.suffix(depth), self.n_clusters, self.seed, connected=connected
+            stack.suffix(depth), self.n_clusters, self.seed, connected=connected, min_area=min_area
         )
 
     def check_classes(self, _classes: Tensor) -> None:
@@ -138,11 +150,15 @@ class PrototypeSegments:
     ) -> Segmentation:
         """Return the segments of the stack from a depth on, and what a vote reads if asked."""
         stack, book = stack.suffix(depth), self.codebook(depth)
-        connected, classes = competition.connected, competition.own_class
-        if classes is not None:
-            return segment_by_class(stack, book, classes, connected=connected)
+        connected, min_area = competition.connected, competition.min_area
+        if competition.own_class is not None:
+            return segment_by_class(
+                stack, book, competition.own_class, connected=connected, min_area=min_area
+            )
         is_voting &= VOTES[self.rule].reads_nearness
-        return segment_by_prototypes(stack, book, connected=connected, is_voting=is_voting)
+        return segment_by_prototypes(
+            stack, book, connected=connected, min_area=min_area, is_voting=is_voting
+        )
 
     def check_classes(self, classes: Tensor) -> None:
         """Raise ``ValueError`` for a class that the bank has no prototypes of."""

@@ -11,6 +11,7 @@ from captum_kmex.bank.codebook import is_agnostic
 __all__ = [
     "class_scores",
     "connected_segments",
+    "enlarged_mask",
     "predicted_class",
     "segment_means",
     "segment_sums",
@@ -123,3 +124,21 @@ def connected_segments(segments: Tensor) -> tuple[Tensor, list[Tensor]]:
         numbered[image] = inverse.reshape(components.shape)
         owners.append(torch.from_numpy(labels[image].ravel()[first]))
     return torch.from_numpy(numbered).to(segments.device), owners
+
+
+def enlarged_mask(segments: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return segments on a grid of another size, each image's counted from 0 without gaps.
+
+    Args:
+        segments: Index tensor (N, h, w).
+        size: Height and width H, W; a pixel is of the cell that holds its centre.
+
+    Returns:
+        Integer tensor (N, 1, H, W), int64.
+    """
+    rows, columns = (
+        (2 * torch.arange(new, device=segments.device) + 1) * old // (2 * new)
+        for new, old in zip(size, segments.shape[1:], strict=True)
+    )
+    enlarged = segments[:, rows[:, None], columns]
+    return torch.stack([image.unique(return_inverse=True)[1] for image in enlarged]).unsqueeze(1)

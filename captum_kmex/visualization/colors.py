@@ -120,9 +120,10 @@ def _neighbours(places: NDArray[np.int64], count: int) -> list[set[int]]:
     """Return, for each segment, those with a cell beside one of its cells."""
     across = np.stack([places[:, :-1], places[:, 1:]], -1).reshape(-1, 2)
     down = np.stack([places[:-1], places[1:]], -1).reshape(-1, 2)
+    pairs = np.concatenate([across, down])
+    borders = pairs[pairs[:, 0] != pairs[:, 1]]  # few of a mask as large as the picture
     touching: list[set[int]] = [set() for _ in range(count)]
-    for a, b in np.unique(np.concatenate([across, down]), axis=0).tolist():
-        if a != b:
-            touching[a].add(b)
-            touching[b].add(a)
+    for a, b in np.unique(borders, axis=0).tolist():
+        touching[a].add(b)
+        touching[b].add(a)
     return touching

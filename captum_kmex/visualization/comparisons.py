@@ -160,7 +160,7 @@ def plot_depths(
     maps = [explanation.attribution[index] for explanation in explanations]
     scales = panel_scales(maps, scale)
     for i, (explanation, full) in enumerate(zip(explanations, scales, strict=True)):
-        title = " + ".join(explanation.layers) if names is None else str(names[i])
+        title = explanation.origin if names is None else str(names[i])
         _depth_column(explanation, index, shown, list(axes[:, 1 + i]), title, full)
     return figure.figure, axes
 

@@ -90,8 +90,8 @@ def _segment_panel(explanation: ExplanationData, index: int, shown: Picture, ax:
     draw_segments(explanation.segments[index].cpu().numpy(), rows, shown, ax)
     restricted = ", own prototypes only" if explanation.restricted else ""
     ax.set_title(f"{len(rows)} segments{restricted}", fontsize=9)
-    layers = fitted("{}", [" + ".join(explanation.layers)], _TITLE * column_width(ax), 8)
-    ax.set_xlabel(layers, fontsize=8, **PLAIN)
+    origin = fitted("{}", [explanation.origin], _TITLE * column_width(ax), 8)
+    ax.set_xlabel(origin, fontsize=8, **PLAIN)
 
 
 def _ledger_panel(

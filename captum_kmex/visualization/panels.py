@@ -90,9 +90,12 @@ def draw_segments(
     """
     order = [row.segment for row in rows]
     check_segments(segments, order)
-    table = np.zeros((max(order) + 1, 3))
-    table[order] = segment_colors(segments, order)
-    ax.imshow(table[segments], extent=_extent(image), interpolation="nearest")
+    colors = dict(zip(order, segment_colors(segments, order), strict=True))
+    # by those there are, not by all numbers up to the largest, which may be any
+    present, places = np.unique(segments, return_inverse=True)
+    table = np.array([colors[segment] for segment in present.tolist()])
+    painted = table[places.reshape(segments.shape)]
+    ax.imshow(painted, extent=_extent(image), interpolation="nearest")
     _draw_shade(image, ax, 0.3)
     width, height = image.shape[1] / segments.shape[1], image.shape[0] / segments.shape[0]
     thin = 0.5 * min(1.0, 32 / max(segments.shape))  # points; thinner where cells are small

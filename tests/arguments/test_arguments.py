@@ -195,6 +195,7 @@ def _attributions(w: World) -> dict[str, Case]:
         "ClassifierPrototypes.alignment": Case(w.columns.alignment, {"loader": w.loader}),
         "LayerKMeansAttribution.explain": Case(w.kmeans.explain, call),
         "LayerKMeansAttribution.segment": Case(w.kmeans.segment, call),
+        "LayerKMeansAttribution.feature_mask": Case(w.kmeans.feature_mask, call),
     }
 
 

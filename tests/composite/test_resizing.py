@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from captum_kmex.composite.resizing import (
     neighbour_products,
     norm_from_products,
+    resample_keeping_mean,
     resize,
+    resize_keeping_mean,
     resize_matrix,
     resized_at,
     transposed_resize,
@@ -96,3 +98,36 @@ def test_vectors_at_positions_equal_the_whole_map_resized(size):
     rows, columns = torch.tensor([0, 2, 1, 2, 0]), torch.tensor([3, 0, 1, 1, 0])
     found = resized_at(block, size, images, rows, columns)
     torch.testing.assert_close(found, whole[images, :, rows, columns])
+
+
+@sizes
+def test_resampling_keeps_the_mean_either_way(size, to):
+    for start, end in ((size, to), (to, size), (size, (to[0], 1)), (size, (2, to[1]))):
+        block = random_block(start)
+        found = resample_keeping_mean(block, end)
+        assert found.shape == (2, 5, *end)
+        torch.testing.assert_close(found.mean((2, 3)), block.mean((2, 3)), rtol=0, atol=1e-14)
+
+
+@sizes
+def test_resampling_to_more_cells_is_bilinear(size, to):
+    more = (max(size[0], to[0]), max(size[1], to[1]))
+    block = random_block(size)
+    assert torch.equal(resample_keeping_mean(block, more), resize_keeping_mean(block, more))
+
+
+@pytest.mark.parametrize(("size", "to"), [((9, 7), (4, 5)), ((12, 8), (3, 4)), ((5, 5), (1, 4))])
+def test_resampling_to_fewer_cells_is_the_mean_of_what_each_covers(size, to):
+    block = random_block(size)
+    repeated = block.repeat_interleave(to[0], 2).repeat_interleave(to[1], 3)
+    expected = F.avg_pool2d(repeated, size)  # each old cell as to[0] by to[1] equal parts
+    torch.testing.assert_close(resample_keeping_mean(block, to), expected, rtol=0, atol=1e-14)
+
+
+def test_resampling_sees_a_single_hot_cell_that_bilinear_resizing_passes_over():
+    block = torch.zeros(1, 1, 9, 9)
+    block[0, 0, 0, 0] = 81
+    found = resample_keeping_mean(block, (3, 3))
+    assert found[0, 0, 0, 0] == 9
+    assert found.flatten()[1:].abs().max() == 0
+    assert resize(block, (3, 3)).abs().max() == 0
