@@ -8,6 +8,7 @@ from functools import lru_cache
 from types import FrameType
 
 __all__ = [
+    "ChosenLayersWarning",
     "EmptyPrototypesWarning",
     "FewPixelsWarning",
     "FewRowsWarning",
@@ -73,6 +74,10 @@ class HeadNotFoundError(ValueError):
 
 class TrainModeWarning(UserWarning):
     """The model was in training mode; the explanation ran it in evaluation mode."""
+
+
+class ChosenLayersWarning(UserWarning):
+    """The layers were left out, and chosen by the first images."""
 
 
 class LayerCallWarning(UserWarning):

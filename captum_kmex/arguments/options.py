@@ -93,6 +93,7 @@ _MODELS = {
     "layer": Option(Layer(), None),
     "layers": Option(
         OneOf((Layer(), Listed(Layer(), 1, is_distinct=True))),
+        None,
         remedy="layers must be distinct and at least one, such as ['layer3', 'layer4']",
     ),
     "head": Option(Layer(), None),

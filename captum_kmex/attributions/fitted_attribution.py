@@ -155,13 +155,19 @@ class FittedAttribution(PrototypeAttribution):
                 n_representatives=n_representatives,
             )
             batches, at_input = IndexedBatches(loader, self.device), bool(attribute_to_layer_input)
+            self._look_at(batches, additional_forward_args)
             about = (at_input, self._settings(), self._has_masses)
             subject = FitSubject(self._method(), self.model, self.layer_names, *about)
             is_kept = checkpoint is not None
             identity = subject.identity(options) if is_kept or world_size() > 1 else {}
         check_alike(identity | {"data": batches.kind()})
         batches.check_shards()
-        observe = partial(self._observe, args=additional_forward_args, at_input=at_input)
+        observe = partial(
+            self._observe,
+            args=additional_forward_args,
+            at_input=at_input,
+            needs_logits=labels is not None,
+        )
         with held(checkpoint):
             identity |= batches.identity() if is_kept else {}
             check = subject.progress_check(options, identity)
@@ -300,9 +306,14 @@ class FittedAttribution(PrototypeAttribution):
             "head": head if head in (None, OWN_HEAD) else layer_name(self.model, head),
         }
 
+    def _look_at(self, batches: IndexedBatches, args: object) -> None:
+        """Choose by the first batch what the user left open."""
+
     def _tell_of_ridge_head(self) -> None:
         """Say that maps which were those of a linearised tail will be a ridge head's."""
 
-    def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
+    def _observe(
+        self, batch: Batch, args: object, at_input: bool, needs_logits: bool
+    ) -> Observation:
         """Run the model on a batch of the fit."""
         raise NotImplementedError

@@ -38,6 +38,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
     Args:
         model: A classifier that returns logits (N, J).
         layers: Names or modules, shallow to deep, such as ``["layer2", "layer3", "layer4"]``.
+            ``None`` takes what ``suggest_layers`` names for the first images, with a warning.
         n_prototypes: Prototypes K a class for ``fit``, one number or one a class; the size
             of the single codebook if ``fit(labels=None)``.
         n_clusters: Clusters an image, for unfitted use, at most its pixels (a warning says when
@@ -90,7 +91,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
     def __init__(
         self,
         model: nn.Module,
-        layers: Layer | Sequence[Layer],
+        layers: Layer | Sequence[Layer] | None = None,
         *,
         n_prototypes: int | Mapping[int, int] = 5,
         n_clusters: int = 20,

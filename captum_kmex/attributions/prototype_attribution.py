@@ -21,7 +21,7 @@ from captum_kmex.model.prepared import Preparation
 from captum_kmex.model.reading import Reading, Site, Source, read
 from captum_kmex.model.tail_sites import ExactTail
 
-__all__ = ["Layer", "PrototypeAttribution", "logged"]
+__all__ = ["Layer", "PrototypeAttribution", "as_arguments", "logged"]
 
 Layer = str | nn.Module
 _P = ParamSpec("_P")
@@ -34,6 +34,13 @@ _LAYOUTS: dict[str, Layout] = {"channels_first": 1, "channels_last": 3}
 def logged(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Wrap a public method in Captum's usage log; Captum calls what is inside by itself."""
     return cast("Callable[_P, _R]", log_usage()(function))
+
+
+def as_arguments(args: object) -> tuple[object, ...]:
+    """Return ``additional_forward_args``, which Captum takes bare too, as a tuple."""
+    if args is None:
+        return ()
+    return args if isinstance(args, tuple) else (args,)
 
 
 class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is untyped here
@@ -125,10 +132,10 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         needs_head: bool = True,
         keeps_refusal: bool = False,
         linearises: bool = False,
+        needs_logits: bool = True,
     ) -> Reading:
         """Run the model once, and remember where its head stands."""
-        model = self.model
-        args = args if isinstance(args, tuple) else () if args is None else (args,)
+        model, args = self.model, as_arguments(args)
         check_forward_args(model, images, args)
         reading = read(
             self._source(),
@@ -140,6 +147,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             needs_head=needs_head and self._own_head() is None,
             keeps_refusal=keeps_refusal,
             linearises=linearises,
+            needs_logits=needs_logits,
         )
         self._site = reading.site
         return reading

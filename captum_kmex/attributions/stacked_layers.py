@@ -12,9 +12,9 @@ from captum_kmex.arguments.inputs import Inputs, check_inputs
 from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.fitted_attribution import FittedAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.attributions.prototype_attribution import Layer
-from captum_kmex.data.batches import Batch
-from captum_kmex.exceptions import SurrogateWarning, warn_user
+from captum_kmex.attributions.prototype_attribution import Layer, as_arguments
+from captum_kmex.data.batches import Batch, IndexedBatches
+from captum_kmex.exceptions import ChosenLayersWarning, SurrogateWarning, warn_user
 from captum_kmex.explaining.explainer import Explainer
 from captum_kmex.explaining.segmenters import (
     ImageClusters,
@@ -26,6 +26,7 @@ from captum_kmex.explaining.segments import enlarged_mask
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.options import Observation
 from captum_kmex.model.activations import layer_name
+from captum_kmex.model.layer_suggestion import suggested_layers
 from captum_kmex.model.reading import Reading, plain_arithmetic
 
 __all__ = ["StackedLayersAttribution"]
@@ -44,13 +45,13 @@ class StackedLayersAttribution(FittedAttribution):
     surrogate = Setting["str | None"]()
 
     @property
-    def layers(self) -> Layer | Sequence[Layer]:
+    def layers(self) -> Layer | Sequence[Layer] | None:
         """The layers: the same as ``layer``, the name under which Captum's tools set them."""
-        layers: Layer | Sequence[Layer] = self.layer
+        layers: Layer | Sequence[Layer] | None = self.layer
         return layers
 
     @layers.setter
-    def layers(self, layers: Layer | Sequence[Layer]) -> None:
+    def layers(self, layers: Layer | Sequence[Layer] | None) -> None:
         self.layer = layers
 
     @checked
@@ -76,7 +77,11 @@ class StackedLayersAttribution(FittedAttribution):
         """
         images = check_inputs(inputs)
         explainer = self._explainer(
-            images, additional_forward_args, attribute_to_layer_input, needs_head=False
+            images,
+            additional_forward_args,
+            attribute_to_layer_input,
+            needs_head=False,
+            needs_logits=target is not None or restrict is not None,
         )
         start, question = explainer.depth(depth), explainer.question(target)
         with plain_arithmetic(explainer.logits):
@@ -199,8 +204,14 @@ class StackedLayersAttribution(FittedAttribution):
         """Names of the layers, shallow to deep.
 
         Raises:
-            ValueError: No layers, one twice, or one that the model lacks.
+            ValueError: No layers, one twice, or one that the model lacks; or they were left out,
+                and no image has been seen to choose by.
         """
+        if self.layers is None:
+            raise ValueError(
+                "no layers were given, and they are chosen by the first images that are explained; "
+                "pass layers=, or call attribute or fit first"
+            )
         layers = cast("Layer | Sequence[Layer]", read_option("layers", self.layers))
         if isinstance(layers, (str, nn.Module)):
             layers = [layers]
@@ -225,9 +236,15 @@ class StackedLayersAttribution(FittedAttribution):
         }
 
     def _explainer(
-        self, images: tuple[Tensor, ...], args: object, at_input: bool, needs_head: bool = True
+        self,
+        images: tuple[Tensor, ...],
+        args: object,
+        at_input: bool,
+        needs_head: bool = True,
+        needs_logits: bool = True,
     ) -> Explainer:
         """Read a batch whose arguments have been checked."""
+        self._choose_layers(images, args)
         names, segmenter = self.layer_names, self._segmenter()
         segmenter.check_call(names, images[0], at_input)
         linearises = self.surrogate == "linearised" or (
@@ -235,7 +252,13 @@ class StackedLayersAttribution(FittedAttribution):
         )
         needs_head = needs_head and (linearises or segmenter.ridge_head is None)
         reading = self._read_layers(
-            names, images, args, at_input, needs_head=needs_head, linearises=linearises
+            names,
+            images,
+            args,
+            at_input,
+            needs_head=needs_head,
+            linearises=linearises,
+            needs_logits=needs_logits,
         )
         segmenter.check_logits(reading.logits)
         return Explainer(reading, segmenter, self.average_top, self._own_head())
@@ -270,11 +293,42 @@ class StackedLayersAttribution(FittedAttribution):
             )
         return reading
 
-    def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
+    def _look_at(self, batches: IndexedBatches, args: object) -> None:
+        if self.layers is not None:
+            return
+        if not batches.is_repeatable:
+            raise ValueError(
+                "no layers were given, and an iterator cannot be looked at twice to choose them; "
+                "pass layers=, or a DataLoader or list"
+            )
+        for batch in batches:
+            self._choose_layers(check_inputs(batch.inputs), args)
+            return
+
+    def _choose_layers(self, images: tuple[Tensor, ...], args: object) -> None:
+        """Take the layers that ``suggest_layers`` names, where the user left them out."""
+        if self.layers is not None:
+            return
+        names = suggested_layers(self.model, images, as_arguments(args))
+        self.layers = names
+        warn_user(
+            f"no layers were given; from now on these are explained: {names}. Pass layers= to "
+            "choose yourself",
+            ChosenLayersWarning,
+        )
+
+    def _observe(
+        self, batch: Batch, args: object, at_input: bool, needs_logits: bool = True
+    ) -> Observation:
         images = check_inputs(batch.inputs)
         before = self._site
         reading = self._read_layers(
-            self.layer_names, images, args, at_input, keeps_refusal=self._is_head_settled
+            self.layer_names,
+            images,
+            args,
+            at_input,
+            keeps_refusal=self._is_head_settled,
+            needs_logits=needs_logits,
         )
         self._is_head_settled = before is not None  # two batches have been searched
         if before is not None and isinstance(before, str) != isinstance(reading.site, str):
@@ -287,7 +341,8 @@ class StackedLayersAttribution(FittedAttribution):
             )
         with plain_arithmetic(images[0]):
             stack = weighted_stack(reading.blocks, self.weighting or "balanced")
-            needs_ridge = reading.head is None and self._own_head() is None
+            has_head = reading.head is not None or self._own_head() is not None
+            needs_ridge = reading.has_logits and not has_head
             pooled = reading.blocks[-1].mean((2, 3)) if needs_ridge else None
         depths = [stack.suffix(start) for start in range(len(stack.blocks))]
         return Observation(reading.logits, depths, stack.weights, pooled)

@@ -16,12 +16,11 @@ from captum_kmex.model.calls import Call, CallLog
 from captum_kmex.model.hooks import Recorder, coarser, is_finite
 from captum_kmex.model.layout import Layout
 from captum_kmex.model.modes import Modes
+from captum_kmex.model.outputs import as_logits, has_logits
 from captum_kmex.model.tail import TailCut
-from captum_kmex.text.descriptions import described
 
 __all__ = [
     "Trace",
-    "as_logits",
     "evaluation",
     "layer_name",
     "run",
@@ -41,6 +40,7 @@ class Trace:
 
     Attributes:
         logits: Float tensor (N, J), the model's output.
+        has_logits: They are the model's; otherwise zeros, of a model that returns none.
         outcome: The same in the model's own type, with the tape of its tail if a cut records it.
         features: Layer name to its output, float tensor (N, D, H, W), detached copies.
         entering: Layer name to its input, likewise.
@@ -56,6 +56,7 @@ class Trace:
 
     logits: Tensor
     outcome: Tensor
+    has_logits: bool
     features: dict[str, Tensor]
     entering: dict[str, Tensor]
     order: tuple[str, ...]
@@ -135,6 +136,7 @@ def trace(
     with_moments: bool = True,
     axes: Mapping[str, Layout] | None = None,
     cut: TailCut | None = None,
+    needs_logits: bool = True,
 ) -> Trace:
     """Run the model once and return its logits and the named layers' activations.
 
@@ -154,6 +156,7 @@ def trace(
         with_moments: Record moments of the calls' maps, not their shapes alone.
         axes: Dimension of the channels of layers, where it is known.
         cut: Where to cut the pass, to record its tail.
+        needs_logits: Refuse a model without any; otherwise such a one has a logit of 0.
 
     Raises:
         ValueError: A layer never ran, has no grid, or holds NaN or Inf; or the output is
@@ -170,7 +173,10 @@ def trace(
     if tap is not None:
         taps[tap] = recorder.tap_grid(size)
     _warn_repeated([*layers, *entering], recorder.counts)
-    logits = as_logits(output, inputs[0])
+    images = inputs[0]
+    are_there = needs_logits or has_logits(output, images)
+    nothing = torch.zeros(len(images), 1, device=images.device)
+    logits = as_logits(output, images) if are_there else nothing
     if not is_finite(logits.detach()):
         raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
     return Trace(
@@ -185,6 +191,7 @@ def trace(
         calls=() if log is None else tuple(log.calls),
         taps=taps,
         outcome=logits,
+        has_logits=are_there,
     )
 
 
@@ -267,25 +274,3 @@ def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
                 "is used (give the module before or after it to choose another)",
                 LayerCallWarning,
             )
-
-
-def as_logits(output: object, images: Tensor) -> Tensor:
-    """Return the logits (N, J) in a model's output, as they are.
-
-    Raises:
-        ValueError: There are none.
-    """
-    if isinstance(output, Tensor) and output.ndim < 2 and output.numel() == len(images):
-        is_single = output.is_floating_point()  # one logit, squeezed
-        output = output.reshape(-1, 1) if is_single else output
-    is_logits = isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point()
-    if not isinstance(output, Tensor) or not is_logits or len(output) != len(images):
-        got = described(output)
-        if isinstance(output, Tensor):
-            dtype = "" if output.is_floating_point() else f" of {output.dtype}"
-            got = f"{tuple(output.shape)}{dtype}"
-        raise ValueError(
-            f"the model must return logits (N, J) for {len(images)} images; got {got}. Wrap "
-            "it in a module that returns the logits"
-        )
-    return output

@@ -12,6 +12,7 @@ from captum_kmex.model.head import HeadSite
 from captum_kmex.model.hooks import Recorder
 from captum_kmex.model.layout import Layout, feature_grid
 from captum_kmex.model.modes import evaluated
+from captum_kmex.model.outputs import as_logits
 from captum_kmex.model.tail_sites import ExactTail
 
 __all__ = ["ModelReader"]
@@ -53,6 +54,8 @@ class ModelReader(nn.Module):
         recorder = Recorder(leaving, (*entering, *inside), None if enters else tap, self.axes)
         with recorder.attached(self.model):
             output = self.model(images)
+        if not isinstance(output, Tensor):
+            output = as_logits(output, images)
         records = recorder.inputs if self.at_input else recorder.outputs
         blocks = tuple(
             self._grid(records[name], name, images, self.axes[name]) for name in self.layers

@@ -26,6 +26,7 @@ __all__ = ["HEAD_TAIL", "Reading", "Site", "Source", "plain_arithmetic", "read"]
 Site = HeadSite | ExactTail | LinearisedTail
 
 HEAD_TAIL = 48  # module calls before the end among which the tap and the head stand
+_NO_LOGITS = "the model returns no logits"
 _MOVED = "its map may have moved"  # never shown: the search that follows has the last word
 
 
@@ -45,6 +46,7 @@ class Reading:
         dtype: The coarsest floating-point type on the way, for tolerances.
         axes: Layer name to the dimension of its channels.
         tap_axis: The same of the module that the tap is read from.
+        has_logits: The logits are the model's; otherwise zeros, of a model that returns none.
     """
 
     logits: Tensor
@@ -57,6 +59,7 @@ class Reading:
     dtype: torch.dtype
     axes: dict[str, Layout]
     tap_axis: Layout
+    has_logits: bool
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -125,6 +128,7 @@ def read(
     needs_head: bool = True,
     keeps_refusal: bool = False,
     linearises: bool = False,
+    needs_logits: bool = True,
 ) -> Reading:
     """Run the model once; more often where the head, found before, no longer fits.
 
@@ -141,11 +145,12 @@ def read(
         needs_head: Look for the head.
         keeps_refusal: Believe an earlier reading that there is none.
         linearises: A tail that is not affine, linearised at each image, will do as the head.
+        needs_logits: Refuse a model without logits, of which no head is looked for.
 
     Raises:
         ValueError: As ``trace``.
     """
-    run = _Pass(source, inputs, layers, args, at_input)
+    run = _Pass(source, inputs, layers, args, at_input, needs_logits)
     if not needs_head or (keeps_refusal and isinstance(site, str)):
         return run.reading(run.trace(), site, needs_head)
     if isinstance(site, (ExactTail, LinearisedTail)) and site.is_for(run.model, inputs[0]):
@@ -169,6 +174,7 @@ class _Pass:
     layers: Sequence[str]
     args: tuple[object, ...]
     at_input: bool
+    needs_logits: bool = True
 
     @property
     def model(self) -> nn.Module:
@@ -178,6 +184,8 @@ class _Pass:
         """Read by the site of a head, or look for one; and if there is none, by a tail."""
         site: HeadSite | str | None = known
         passed = self.trace(known, searches=known is None)
+        if not passed.has_logits:
+            return self.reading(passed, _NO_LOGITS)
         if known is None:
             site = _find(self.source, passed)
         if isinstance(site, str) or site is None:
@@ -245,6 +253,7 @@ class _Pass:
             watched=watched,
             axes={} if source.axis is None else dict.fromkeys(self.layers, source.axis),
             cut=cut,
+            needs_logits=self.needs_logits,
         )
 
     def reading(
@@ -271,6 +280,7 @@ class _Pass:
             passed.dtype,
             passed.axes,
             tap_axis,
+            passed.has_logits,
         )
 
 

@@ -14,7 +14,7 @@ from captum_kmex.model.layout import Layout
 from captum_kmex.model.tail import Course, TailCut
 from captum_kmex.model.timeline import Place
 
-__all__ = ["Probe", "one_image", "probe", "repeated"]
+__all__ = ["Inputs", "Probe", "one_image", "probe", "repeated"]
 
 Inputs = tuple[tuple[Tensor, ...], tuple[object, ...]]
 
