@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence  # noqa: F401  # named in a string
 from typing import cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from captum_kmex.arguments import Setting, checked, read_option
+from captum_kmex.arguments import Setting, checked
 from captum_kmex.arguments.inputs import Inputs, check_inputs
 from captum_kmex.arguments.targets import Target
-from captum_kmex.attributions.fitted_attribution import FittedAttribution
+from captum_kmex.attributions.chosen_layers import LayersAttribution
+from captum_kmex.attributions.left_open import check_one_head
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.attributions.prototype_attribution import Layer, as_arguments
-from captum_kmex.data.batches import Batch, IndexedBatches
-from captum_kmex.exceptions import ChosenLayersWarning, SurrogateWarning, warn_user
+from captum_kmex.data.batches import Batch
 from captum_kmex.explaining.explainer import Explainer
 from captum_kmex.explaining.segmenters import (
     ImageClusters,
@@ -25,14 +24,12 @@ from captum_kmex.explaining.segmenters import (
 from captum_kmex.explaining.segments import enlarged_mask
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.options import Observation
-from captum_kmex.model.activations import layer_name
-from captum_kmex.model.layer_suggestion import suggested_layers
-from captum_kmex.model.reading import Reading, plain_arithmetic
+from captum_kmex.model.reading import plain_arithmetic
 
 __all__ = ["StackedLayersAttribution"]
 
 
-class StackedLayersAttribution(FittedAttribution):
+class StackedLayersAttribution(LayersAttribution):
     """An attribution that reads layers shallow to deep; what it can do without any head.
 
     Prototypes make the segments, and until there are some each image's own clusters.
@@ -43,16 +40,6 @@ class StackedLayersAttribution(FittedAttribution):
     average_top = Setting[bool]()
     vote = Setting[str]()
     surrogate = Setting["str | None"]()
-
-    @property
-    def layers(self) -> Layer | Sequence[Layer] | None:
-        """The layers: the same as ``layer``, the name under which Captum's tools set them."""
-        layers: Layer | Sequence[Layer] | None = self.layer
-        return layers
-
-    @layers.setter
-    def layers(self, layers: Layer | Sequence[Layer] | None) -> None:
-        self.layer = layers
 
     @checked
     @one_bank_a_call
@@ -200,27 +187,6 @@ class StackedLayersAttribution(FittedAttribution):
         )
 
     @property
-    def layer_names(self) -> tuple[str, ...]:
-        """Names of the layers, shallow to deep.
-
-        Raises:
-            ValueError: No layers, one twice, or one that the model lacks; or they were left out,
-                and no image has been seen to choose by.
-        """
-        if self.layers is None:
-            raise ValueError(
-                "no layers were given, and they are chosen by the first images that are explained; "
-                "pass layers=, or call attribute or fit first"
-            )
-        layers = cast("Layer | Sequence[Layer]", read_option("layers", self.layers))
-        if isinstance(layers, (str, nn.Module)):
-            layers = [layers]
-        names = tuple(layer_name(self.model, layer) for layer in layers)
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"layers must be distinct and at least one; got {list(names)}")
-        return names
-
-    @property
     def surrogate_r2(self) -> float | None:
         """R2 of the ridge head that stands in for the model's, if one does."""
         ridge = self._segmenter().ridge_head
@@ -247,9 +213,8 @@ class StackedLayersAttribution(FittedAttribution):
         self._choose_layers(images, args)
         names, segmenter = self.layer_names, self._segmenter()
         segmenter.check_call(names, images[0], at_input)
-        linearises = self.surrogate == "linearised" or (
-            self.surrogate is None and not self.is_fitted
-        )
+        is_open = self.surrogate is None and not self.is_fitted
+        linearises = is_open or self.surrogate == "linearised"
         needs_head = needs_head and (linearises or segmenter.ridge_head is None)
         reading = self._read_layers(
             names,
@@ -263,59 +228,11 @@ class StackedLayersAttribution(FittedAttribution):
         segmenter.check_logits(reading.logits)
         return Explainer(reading, segmenter, self.average_top, self._own_head())
 
-    def _tell_of_ridge_head(self) -> None:
-        if self.surrogate is None:
-            warn_user(
-                "the ridge head of this fit makes the maps from now on, in place of the linearised "
-                'tail; set surrogate="linearised" to keep that, or "ridge" to silence this',
-                SurrogateWarning,
-            )
-
     def _segmenter(self) -> Segmenter:
         """Return who makes the segments: the one place where it matters whether there was a fit."""
         if self.is_fitted:
             return PrototypeSegments(self.bank_, self.vote)
         return ImageClusters(self.n_clusters, self.seed, self.weighting or "dimension")
-
-    def _read_layers(
-        self,
-        names: tuple[str, ...],
-        images: tuple[Tensor, ...],
-        args: object,
-        at_input: bool,
-        **options: bool,
-    ) -> Reading:
-        reading = self._read(images, names, args, at_input, **options)
-        ran = [name for name in reading.order if name in names]
-        if ran != list(names):
-            raise ValueError(
-                f"layers must stand shallow to deep; got {list(names)}, they ran as {ran}"
-            )
-        return reading
-
-    def _look_at(self, batches: IndexedBatches, args: object) -> None:
-        if self.layers is not None:
-            return
-        if not batches.is_repeatable:
-            raise ValueError(
-                "no layers were given, and an iterator cannot be looked at twice to choose them; "
-                "pass layers=, or a DataLoader or list"
-            )
-        for batch in batches:
-            self._choose_layers(check_inputs(batch.inputs), args)
-            return
-
-    def _choose_layers(self, images: tuple[Tensor, ...], args: object) -> None:
-        """Take the layers that ``suggest_layers`` names, where the user left them out."""
-        if self.layers is not None:
-            return
-        names = suggested_layers(self.model, images, as_arguments(args))
-        self.layers = names
-        warn_user(
-            f"no layers were given; from now on these are explained: {names}. Pass layers= to "
-            "choose yourself",
-            ChosenLayersWarning,
-        )
 
     def _observe(
         self, batch: Batch, args: object, at_input: bool, needs_logits: bool = True
@@ -331,14 +248,7 @@ class StackedLayersAttribution(FittedAttribution):
             needs_logits=needs_logits,
         )
         self._is_head_settled = before is not None  # two batches have been searched
-        if before is not None and isinstance(before, str) != isinstance(reading.site, str):
-            others = "these" if isinstance(before, str) else "earlier"
-            reason, place = reading.refusal or before, batch.indices.tolist()[:3]
-            raise ValueError(
-                f"some images have no exact head: at batch {place}... {others} "
-                f"images have one, and of the others {reason}. Leave the others out, or pass a "
-                "model whose logits all come from one head"
-            )
+        check_one_head(before, reading, batch)
         with plain_arithmetic(images[0]):
             stack = weighted_stack(reading.blocks, self.weighting or "balanced")
             has_head = reading.head is not None or self._own_head() is not None

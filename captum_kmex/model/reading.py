@@ -16,7 +16,8 @@ from captum_kmex.model.head import HeadSite, LinearHead
 from captum_kmex.model.head_search import find_head, head_output
 from captum_kmex.model.layout import Layout
 from captum_kmex.model.linearised import Head
-from captum_kmex.model.prepared import Preparation, channels_last
+from captum_kmex.model.prepared import channels_last
+from captum_kmex.model.source import Source
 from captum_kmex.model.tail import TailCut
 from captum_kmex.model.tail_search import find_tail
 from captum_kmex.model.tail_sites import ExactTail, LinearisedTail
@@ -92,29 +93,6 @@ class Reading:
     def blocks(self) -> tuple[Tensor, ...]:
         """Their maps."""
         return tuple(self.features.values())
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """What is read: a model, and what its user said about it.
-
-    Attributes:
-        model: The plain module.
-        head: Its linear layer, where the user named it.
-        axis: The dimension of its layers' channels, where the user said it.
-        preparation: Makes the copy that is run in its place, if there is one.
-    """
-
-    model: nn.Module
-    head: str | nn.Module | None = None
-    axis: Layout | None = None
-    preparation: Preparation | None = None
-
-    def running(self, layers: Sequence[str] = ()) -> nn.Module:
-        """Return the module that is run."""
-        if self.preparation is None:
-            return self.model
-        return self.preparation.current(self.model, layers)
 
 
 def read(

@@ -514,8 +514,10 @@ def test_head_that_is_not_affine_is_refused_with_what_was_found(net, images, tai
         ClassifierPrototypes(net).attribute(images)
     with pytest.raises(HeadNotFoundError, match=r"pass layer=, the last feature map"):
         KMExAttribution(net).fit([(images, torch.arange(12) % 3)])
+    ridge = LayerKMeansAttribution(net, LAYERS, surrogate="ridge")
     with pytest.raises(NotFittedError, match=r"which fit\(loader\) provides"):
-        LayerKMeansAttribution(net, LAYERS).attribute(images)
+        ridge.attribute(images)
+    assert LayerKMeansAttribution(net, LAYERS).explain(images).head == "linearised"
 
 
 @pytest.mark.parametrize("kind", [ClassifierPrototypes, LayerKMeansAttribution])
