@@ -8,8 +8,14 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from captum_kmex import KMExAttribution, LayerKMeansAttribution
 from captum_kmex.cli.main import main
-from captum_kmex.demo import load_digits_split, load_efficientnet_lite0, load_photographs
+from captum_kmex.demo import (
+    digit_resnet,
+    load_digits_split,
+    load_efficientnet_lite0,
+    load_photographs,
+)
 
 
 def test_cli_names_missing_packages(monkeypatch, capsys):
@@ -67,3 +73,11 @@ def test_demo_writes_a_summary_whose_ledgers_add_up(tmp_path, capsys):
         assert plt.imread(tmp_path / "demo" / "digits" / name).std() > 0.05
     assert np.load(tmp_path / "demo" / "digits" / "explained" / "arrays.npz")["logits"].shape
     assert plt.get_fignums() == figures
+    # what it saved can be loaded again, and is right about as many digits
+    digits = tmp_path / "demo" / "digits"
+    model, (images, labels) = digit_resnet(digits / "model.safetensors"), load_digits_split()[1][:]
+    for name, kind in (("KMEx", KMExAttribution), ("B234", LayerKMeansAttribution)):
+        file = "kmex" if name == "KMEx" else "layers"
+        again = kind.load(digits / f"{file}.safetensors", model)
+        right = float((again.predict(images) == labels).float().mean())
+        assert right == pytest.approx(scores["test"][name]["accuracy"])

@@ -254,7 +254,7 @@ _COMMANDS = {
     "limit": Option(Whole(1, 2**31 - 1), None),
     "num_classes": Option(Whole(1, 10**6), None),
     "workers": Option(Whole(0, 1024), 0),
-    "epochs": Option(Whole(1, 10_000), 5),
+    "epochs": Option(Whole(1, 10_000), 3),
 }
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(

@@ -20,9 +20,9 @@ def register(commands: Commands) -> None:
         commands,
         "demo",
         run,
-        "explain an ImageNet CNN on photographs and a ResNet on MNIST (under 5 minutes)",
+        "explain an ImageNet CNN on photographs and a ResNet on MNIST (a minute)",
         "Explain an ImageNet-pretrained EfficientNet-Lite0 on real photographs, unfitted; then "
-        "train a small ResNet on 5,000 MNIST digits, fit KMEx and B4, B34, B234, and draw Figure 1 "
+        "train a small ResNet on 2,000 MNIST digits, fit KMEx and B4, B34, B234, and draw Figure 1 "
         "of the paper. Nothing is downloaded.",
     )
     parser.add_argument("--output", type=Path, default=Path("kmex-demo"), help="folder to write")
