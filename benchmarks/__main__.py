@@ -15,6 +15,10 @@ _COMMANDS = {
         "compare all methods by all measures; writes the tables of docs/benchmarks.md",
     ),
     "speed": ("benchmarks.speed.command", "time them group by group; writes docs/speed.md"),
+    "models": (
+        "benchmarks.models.command",
+        "explain the models of torchvision and timm; writes docs/models.md",
+    ),
     "train": ("benchmarks.training", "train the networks of the tasks"),
     "study": ("benchmarks.studies.command", "answer one question by name"),
 }

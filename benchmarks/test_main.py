@@ -12,7 +12,7 @@ def test_help_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -
         main(["--help"])
     printed = capsys.readouterr().out
     assert ended.value.code == 0
-    for name in ("quality", "speed", "train", "study"):
+    for name in ("quality", "speed", "models", "train", "study"):
         assert f"\n    {name} " in printed
 
 
@@ -21,11 +21,12 @@ def test_help_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -
     [
         (["quality", "--help"], "--preset"),
         (["speed", "--help"], "--group"),
+        (["models", "--help"], "--each"),
         (["train", "--help"], "image_folder"),
         (["study", "--help"], "export_cost"),
         (["study", "export_cost", "--help"], "--rounds"),
     ],
-    ids=["quality", "speed", "train", "study", "export_cost"],
+    ids=["quality", "speed", "models", "train", "study", "export_cost"],
 )
 def test_every_command_explains_its_options(
     words: list[str], option: str, capsys: pytest.CaptureFixture[str]

@@ -8,6 +8,7 @@ from functools import lru_cache
 from types import FrameType
 
 __all__ = [
+    "ChosenLayersWarning",
     "EmptyPrototypesWarning",
     "FewPixelsWarning",
     "FewRowsWarning",
@@ -20,6 +21,7 @@ __all__ = [
     "PixelDepthWarning",
     "RepresentativesWarning",
     "SkippedImageWarning",
+    "SurrogateWarning",
     "TargetError",
     "TrainModeWarning",
     "UncheckedFileWarning",
@@ -74,6 +76,10 @@ class TrainModeWarning(UserWarning):
     """The model was in training mode; the explanation ran it in evaluation mode."""
 
 
+class ChosenLayersWarning(UserWarning):
+    """The layers were left out, and chosen by the first images."""
+
+
 class LayerCallWarning(UserWarning):
     """A layer ran several times in one forward pass; its first call is used."""
 
@@ -96,6 +102,10 @@ class RepresentativesWarning(UserWarning):
 
 class SkippedImageWarning(UserWarning):
     """An image file could not be read and is left out."""
+
+
+class SurrogateWarning(UserWarning):
+    """What stands in for a model's head has become another."""
 
 
 class UncheckedFileWarning(UserWarning):

@@ -98,6 +98,7 @@ _MODELS = {
     "layer": Option(Layer(), None),
     "layers": Option(
         OneOf((Layer(), Listed(Layer(), 1, is_distinct=True))),
+        None,
         remedy="layers must be distinct and at least one, such as ['layer3', 'layer4']",
     ),
     "head": Option(Layer(), None),
@@ -117,6 +118,7 @@ _FIT = {
     ),
     "average_top": Option(Switch(), False),
     "vote": Option(Key("captum_kmex.explaining.votes:VOTES"), "distance"),
+    "surrogate": Option(Choice((None, "linearised", "ridge")), None),
     "seed": Option(Whole(-(2**63), 2**63 - 1), 0),
     "loader": Option(Loader()),
     "labels": Option(Choice(("target", "predicted", None)), "target"),
@@ -251,6 +253,7 @@ _DRAWN = {
     "draw_ledger.rows": Option(Listed(_ROWS)),
     "bias": Option(Number()),
     "output": Option(Number()),
+    "not_linear": Option(Number(), None),
     "values": Option(Values((2,), "(h, w)", is_array=True)),
     "segments": Option(_GRID),
     "order": Option(Listed(Whole(0, 2**63 - 1), 1, is_distinct=True)),

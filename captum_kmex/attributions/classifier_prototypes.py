@@ -15,13 +15,14 @@ from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.prototype_attribution import Layer, PrototypeAttribution, logged
 from captum_kmex.data.batches import IndexedBatches
 from captum_kmex.data.labels import class_pairs
-from captum_kmex.deployment.evidence import HeadEvidence, fixed_target
+from captum_kmex.deployment.evidence import HeadEvidence, fixed_head, fixed_target
 from captum_kmex.deployment.models import ExplainedModel
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.explaining.evidence import Question, finish_map
 from captum_kmex.model.activations import layer_name
-from captum_kmex.model.head import HeadSite, is_close, own_head, weights
-from captum_kmex.model.reading import Reading, plain_arithmetic
+from captum_kmex.model.head import is_close, own_head, weights
+from captum_kmex.model.reading import Reading, Site, plain_arithmetic
+from captum_kmex.model.tail_sites import LinearisedTail
 
 __all__ = ["ClassifierPrototypes"]
 
@@ -168,8 +169,8 @@ class ClassifierPrototypes(PrototypeAttribution):
         if own is not None:
             return weights(own)[0].detach().flatten(1)
         site = self._site
-        if isinstance(site, str):
-            raise HeadNotFoundError(f"{site}. {_ADVICE}")
+        if isinstance(site, (str, LinearisedTail)):
+            raise HeadNotFoundError(f"{getattr(site, 'reason', site)}. {_ADVICE}")
         if site is None:
             raise NotFittedError(
                 "the head is found on the first forward pass; call attribute(x) once before "
@@ -224,7 +225,7 @@ class ClassifierPrototypes(PrototypeAttribution):
             TargetError: Malformed target.
         """
         reading = self.read(inputs)
-        head, reads_tap = reading.linear_head, self._own_head() is None
+        head, reads_tap = fixed_head(reading.linear_head), self._own_head() is None
         seen = replace(reading, features={}) if reads_tap else reading
         reader = self._frozen_reader(seen, False, reads_tap)
         return ExplainedModel(reader, HeadEvidence(head, fixed_target(target, reading.logits)))
@@ -283,5 +284,5 @@ def _at_layer(reading: Reading) -> Reading:
     return replace(reading, tap=features)
 
 
-def _tap_name(site: HeadSite | str | None) -> str:
-    return site.tap if isinstance(site, HeadSite) else ""
+def _tap_name(site: Site | str | None) -> str:
+    return "" if site is None or isinstance(site, str) else site.tap

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 from captum_kmex.arguments import Setting, checked, checked_by_all
 from captum_kmex.arguments.inputs import Inputs, check_choice
 from captum_kmex.attributions.fit_subject import FitSubject
+from captum_kmex.attributions.left_open import tell_of_ridge_head
 from captum_kmex.attributions.one_bank import bank_of, one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import Layer, PrototypeAttribution
-from captum_kmex.attributions.saved_settings import OWN_HEAD, kept_counts
+from captum_kmex.attributions.saved_settings import OWN_HEAD, kept_counts, name_of
 from captum_kmex.bank.checks import check_layers
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.concepts import to_concepts
@@ -28,6 +28,8 @@ from captum_kmex.fitting.checkpoint import Checkpoint, held
 from captum_kmex.fitting.options import FitOptions, Observation
 from captum_kmex.fitting.run import Fit
 from captum_kmex.model.activations import layer_name
+from captum_kmex.model.head import HeadSite
+from captum_kmex.model.tail_sites import ExactTail, LinearisedTail
 
 __all__ = ["Classification", "FittedAttribution"]
 
@@ -142,34 +144,33 @@ class FittedAttribution(PrototypeAttribution):
         """
         with together():
             check_choice("labels", labels, self._label_modes)
-            options = FitOptions(
-                n_prototypes=self.n_prototypes,
-                labels=labels,
-                classes=None if classes is None else tuple(classes),
-                n_init=n_init,
-                max_iter=max_iter,
-                refine=refine,
-                seed=self.seed,
-                memory_budget=memory_budget,
-                n_representatives=n_representatives,
-            )
+            groups = (labels, None if classes is None else tuple(classes))
+            sizes = (n_init, max_iter, refine, self.seed, memory_budget, n_representatives)
+            options = FitOptions(self.n_prototypes, *groups, *sizes)
             batches, at_input = IndexedBatches(loader, self.device), bool(attribute_to_layer_input)
+            self._look_at(batches, additional_forward_args)
             about = (at_input, self._settings(), self._has_masses)
-            subject = FitSubject(self._method(), self.model, self.layer_names, *about)
+            subject = FitSubject(name_of(type(self)), self.model, self.layer_names, *about)
             is_kept = checkpoint is not None
             identity = subject.identity(options) if is_kept or world_size() > 1 else {}
         check_alike(identity | {"data": batches.kind()})
         batches.check_shards()
-        observe = partial(self._observe, args=additional_forward_args, at_input=at_input)
+
+        def observe(batch: Batch) -> Observation:
+            return self._observe(batch, additional_forward_args, at_input, labels is not None)
+
         with held(checkpoint):
             identity |= batches.identity() if is_kept else {}
             check = subject.progress_check(options, identity)
             kept = Checkpoint(checkpoint, identity, checkpoint_interval, check)
             self._is_head_settled = False
-            self._site = None if isinstance(self._site, str) else self._site  # others may have one
+            before = self._site
+            self._site = before if isinstance(before, (HeadSite, ExactTail)) else None
             with torch.no_grad():
                 found = Fit(batches, observe, options, kept, show_progress).run()
             self.own_bank = subject.bank(found, options)
+        if isinstance(before, LinearisedTail) and self.own_bank.surrogate is not None:
+            tell_of_ridge_head(getattr(self, "surrogate", None))
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -214,9 +215,9 @@ class FittedAttribution(PrototypeAttribution):
         Raises:
             ValueError: The bank was fitted by another method, or on another model or layer.
         """
-        if bank.method != cls._method():
+        if bank.method != name_of(cls):
             raise ValueError(
-                f"the bank was fitted by {bank.method}, not by {cls._method()}; use "
+                f"the bank was fitted by {bank.method}, not by {name_of(cls)}; use "
                 f"{bank.method}.load"
             )
         attribution = cls._for_bank(model, bank, head)
@@ -225,12 +226,6 @@ class FittedAttribution(PrototypeAttribution):
             bank.check_model(attribution.model)
         attribution.own_bank = bank
         return attribution
-
-    @classmethod
-    def _method(cls) -> str:
-        """Return the name of the package's class, for subclasses too."""
-        own = (base for base in cls.__mro__ if base.__module__.startswith(f"{__package__}."))
-        return next(own).__name__
 
     @classmethod
     def _for_bank(
@@ -288,13 +283,15 @@ class FittedAttribution(PrototypeAttribution):
     def _settings(self) -> dict[str, object]:
         """Return the constructor's options, fit for JSON; ``_for_bank`` reads them."""
         head = OWN_HEAD if self._own_head() is not None else self.head
-        return {
-            "n_prototypes": kept_counts(self.n_prototypes),
-            "seed": self.seed,
-            "layout": self.layout,
-            "head": head if head in (None, OWN_HEAD) else layer_name(self.model, head),
-        }
+        named = head if head in (None, OWN_HEAD) else layer_name(self.model, head)
+        counts = kept_counts(self.n_prototypes)
+        return {"n_prototypes": counts, "seed": self.seed, "layout": self.layout, "head": named}
 
-    def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
+    def _look_at(self, batches: IndexedBatches, args: object) -> None:
+        """Choose by the first batch what the user left open."""
+
+    def _observe(
+        self, batch: Batch, args: object, at_input: bool, needs_logits: bool
+    ) -> Observation:
         """Run the model on a batch of the fit."""
         raise NotImplementedError

@@ -261,7 +261,13 @@ class KMExAttribution(FittedAttribution):
     def _margins(self, reading: Reading) -> CentroidMargins:
         return CentroidMargins(self.bank_, reading.feature_map)
 
-    def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
+    def _observe(
+        self,
+        batch: Batch,
+        args: object,
+        at_input: bool,
+        needs_logits: bool = True,  # noqa: ARG002  # prototypes of classes do
+    ) -> Observation:
         reading = self._read_map(check_inputs(batch.inputs), args, at_input)
         pooled = reading.feature_map.mean((2, 3))
         return Observation(reading.logits, [PooledRows(pooled)])

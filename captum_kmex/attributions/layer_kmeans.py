@@ -18,7 +18,7 @@ from captum_kmex.attributions.prototype_attribution import Layer, logged
 from captum_kmex.attributions.saved_settings import restored
 from captum_kmex.attributions.stacked_layers import StackedLayersAttribution
 from captum_kmex.bank.prototype_bank import PrototypeBank
-from captum_kmex.deployment.evidence import HeadEvidence, fixed_target
+from captum_kmex.deployment.evidence import HeadEvidence, fixed_head, fixed_target
 from captum_kmex.deployment.models import SegmentedModel
 from captum_kmex.deployment.vote import PrototypeVote
 from captum_kmex.exceptions import NotFittedError
@@ -41,6 +41,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
     Args:
         model: A classifier that returns logits (N, J).
         layers: Names or modules, shallow to deep, such as ``["layer2", "layer3", "layer4"]``.
+            ``None`` takes what ``suggest_layers`` names for the first images, with a warning.
         n_prototypes: Prototypes K a class for ``fit``, one number or one a class; the size
             of the single codebook if ``fit(labels=None)``.
         n_clusters: Clusters an image, for unfitted use, at most its pixels (a warning says when
@@ -58,6 +59,10 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             prototypes vote. It may be changed after ``fit``.
         head: The linear layer, where it cannot be found, or one of your own on the last layer.
         seed: Seed of the sample and of k-means, an integer of 64 bits.
+        surrogate: What makes the maps where the logits are not affine in a feature map:
+            ``"linearised"``, the model's tail linearised at each image, or ``"ridge"``, a
+            regression of the logits that ``fit`` makes. ``None`` is the latter once there was a
+            fit, else the former. It may be changed after ``fit``.
         layout: ``"channels_first"`` or ``"channels_last"``, the layout of the layers where it
             cannot be told from the modules that made them; ``None`` tells by these.
 
@@ -89,7 +94,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
     def __init__(
         self,
         model: nn.Module,
-        layers: Layer | Sequence[Layer],
+        layers: Layer | Sequence[Layer] | None = None,
         *,
         n_prototypes: int | Mapping[int, int] = 5,
         n_clusters: int = 20,
@@ -98,6 +103,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         vote: str = "distance",
         head: Layer | None = None,
         seed: int = 0,
+        surrogate: str | None = None,
         layout: str | None = None,
     ) -> None:
         super().__init__(model, layers, head, n_prototypes, seed, layout)
@@ -105,6 +111,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         self.weighting = weighting
         self.average_top = average_top
         self.vote = vote
+        self.surrogate = surrogate
 
     @logged
     @checked
@@ -155,10 +162,12 @@ class LayerKMeansAttribution(StackedLayersAttribution):
 
         Returns:
             Float tensor (N, 1, h, w), and with ``return_convergence_delta`` a float tensor
-            (N,): sum of the map plus bias minus the model's logit.
+            (N,): sum of the map plus bias minus the model's logit; what a linearisation leaves
+            over counts like the bias.
 
         Raises:
-            NotFittedError: The model has no linear head and ``fit`` has not been called.
+            NotFittedError: The model has no head that can be read or linearised, and ``fit`` has
+                not been called.
             ValueError: Malformed inputs, layers or options.
             TargetError: Malformed target.
         """
@@ -275,7 +284,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         seen = replace(reading, features=dict(list(reading.features.items())[start:]))
         module = SegmentedModel(
             self._frozen_reader(seen, bank.at_input, reads_tap=tap is reading.tap),
-            HeadEvidence(head, fixed_target(target, logits)),
+            HeadEvidence(fixed_head(head), fixed_target(target, logits)),
             [book.centroids.to(stack.blocks[0]) for book in books],
             stack.weights,
             PrototypeVote(self.vote, books[0].membership, bank.n_classes),

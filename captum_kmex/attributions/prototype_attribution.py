@@ -15,24 +15,32 @@ from captum_kmex.arguments.inputs import Inputs, check_forward_args, check_input
 from captum_kmex.model.activations import layer_name
 from captum_kmex.model.frozen_reader import ModelReader
 from captum_kmex.model.head import HeadSite
-from captum_kmex.model.layout import ChannelAxis
+from captum_kmex.model.layout import Layout
 from captum_kmex.model.opaque import plain_model
 from captum_kmex.model.prepared import Preparation
-from captum_kmex.model.reading import Reading, Source, read
+from captum_kmex.model.reading import Reading, Site, Source, read
+from captum_kmex.model.tail_sites import ExactTail
 
-__all__ = ["Layer", "PrototypeAttribution", "logged"]
+__all__ = ["Layer", "PrototypeAttribution", "as_arguments", "logged"]
 
 Layer = str | nn.Module
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Attribution = TypeVar("_Attribution", bound="PrototypeAttribution")
 
-_LAYOUTS: dict[str, ChannelAxis] = {"channels_first": 1, "channels_last": 3}
+_LAYOUTS: dict[str, Layout] = {"channels_first": 1, "channels_last": 3}
 
 
 def logged(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Wrap a public method in Captum's usage log; Captum calls what is inside by itself."""
     return cast("Callable[_P, _R]", log_usage()(function))
+
+
+def as_arguments(args: object) -> tuple[object, ...]:
+    """Return ``additional_forward_args``, which Captum takes bare too, as a tuple."""
+    if args is None:
+        return ()
+    return args if isinstance(args, tuple) else (args,)
 
 
 class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is untyped here
@@ -46,7 +54,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         super().__init__(model, layer)
         self.head = head
         self.layout = layout
-        self._site: HeadSite | str | None = None
+        self._site: Site | str | None = None
         self._preparation: Preparation | None = None
 
     @classmethod
@@ -123,10 +131,11 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         *,
         needs_head: bool = True,
         keeps_refusal: bool = False,
+        linearises: bool = False,
+        needs_logits: bool = True,
     ) -> Reading:
         """Run the model once, and remember where its head stands."""
-        model = self.model
-        args = args if isinstance(args, tuple) else () if args is None else (args,)
+        model, args = self.model, as_arguments(args)
         check_forward_args(model, images, args)
         reading = read(
             self._source(),
@@ -137,6 +146,8 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             site=self._site,
             needs_head=needs_head and self._own_head() is None,
             keeps_refusal=keeps_refusal,
+            linearises=linearises,
+            needs_logits=needs_logits,
         )
         self._site = reading.site
         return reading
@@ -152,7 +163,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             self._source().running(reading.layers),
             reading.layers,
             at_input,
-            reading.site if reads_tap and isinstance(reading.site, HeadSite) else None,
+            reading.site if reads_tap and isinstance(reading.site, (HeadSite, ExactTail)) else None,
             reading.axes,
             reading.tap_axis,
         )

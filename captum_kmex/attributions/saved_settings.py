@@ -7,7 +7,7 @@ from typing import Any
 
 from captum_kmex.attributions.prototype_attribution import Layer
 
-__all__ = ["OWN_HEAD", "kept_counts", "restored"]
+__all__ = ["OWN_HEAD", "kept_counts", "name_of", "restored"]
 
 OWN_HEAD = "<own>"  # no name of a module has such brackets
 
@@ -28,3 +28,9 @@ def restored(settings: Mapping[str, object], head: Layer | None) -> dict[str, An
         raise ValueError("the bank was fitted with a head of your own; pass it again as head=")
     counts = k if isinstance(k, int) else dict(k)  # type: ignore[call-overload]
     return {**settings, "n_prototypes": counts, "head": named if head is None else head}
+
+
+def name_of(kind: type) -> str:
+    """Return the name of the package's class that an attribution is of, or of a subclass of."""
+    own = (base for base in kind.__mro__ if base.__module__.startswith(f"{__package__}."))
+    return next(own).__name__

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence  # noqa: F401  # named in a string
 from typing import cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from captum_kmex.arguments import Setting, checked, read_option
+from captum_kmex.arguments import Setting, checked
 from captum_kmex.arguments.inputs import Inputs, check_inputs
 from captum_kmex.arguments.measured import Measured
 from captum_kmex.arguments.targets import Target
-from captum_kmex.attributions.fitted_attribution import FittedAttribution
+from captum_kmex.attributions.chosen_layers import LayersAttribution
+from captum_kmex.attributions.left_open import check_one_head
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.attributions.prototype_attribution import Layer
 from captum_kmex.data.batches import Batch
 from captum_kmex.explaining.explainer import Explainer
 from captum_kmex.explaining.segmenters import (
@@ -26,14 +26,12 @@ from captum_kmex.explaining.segments import enlarged_mask
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.options import Observation
 from captum_kmex.measuring.evidence import Measuring
-from captum_kmex.model.activations import layer_name
-from captum_kmex.model.head import HeadSite
-from captum_kmex.model.reading import Reading, plain_arithmetic
+from captum_kmex.model.reading import plain_arithmetic
 
 __all__ = ["StackedLayersAttribution"]
 
 
-class StackedLayersAttribution(FittedAttribution):
+class StackedLayersAttribution(LayersAttribution):
     """An attribution that reads layers shallow to deep; what it can do without any head.
 
     Prototypes make the segments, and until there are some each image's own clusters.
@@ -43,16 +41,7 @@ class StackedLayersAttribution(FittedAttribution):
     weighting = Setting["str | Sequence[float] | None"]()
     average_top = Setting[bool]()
     vote = Setting[str]()
-
-    @property
-    def layers(self) -> Layer | Sequence[Layer]:
-        """The layers: the same as ``layer``, the name under which Captum's tools set them."""
-        layers: Layer | Sequence[Layer] = self.layer
-        return layers
-
-    @layers.setter
-    def layers(self, layers: Layer | Sequence[Layer]) -> None:
-        self.layer = layers
+    surrogate = Setting["str | None"]()
 
     @checked
     @one_bank_a_call
@@ -77,7 +66,11 @@ class StackedLayersAttribution(FittedAttribution):
         """
         images = check_inputs(inputs)
         explainer = self._explainer(
-            images, additional_forward_args, attribute_to_layer_input, needs_head=False
+            images,
+            additional_forward_args,
+            attribute_to_layer_input,
+            needs_head=False,
+            needs_logits=target is not None or restrict is not None,
         )
         start, question = explainer.depth(depth), explainer.question(target)
         with plain_arithmetic(explainer.logits):
@@ -196,25 +189,11 @@ class StackedLayersAttribution(FittedAttribution):
         )
 
     @property
-    def layer_names(self) -> tuple[str, ...]:
-        """Names of the layers, shallow to deep.
-
-        Raises:
-            ValueError: No layers, one twice, or one that the model lacks.
-        """
-        layers = cast("Layer | Sequence[Layer]", read_option("layers", self.layers))
-        if isinstance(layers, (str, nn.Module)):
-            layers = [layers]
-        names = tuple(layer_name(self.model, layer) for layer in layers)
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"layers must be distinct and at least one; got {list(names)}")
-        return names
-
-    @property
     def surrogate_r2(self) -> float | None:
         """R2 of the ridge head that stands in for the model's, if one does."""
         ridge = self._segmenter().ridge_head
-        return None if ridge is None or self._own_head() is not None else ridge.r2
+        is_left = self._own_head() is not None or self.surrogate == "linearised"
+        return None if ridge is None or is_left else ridge.r2
 
     def _settings(self) -> dict[str, object]:
         return super()._settings() | {
@@ -225,13 +204,29 @@ class StackedLayersAttribution(FittedAttribution):
         }
 
     def _explainer(
-        self, images: tuple[Tensor, ...], args: object, at_input: bool, needs_head: bool = True
+        self,
+        images: tuple[Tensor, ...],
+        args: object,
+        at_input: bool,
+        needs_head: bool = True,
+        needs_logits: bool = True,
     ) -> Explainer:
         """Read a batch whose arguments have been checked."""
+        self._choose_layers(images, args)
         names, segmenter = self.layer_names, self._segmenter()
         segmenter.check_call(names, images[0], at_input)
-        needs_head = needs_head and segmenter.ridge_head is None
-        reading = self._read_layers(names, images, args, at_input, needs_head)
+        is_open = self.surrogate is None and not self.is_fitted
+        linearises = is_open or self.surrogate == "linearised"
+        needs_head = needs_head and (linearises or segmenter.ridge_head is None)
+        reading = self._read_layers(
+            names,
+            images,
+            args,
+            at_input,
+            needs_head=needs_head,
+            linearises=linearises,
+            needs_logits=needs_logits,
+        )
         segmenter.check_logits(reading.logits)
         return Explainer(reading, segmenter, self.average_top, self._own_head())
 
@@ -240,25 +235,6 @@ class StackedLayersAttribution(FittedAttribution):
         if self.is_fitted:
             return PrototypeSegments(self.bank_, self.vote)
         return ImageClusters(self.n_clusters, self.seed, self.weighting or "dimension")
-
-    def _read_layers(
-        self,
-        names: tuple[str, ...],
-        images: tuple[Tensor, ...],
-        args: object,
-        at_input: bool,
-        needs_head: bool = True,
-        keeps_refusal: bool = False,
-    ) -> Reading:
-        reading = self._read(
-            images, names, args, at_input, needs_head=needs_head, keeps_refusal=keeps_refusal
-        )
-        ran = [name for name in reading.order if name in names]
-        if ran != list(names):
-            raise ValueError(
-                f"layers must stand shallow to deep; got {list(names)}, they ran as {ran}"
-            )
-        return reading
 
     def _measuring(
         self,
@@ -272,24 +248,25 @@ class StackedLayersAttribution(FittedAttribution):
         others = args if isinstance(args, tuple) else () if args is None else (args,)
         return Measuring(explainer, self._source(), images, others, options)
 
-    def _observe(self, batch: Batch, args: object, at_input: bool) -> Observation:
+    def _observe(
+        self, batch: Batch, args: object, at_input: bool, needs_logits: bool = True
+    ) -> Observation:
         images = check_inputs(batch.inputs)
         before = self._site
         reading = self._read_layers(
-            self.layer_names, images, args, at_input, keeps_refusal=self._is_head_settled
+            self.layer_names,
+            images,
+            args,
+            at_input,
+            keeps_refusal=self._is_head_settled,
+            needs_logits=needs_logits,
         )
         self._is_head_settled = before is not None  # two batches have been searched
-        if before is not None and isinstance(before, str) != isinstance(reading.site, str):
-            others = "earlier" if isinstance(before, HeadSite) else "these"
-            reason, place = reading.refusal or before, batch.indices.tolist()[:3]
-            raise ValueError(
-                f"some images have no exact head: at batch {place}... {others} "
-                f"images have one, and of the others {reason}. Leave the others out, or pass a "
-                "model whose logits all come from one head"
-            )
+        check_one_head(before, reading, batch)
         with plain_arithmetic(images[0]):
             stack = weighted_stack(reading.blocks, self.weighting or "balanced")
-            needs_ridge = reading.head is None and self._own_head() is None
+            has_head = reading.head is not None or self._own_head() is not None
+            needs_ridge = reading.has_logits and not has_head
             pooled = reading.blocks[-1].mean((2, 3)) if needs_ridge else None
         depths = [stack.suffix(start) for start in range(len(stack.blocks))]
         return Observation(reading.logits, depths, stack.weights, pooled)

@@ -25,6 +25,8 @@ from captum_kmex.text.plain import printable
 
 __all__ = ["register", "run"]
 
+_PARTS = ("bias", "not_linear", "evidence")  # of an output
+
 
 def register(commands: Commands) -> None:
     """Add the command's words."""
@@ -147,6 +149,7 @@ def _summary(result: Explanation, names: Sequence[str] | None) -> dict[str, obje
         "output": float(result.output[0]),
         "bias": float(result.bias[0]),
         "measured": result.evidence == "measured",
+        "not_linear": None if result.not_linear is None else float(result.not_linear[0]),
         "evidence": sum(row.evidence for row in result.ledger[0]),
         "delta": float(result.delta[0]),
         "segments": len(result.ledger[0]),
@@ -154,7 +157,9 @@ def _summary(result: Explanation, names: Sequence[str] | None) -> dict[str, obje
 
 
 def _text(output: Path, rows: Sequence[dict[str, object]]) -> str:
-    head = ("picture", "predicted", "p", "explained", "output", "bias + segments", "figure")
+    is_linear = all(row["not_linear"] is None for row in rows)
+    parts = "bias + segments" if is_linear else "bias + not linear + segments"
+    head = ("picture", "predicted", "p", "explained", "output", parts, "figure")
     lines = [head]
     for row in rows:
         share, contrast = row["probability"], row["contrast"]
@@ -166,7 +171,7 @@ def _text(output: Path, rows: Sequence[dict[str, object]]) -> str:
                 "" if share is None else f"{share:.2f}",
                 explained if contrast is None else f"{explained}, not {_shown(row, 'contrast')}",
                 f"{row['output']:+.4f}",
-                f"{float(row['bias']) + float(row['evidence']):+.4f}",  # type: ignore[arg-type]
+                f"{sum(float(str(row[key] or 0)) for key in _PARTS):+.4f}",
                 os.path.join(str(row["folder"]), "0000.png"),
             )
         )

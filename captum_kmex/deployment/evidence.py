@@ -10,12 +10,13 @@ from captum_kmex.bank.checks import check_classes
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.classes import class_logits
 from captum_kmex.composite.by_class import best_by_class
-from captum_kmex.exceptions import TargetError
+from captum_kmex.exceptions import HeadNotFoundError, TargetError
 from captum_kmex.explaining.evidence import Question
 from captum_kmex.explaining.margins import margin_density
 from captum_kmex.model.head import LinearHead
+from captum_kmex.model.linearised import Head
 
-__all__ = ["CentroidMargin", "HeadEvidence", "fixed_target"]
+__all__ = ["CentroidMargin", "HeadEvidence", "fixed_head", "fixed_target"]
 
 
 def fixed_target(target: int | None, logits: Tensor) -> int | None:
@@ -37,6 +38,26 @@ def fixed_target(target: int | None, logits: Tensor) -> int | None:
             "Make a module for each class"
         )
     return int(classes[0])
+
+
+def fixed_head(head: Head) -> LinearHead:
+    """Return a head as one that is the same for all images.
+
+    Raises:
+        HeadNotFoundError: It is another for each image.
+    """
+    if not isinstance(head, LinearHead):
+        raise HeadNotFoundError(
+            "as_module needs a linear head: a tail linearised at each image needs its gradient, "
+            "which no graph holds. Leave surrogate= out, and the module has the ridge head of the "
+            "fit"
+        )
+    if head.bias.ndim == 2:
+        raise HeadNotFoundError(
+            "as_module needs a head that reads the image alone; further inputs have a part in the "
+            "bias of this one"
+        )
+    return head
 
 
 def _explained_class(target: int | None, logits: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ class Account:
         ledger: Rows of each image.
         verdict: How the prototypes vote, if there are any.
         bias: What no pixel accounts for (N,).
+        not_linear: What a linearised tail leaves over of the output (N,).
         evidence: ``"allocated"`` or ``"measured"``.
         enough: The fewest segments of each image that keep its class, if that was measured.
         needed: The fewest without which its class is another one, likewise.
@@ -36,6 +37,7 @@ class Account:
     ledger: tuple[tuple[LedgerRow, ...], ...]
     verdict: Classification | None
     bias: Tensor
+    not_linear: Tensor | None = None
     evidence: str = "allocated"
     enough: tuple[tuple[int, ...] | None, ...] | None = None
     needed: tuple[tuple[int, ...] | None, ...] | None = None
@@ -45,15 +47,16 @@ def allocated_account(
     images: Tensor, explainer: Explainer, question: Question, depth: int, competition: Competition
 ) -> Account:
     """Return the account of the head's evidence, carried down to a depth."""
-    bias = question.bias(explainer.head)
+    bias, left = question.bias(explainer.head), question.not_linear(explainer.head)
     if competition.given is not None:
         given, density = competition.given, explainer.density(question, depth, competition)
         maps = finish_map(density, images, None, sums=True)
-        return Account(maps, given.numbers, given.ledger(maps), explainer.vote(depth), bias)
+        return Account(maps, given.numbers, given.ledger(maps), explainer.vote(depth), bias, left)
     *_, found = explainer.evidence([question], depth, competition, voting=(depth,))
     maps = finish_map(found.densities[0], images, None, sums=True)
     segments = found.averaged or explainer.segments(depth, competition, is_voting=True)
-    return account_by_segments(maps, segments, bias, explainer, depth, competition)
+    account = account_by_segments(maps, segments, bias, explainer, depth, competition)
+    return replace(account, not_linear=left)
 
 
 def account_by_segments(

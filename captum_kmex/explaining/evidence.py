@@ -13,7 +13,7 @@ from captum_kmex.composite.resizing import resize_keeping_mean
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.explaining.segments import segment_means
-from captum_kmex.model.head import LinearHead
+from captum_kmex.model.linearised import Head
 
 __all__ = ["DepthEvidence", "Question", "carried_down", "finish_map", "summed"]
 
@@ -55,14 +55,14 @@ class Question:
             )
         return cls(explained, resolve_target(contrast, logits, "contrast"), units)
 
-    def density(self, head: LinearHead, tap: Tensor) -> Tensor:
+    def density(self, head: Head, tap: Tensor) -> Tensor:
         """Return the head's map (N, 1, h, w) as a density: its mean is what the map sums to."""
         if self.units == "alignment":
             return head.alignment(tap, self.target)
         evidence = head.evidence(tap, self.target)
         return evidence if self.contrast is None else evidence - head.evidence(tap, self.contrast)
 
-    def contributions(self, head: LinearHead, tap: Tensor) -> Tensor:
+    def contributions(self, head: Head, tap: Tensor) -> Tensor:
         """Return the evidence by channel (N, D, h, w); it sums to what the map sums to.
 
         Raises:
@@ -91,14 +91,26 @@ class Question:
         contrast = None if self.contrast is None else self.contrast[image].to(device).expand(count)
         return Question(self.target[image].to(device).expand(count), contrast, self.units)
 
-    def bias(self, head: LinearHead) -> Tensor:
+    def bias(self, head: Head) -> Tensor:
         """Return the bias (N,) that the map leaves out, less that of the contrast."""
         bias = head.left_out_bias(self.target)
         return bias if self.contrast is None else bias - head.left_out_bias(self.contrast)
 
-    def delta(self, maps: Tensor, head: LinearHead, logits: Tensor) -> Tensor:
-        """Return what maps in logit units miss (N,): their sum plus bias minus output."""
-        return maps.flatten(1).sum(1) + self.bias(head) - self.output(logits)
+    def not_linear(self, head: Head) -> Tensor | None:
+        """Return what a linearisation leaves over (N,); ``None`` of a head that is linear."""
+        left = head.left_over(self.target)
+        if left is None or self.contrast is None:
+            return left
+        other = head.left_over(self.contrast)
+        return left if other is None else left - other
+
+    def delta(self, maps: Tensor, head: Head, logits: Tensor) -> Tensor:
+        """Return what maps in logit units miss (N,): their sum plus bias minus output.
+
+        What a linearisation leaves over is no part of the map, and counts like the bias.
+        """
+        total, left = maps.flatten(1).sum(1) + self.bias(head), self.not_linear(head)
+        return (total if left is None else total + left) - self.output(logits)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,8 @@ from captum_kmex.explaining.given_segments import GivenSegments
 from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.explaining.segmenters import Competition, Segmenter
 from captum_kmex.explaining.votes import Classification
-from captum_kmex.model.head import LinearHead, own_head
+from captum_kmex.model.head import own_head
+from captum_kmex.model.linearised import Head, LinearisedHead
 from captum_kmex.model.reading import Reading
 
 __all__ = ["Explainer"]
@@ -57,7 +58,7 @@ class Explainer:
         return self.segmenter.stack(self.reading.blocks)
 
     @cached_property
-    def head_and_map(self) -> tuple[LinearHead, Tensor]:
+    def head_and_map(self) -> tuple[Head, Tensor]:
         """The head, or what stands in for it, and the map (N, D, h, w) that it reads.
 
         Raises:
@@ -75,15 +76,24 @@ class Explainer:
         raise self.segmenter.no_head(reading.refusal)
 
     @property
-    def head(self) -> LinearHead:
+    def head(self) -> Head:
         """The head of ``head_and_map``."""
         return self.head_and_map[0]
+
+    @property
+    def head_kind(self) -> str:
+        """What makes the maps: ``exact``, ``linearised``, ``ridge`` or ``own``."""
+        if self.own_head is not None:
+            return "own"
+        if self.reading.head is None:
+            return "ridge"
+        return "linearised" if isinstance(self.reading.head, LinearisedHead) else "exact"
 
     @property
     def ridge_r2(self) -> float | None:
         """R2 of the ridge head that stands in for the model's, if one does."""
         ridge = self.segmenter.ridge_head
-        return None if ridge is None or self.own_head is not None else ridge.r2
+        return None if ridge is None or self.head_kind != "ridge" else ridge.r2
 
     def depth(self, depth: int | str) -> int:
         """Return the place of a depth's shallowest layer.

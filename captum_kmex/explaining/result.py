@@ -22,7 +22,7 @@ _Data = TypeVar("_Data", bound="ExplanationData")
 FORMAT = "captum_kmex.explanation"
 SCHEMA_VERSION = 1
 _ALWAYS = ("target", "logits", "attribution", "segments", "bias", "output")
-_IF_THERE = ("contrast", "class_scores", "prediction")
+_IF_THERE = ("contrast", "class_scores", "prediction", "not_linear")
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class ExplanationData:
         attribution: Map (N, 1, h, w) in logit units.
         segments: Segment of each pixel (N, h, w), as it was given if it comes from outside.
         ledger: Rows of each image, largest absolute evidence first; they add up to output
-            minus bias.
-        bias: What no pixel accounts for (N,); of measured evidence, the output with everything
-            removed.
+            minus bias, and minus ``not_linear`` if there is any.
+        bias: What no pixel accounts for (N,): the head's bias, or the logit of an empty map; of
+            measured evidence, the output with everything removed.
         output: The explained logit, or difference of logits (N,).
         class_scores: Score of each class (N, C) by the attribution's ``vote``, if fitted.
         prediction: The class of the highest score (N,), if fitted.
@@ -52,6 +52,10 @@ class ExplanationData:
         evidence: ``"allocated"``: the head's own, carried down; or ``"measured"`` by removal.
         enough: What ``sufficient`` returns of each image, if evidence was measured.
         needed: What ``necessary`` returns, likewise.
+        head: What makes the map: ``"exact"``, the model's own head; ``"linearised"``, its tail
+            linearised at each image; ``"ridge"``, the surrogate of a fit; ``"own"``, the user's.
+        not_linear: What the linearisation leaves over of the output (N,), if ``head`` is that:
+            the larger beside the output, the less the map tells.
     """
 
     inputs: Tensor
@@ -72,6 +76,8 @@ class ExplanationData:
     evidence: str = "allocated"
     enough: tuple[tuple[int, ...] | None, ...] | None = None
     needed: tuple[tuple[int, ...] | None, ...] | None = None
+    head: str = "exact"
+    not_linear: Tensor | None = None
 
     @classmethod
     def of(
@@ -113,6 +119,8 @@ class ExplanationData:
             evidence=account.evidence,
             enough=account.enough,
             needed=account.needed,
+            head=explainer.head_kind if account.evidence == "allocated" else "exact",
+            not_linear=account.not_linear,
         )
 
     def __len__(self) -> int:
@@ -120,8 +128,9 @@ class ExplanationData:
 
     @property
     def delta(self) -> Tensor:
-        """Sum of the map plus bias minus output (N,): 0 where the map is complete."""
-        return self.attribution.flatten(1).sum(1) + self.bias - self.output
+        """Sum of map, bias and ``not_linear`` minus output (N,): 0 where the map is complete."""
+        total = self.attribution.flatten(1).sum(1) + self.bias
+        return (total if self.not_linear is None else total + self.not_linear) - self.output
 
     @property
     def origin(self) -> str:
@@ -177,6 +186,7 @@ class ExplanationData:
             "segments_given": self.segments_given,
             "evidence": self.evidence,
             "units": "logit",
+            "head": self.head,
             "surrogate_r2": self.surrogate_r2,
             "arrays": "arrays.npz",
             "images": [self._manifest_of(i) for i in range(len(self.ledger))],
@@ -188,6 +198,7 @@ class ExplanationData:
             "contrast": None if self.contrast is None else int(self.contrast[i]),
             "output": float(self.output[i]),
             "bias": float(self.bias[i]),
+            "not_linear": None if self.not_linear is None else float(self.not_linear[i]),
             "delta": float(self.delta[i]),
             "prediction": None if self.prediction is None else int(self.prediction[i]),
             "picture": f"{i:04d}.png",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -14,15 +14,18 @@ from torch import Tensor, nn
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning, warn_user
 from captum_kmex.model.calls import Call, CallLog
 from captum_kmex.model.hooks import Recorder, coarser, is_finite
-from captum_kmex.model.layout import ChannelAxis
+from captum_kmex.model.layout import Layout
 from captum_kmex.model.modes import Modes
-from captum_kmex.text.descriptions import described
+from captum_kmex.model.outputs import as_logits, has_logits
+from captum_kmex.model.tail import TailCut
 
 __all__ = [
     "Trace",
+    "evaluation",
     "layer_name",
     "logits_of",
     "output_of",
+    "run",
     "trace",
     "unwrap",
     "warn_training",
@@ -39,6 +42,8 @@ class Trace:
 
     Attributes:
         logits: Float tensor (N, J), the model's output.
+        has_logits: They are the model's; otherwise zeros, of a model that returns none.
+        outcome: The same in the model's own type, with the tape of its tail if a cut records it.
         features: Layer name to its output, float tensor (N, D, H, W), detached copies.
         entering: Layer name to its input, likewise.
         order: Names of the recorded modules in the order in which they first finished.
@@ -52,13 +57,15 @@ class Trace:
     """
 
     logits: Tensor
+    outcome: Tensor
+    has_logits: bool
     features: dict[str, Tensor]
     entering: dict[str, Tensor]
     order: tuple[str, ...]
     dtype: torch.dtype
     size: tuple[int, int]
-    axes: dict[str, ChannelAxis]
-    tap_axis: ChannelAxis = 1
+    axes: dict[str, Layout]
+    tap_axis: Layout = 1
     calls: tuple[Call, ...] = ()
     taps: dict[str, Tensor] = field(default_factory=dict)
 
@@ -129,7 +136,9 @@ def trace(
     tail: int = 0,
     watched: Collection[str] | None = None,
     with_moments: bool = True,
-    axes: Mapping[str, ChannelAxis] | None = None,
+    axes: Mapping[str, Layout] | None = None,
+    cut: TailCut | None = None,
+    needs_logits: bool = True,
 ) -> Trace:
     """Run the model once and return its logits and the named layers' activations.
 
@@ -148,6 +157,8 @@ def trace(
         watched: Names of the modules whose calls are recorded; all if ``None``.
         with_moments: Record moments of the calls' maps, not their shapes alone.
         axes: Dimension of the channels of layers, where it is known.
+        cut: Where to cut the pass, to record its tail.
+        needs_logits: Refuse a model without any; otherwise such a one has a logit of 0.
 
     Raises:
         ValueError: A layer never ran, has no grid, or holds NaN or Inf; or the output is
@@ -156,34 +167,88 @@ def trace(
     size = (inputs[0].shape[-2], inputs[0].shape[-1])
     recorder = Recorder(layers, entering, tap, axes)
     log = CallLog(size, tail, with_moments) if tail else None
-    with _evaluation(model), recorder.attached(model, log, watched):
-        output = output_of(model, (*inputs, *additional_forward_args))
+    with recorder.attached(model, log, watched):
+        output = _forward(model, inputs, additional_forward_args, cut)
     features = {name: recorder.output_grid(name, size) for name in layers}
     entered = {name: recorder.input_grid(name, size) for name in entering}
     taps = {} if log is None else log.maps()
     if tap is not None:
         taps[tap] = recorder.tap_grid(size)
     _warn_repeated([*layers, *entering], recorder.counts)
+    images = inputs[0]
+    are_there = needs_logits or has_logits(output, images)
+    nothing = torch.zeros(len(images), 1, device=images.device)
     return Trace(
-        logits=logits_of(output, len(inputs[0])),
+        logits=logits_of(output, images) if are_there else nothing,
         features=features,
         entering=entered,
         order=tuple(recorder.counts),
-        dtype=coarser(recorder.dtype, output.dtype),
+        dtype=coarser(recorder.dtype, logits.dtype),
         size=size,
         axes=recorder.axes | recorder.entering_axes,
         tap_axis=recorder.tap_axis,
         calls=() if log is None else tuple(log.calls),
         taps=taps,
+        outcome=logits,
+        has_logits=are_there,
     )
 
 
-def output_of(model: nn.Module, arguments: tuple[object, ...]) -> torch.Tensor:
-    """Run a model in evaluation mode without gradients; its modes are as before afterwards."""
-    with _evaluation(model), torch.no_grad():
+def run(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    args: tuple[object, ...] = (),
+    cut: TailCut | None = None,
+) -> Tensor:
+    """Run the model once, without gradients but in the tail of a cut, and return its logits.
+
+    Args:
+        model: The unwrapped model.
+        inputs: Positional tensors, the image batch (N, C, H, W) first.
+        args: Further positional arguments.
+        cut: Where to cut the pass.
+
+    Returns:
+        Float tensor (N, J) in the model's own type, with the tape of the tail.
+
+    Raises:
+        ValueError: The output is not (N, J) logits.
+    """
+    return as_logits(_forward(model, inputs, args, cut), inputs[0])
+
+
+def _forward(
+    model: nn.Module, inputs: tuple[Tensor, ...], args: tuple[object, ...], cut: TailCut | None
+) -> object:
+    """Run the model once, without gradients but in the tail of a cut."""
+    with evaluation(model), ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if cut is not None:
+            if cut.records:  # what inference mode makes, no tape takes
+                stack.enter_context(torch.inference_mode(False))
+                inputs = tuple(x.clone() if x.is_inference() else x for x in inputs)
+            stack.enter_context(torch.set_grad_enabled(cut.records and cut.course.from_start))
+            stack.enter_context(cut.attached(model))
         # `_call_impl` is the eager path of a model compiled in place by `model.compile()`
-        output: Tensor = model._call_impl(*arguments)
-    return output
+        return model._call_impl(*inputs, *args)
+
+
+def output_of(model: nn.Module, arguments: tuple[object, ...]) -> object:
+    """Return what a model gives, run once without gradients; its modes are as before afterwards."""
+    with evaluation(model), torch.no_grad():
+        return model._call_impl(*arguments)
+
+
+def logits_of(output: object, images: Tensor) -> Tensor:
+    """Return the logits (N, J) in a model's output, detached, in float32 or wider.
+
+    Raises:
+        ValueError: There are none for these images, or they hold NaN or Inf.
+    """
+    logits = as_logits(output, images).detach()
+    if not is_finite(logits):
+        raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def warn_training(model: nn.Module) -> None:
@@ -197,12 +262,13 @@ def warn_training(model: nn.Module) -> None:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation(model: nn.Module, *, warns: bool = True) -> Iterator[None]:
     """Evaluation mode for the duration; the last of several threads gives the modes back."""
     with _lock:
         users, modes = _evaluated.get(model, (0, None))
         if not users and any(module.training for module in model.modules()):
-            warn_training(model)
+            if warns:
+                warn_training(model)
             modes = Modes(model)
             modes.evaluate()
         _evaluated[model] = (users + 1, modes)
@@ -225,31 +291,3 @@ def _warn_repeated(layers: Sequence[str], counts: dict[str, int]) -> None:
                 "is used (give the module before or after it to choose another)",
                 LayerCallWarning,
             )
-
-
-def logits_of(output: object, count: int) -> Tensor:
-    """Return a model's output as logits (N, J).
-
-    Args:
-        output: What it returned.
-        count: Number of images N.
-
-    Raises:
-        ValueError: It is not (N, J), or holds NaN or Inf.
-    """
-    if isinstance(output, Tensor) and output.ndim < 2 and output.numel() == count:
-        is_single = output.is_floating_point()  # one logit, squeezed
-        output = output.reshape(-1, 1) if is_single else output
-    is_logits = isinstance(output, Tensor) and output.ndim == 2 and output.is_floating_point()
-    if not isinstance(output, Tensor) or not is_logits or len(output) != count:
-        got = described(output)
-        if isinstance(output, Tensor):
-            dtype = "" if output.is_floating_point() else f" of {output.dtype}"
-            got = f"{tuple(output.shape)}{dtype}"
-        raise ValueError(
-            f"the model must return logits (N, J) for {count} images; got {got}. Wrap "
-            "it in a module that returns the logits"
-        )
-    if not is_finite(output):
-        raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
-    return output.detach().to(torch.float64 if output.dtype == torch.float64 else torch.float32)

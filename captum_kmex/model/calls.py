@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from captum_kmex.model.layout import ChannelAxis, feature_grid
+from captum_kmex.model.layout import Layout, feature_grid
 
 __all__ = ["Call", "CallLog", "MapMoments", "Record", "is_linear", "moments"]
 
@@ -148,7 +148,7 @@ class CallLog:
         name: str,
         module: nn.Module,
         tensors: tuple[Tensor | None, Tensor | None],
-        axes: tuple[ChannelAxis, ChannelAxis],
+        axes: tuple[Layout, Layout],
     ) -> None:
         """Remember a call.
 
@@ -216,7 +216,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _record(
-    tensor: Tensor | None, size: tuple[int, int], axis: ChannelAxis, with_moments: bool
+    tensor: Tensor | None, size: tuple[int, int], axis: Layout, with_moments: bool
 ) -> Record | None:
     """Remember a tensor of a pass.
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from captum_kmex.model.copies import copied
 from captum_kmex.model.head import HeadSite
 from captum_kmex.model.hooks import Recorder
-from captum_kmex.model.layout import ChannelAxis, feature_grid
+from captum_kmex.model.layout import Layout, feature_grid
 from captum_kmex.model.modes import evaluated
+from captum_kmex.model.outputs import as_logits
+from captum_kmex.model.tail_sites import ExactTail
 
 __all__ = ["ModelReader"]
 
@@ -33,33 +35,41 @@ class ModelReader(nn.Module):
         model: nn.Module,
         layers: Sequence[str],
         at_input: bool,
-        site: HeadSite | None,
-        axes: Mapping[str, ChannelAxis],
-        tap_axis: ChannelAxis,
+        site: HeadSite | ExactTail | None,
+        axes: Mapping[str, Layout],
+        tap_axis: Layout,
     ) -> None:
         super().__init__()
         self.model = evaluated(copied(model)).requires_grad_(False)
         self.layers, self.at_input, self.site = tuple(layers), at_input, site
+        self.tap_axis = tap_axis
         self.axes = dict(axes) if site is None else {site.tap: tap_axis} | dict(axes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
         """Return logits (N, J), the layers' maps (N, D_l, h_l, w_l), and the head's map."""
         leaving, entering = ((), self.layers) if self.at_input else (self.layers, ())
         tap = None if self.site is None else self.site.tap
-        recorder = Recorder(leaving, entering, tap, self.axes)
+        enters = self.site is not None and self.site.at_input
+        inside = (tap,) if enters and tap is not None and tap not in entering else ()
+        recorder = Recorder(leaving, (*entering, *inside), None if enters else tap, self.axes)
         with recorder.attached(self.model):
             output = self.model(images)
+        if not isinstance(output, Tensor):
+            output = as_logits(output, images)
         records = recorder.inputs if self.at_input else recorder.outputs
-        blocks = tuple(self._grid(records[name], name, images) for name in self.layers)
+        blocks = tuple(
+            self._grid(records[name], name, images, self.axes[name]) for name in self.layers
+        )
         if self.site is None:
             read = blocks[-1]
         else:
-            read = self.site.features(self._grid(recorder.tap_output, self.site.tap, images))
+            tapped = recorder.inputs.get(self.site.tap) if enters else recorder.tap_output
+            read = self.site.features(self._grid(tapped, self.site.tap, images, self.tap_axis))
         wide = torch.promote_types(output.dtype, torch.float32)
         return output.to(wide).view(images.shape[0], -1), blocks, read
 
-    def _grid(self, record: Tensor | None, name: str, images: Tensor) -> Tensor:
+    def _grid(self, record: Tensor | None, name: str, images: Tensor, axis: Layout) -> Tensor:
         if record is None:
             raise ValueError(f"layer {name!r} returned no tensor; choose a layer that returns one")
         size = (images.shape[2], images.shape[3])
-        return feature_grid(record, size, name, self.axes[name]).contiguous()
+        return feature_grid(record, size, name, axis).contiguous()

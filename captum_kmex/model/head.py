@@ -30,7 +30,7 @@ class LinearHead:
 
     Attributes:
         columns: Float tensor (J, D), or (J, D, H, W) where the head has one column a position.
-        bias: Float tensor (J,).
+        bias: Float tensor (J,), or (N, J) where further inputs have a part in it.
         rectified: The head is a 1x1 convolution followed by ReLU and pooling, so that
             ``logit_j = mean_p max(0, <h_p, c_j> + b_j)``; its bias stands inside the ReLU.
     """
@@ -59,7 +59,7 @@ class LinearHead:
             logits: Float tensor (N, J), the model's.
             dtype: The coarsest floating-point type that the model computes in.
         """
-        if logits.shape[1] != len(self.bias):
+        if logits.shape[1] != self.bias.shape[-1]:
             return torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         rounding = 8 * resolution(dtype, features)
         scale = (logits - self.bias).abs().amax(1, keepdim=True)
@@ -99,7 +99,12 @@ class LinearHead:
 
     def left_out_bias(self, target: Tensor) -> Tensor:
         """Return the bias (N,) that the evidence leaves out."""
+        if self.bias.ndim == 2:
+            return self.bias.gather(1, target.unsqueeze(1)).squeeze(1)
         return torch.zeros_like(self.bias[target]) if self.rectified else self.bias[target]
+
+    def left_over(self, target: Tensor) -> None:
+        """Return ``None``: map and bias are the whole logit."""
 
     def contributions(self, features: Tensor, target: Tensor) -> Tensor:
         """Return the evidence by channel (N, D, H, W), in logit units."""
@@ -145,8 +150,13 @@ class HeadSite:
     shape: tuple[int, int, int]
     size: tuple[int, int]
 
+    @property
+    def at_input(self) -> bool:
+        """The map is never what the tap's module gets."""
+        return False
+
     def features(self, tap: Tensor) -> Tensor:
-        """Return the feature map (N, D, H, W) from the tap module's output."""
+        """Return the feature map (N, D, H, W) from the tap module's map."""
         return tap.relu() if self.relu else tap
 
     def read(self, model: nn.Module, features: Tensor) -> LinearHead:

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from captum_kmex.model.calls import CallLog
 from captum_kmex.model.layout import (
-    ChannelAxis,
+    Layout,
     LayoutClues,
     feature_grid,
     gives_clues,
@@ -38,20 +38,20 @@ class Recorder:
         layers: Sequence[str],
         entering: Sequence[str] = (),
         tap: str | None = None,
-        axes: Mapping[str, ChannelAxis] | None = None,
+        axes: Mapping[str, Layout] | None = None,
     ) -> None:
         self.layers, self.entering, self.tap = frozenset(layers), frozenset(entering), tap
         self.outputs: dict[str, Tensor | None] = {}
         self.inputs: dict[str, Tensor | None] = {}
         self.tap_output: Tensor | None = None
         self.counts: dict[str, int] = {}
-        self.axes: dict[str, ChannelAxis] = {}
-        self.entering_axes: dict[str, ChannelAxis] = {}
-        self.tap_axis: ChannelAxis = 1
+        self.axes: dict[str, Layout] = {}
+        self.entering_axes: dict[str, Layout] = {}
+        self.tap_axis: Layout = 1
         self.dtype = torch.float64
         self._known = dict(axes or {})
         self._clues = LayoutClues()
-        self._entered: list[ChannelAxis] = []
+        self._entered: list[Layout] = []
         self._thread = threading.get_ident()
 
     @contextmanager
@@ -98,7 +98,7 @@ class Recorder:
         return self._checked(self.tap_output, str(self.tap), size, self.tap_axis)
 
     def _checked(
-        self, record: Tensor | None, name: str, size: tuple[int, int], axis: ChannelAxis
+        self, record: Tensor | None, name: str, size: tuple[int, int], axis: Layout
     ) -> Tensor:
         if name not in self.counts:
             raise ValueError(
@@ -162,10 +162,11 @@ class Recorder:
 
         return hook
 
-    def _axis(self, name: str, value: Tensor | None) -> ChannelAxis:
-        if name in self._known or value is None:
+    def _axis(self, name: str, value: Tensor | None) -> Layout:
+        if value is None or (name in self._known and value.ndim == 4):
             return self._known.get(name, 1)
-        return self._clues.axis(value)
+        found = self._clues.axis(value)
+        return self._known.get(name, found) if isinstance(found, int) else found
 
     def _copy(self, value: Tensor | None) -> Tensor | None:
         """Clone a tensor: an in-place ReLU would overwrite the record (captum #156)."""
@@ -232,7 +233,7 @@ def own_hooks(module: nn.Module, kind: str) -> dict[int, object]:
     return {
         number: hook
         for number, hook in list(hooks.items())
-        if getattr(hook, "__module__", None) != __name__
+        if not str(getattr(hook, "__module__", "")).startswith(f"{__package__}.")
     }
 
 

@@ -11,8 +11,9 @@ from captum_kmex.arguments import checked
 from captum_kmex.model.activations import trace
 from captum_kmex.model.calls import Call, Record
 from captum_kmex.model.opaque import plain_model
+from captum_kmex.model.tail_probe import Inputs, one_image, repeated
 
-__all__ = ["LayerCandidate", "candidate_layers", "suggest_layers"]
+__all__ = ["LayerCandidate", "candidate_layers", "suggest_layers", "suggested_layers"]
 
 _ALL_CALLS = 2**20  # more than any model makes
 _COPIES = 2  # of the example, to tell what belongs to an image from what does not
@@ -46,7 +47,7 @@ def suggest_layers(model: nn.Module, example: Tensor, count: int = 3) -> list[st
     """Return names of layers to explain: the last one on each of the last grids.
 
     Args:
-        model: A classifier that returns logits (N, J).
+        model: Any module with maps.
         example: Images (N, C, H, W) of the size to explain; their values hardly matter.
         count: Number of grids; a model with fewer gives fewer layers.
 
@@ -54,7 +55,7 @@ def suggest_layers(model: nn.Module, example: Tensor, count: int = 3) -> list[st
         Names for ``LayerKMeansAttribution``, shallow to deep.
 
     Raises:
-        ValueError: No layer has a grid, or the model returns no logits.
+        ValueError: No layer has a grid.
         TypeError: The model is no module, or a graph whose layers cannot be read.
 
     Example:
@@ -76,16 +77,43 @@ def candidate_layers(
     them is opened. So blocks of residual or dense layers stand in the list, not their parts.
 
     Args:
-        model: A classifier that returns logits (N, J).
+        model: Any module with maps.
         example: Images (N, C, H, W) of the size to explain; the first one is used.
         count: Number of grids to suggest a layer on.
 
     Raises:
-        ValueError: No layer has a grid, or the model returns no logits.
+        ValueError: No layer has a grid.
     """
-    model = plain_model(model, "suggest_layers")
-    few = example[:1].repeat(_COPIES, 1, 1, 1)
-    passed = trace(model, (few,), tail=_ALL_CALLS, with_moments=False)
+    return _candidates(plain_model(model, "suggest_layers"), ((example,), ()), count)
+
+
+def suggested_layers(
+    model: nn.Module, inputs: tuple[Tensor, ...], args: tuple[object, ...]
+) -> list[str]:
+    """Return what ``suggest_layers`` does, of a model that takes more than images.
+
+    Args:
+        model: The unwrapped model.
+        inputs: What it gets, the images (N, C, H, W) first.
+        args: Its further arguments.
+
+    Raises:
+        ValueError: No layer has a grid.
+    """
+    return [c.name for c in _candidates(model, (inputs, args), 3) if c.is_suggested]
+
+
+def _candidates(model: nn.Module, given: Inputs, count: int) -> tuple[LayerCandidate, ...]:
+    images, args = repeated(one_image(*given), _COPIES)
+    example = images[0]
+    passed = trace(
+        model,
+        images,
+        additional_forward_args=args,
+        tail=_ALL_CALLS,
+        with_moments=False,
+        needs_logits=False,
+    )
     size = (example.shape[-2], example.shape[-1])
     calls = {call.name: call for call in passed.calls}
     outputs = {name: _shape(call, call.left, size) for name, call in calls.items()}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Literal
 
 from torch import Tensor, nn
 
 __all__ = [
     "NORMS",
-    "ChannelAxis",
+    "Layout",
     "LayoutClues",
     "feature_grid",
     "gives_clues",
@@ -17,9 +18,12 @@ __all__ = [
     "works_on_last",
 ]
 
-ChannelAxis = Literal[1, 3]
+# the dimension of the channels, or for tokens (N, T, D) height and width of their grid
+Layout = Literal[1, 3] | tuple[int, int]
 
 _MAX_PREFIX_TOKENS = 8  # class and register tokens before the patch tokens of a transformer
+_MOST_TOLD_PREFIXES = 32  # the same where the grid is known
+_GRIDS_KEPT = 8
 _POOLS = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AvgPoolNd,
@@ -72,18 +76,22 @@ class LayoutClues:
     Convolutions, batch norms and pooling have their channels in dimension 1, linear layers and
     layer norms in the last one. What a module returns that is none of these has the layout of
     the last one before it, unless its shape shows that dimensions were permuted in between.
-    Letters of names and the shape of the input tell nothing.
+    Letters of names and the shape of the input tell nothing. Tokens (N, T, D) stand on the last
+    map's grid that they fit, such as that of a patch embedding; what they are more are class and
+    register tokens before them.
     """
 
     def __init__(self) -> None:
-        self._axis: ChannelAxis = 1  # as PyTorch's images have them
+        self._axis: Literal[1, 3] = 1  # as PyTorch's images have them
         self._width = 0
         self._shape: tuple[int, ...] = ()
+        self._grids: deque[tuple[int, int]] = deque(maxlen=_GRIDS_KEPT)
 
     def take(self, module: nn.Module, output: Tensor) -> None:
         """Learn from what a module of ``gives_clues`` returned."""
         if isinstance(module, _CHANNELS_FIRST) and output.ndim == 4:
             self._axis, self._width, self._shape = 1, output.shape[1], tuple(output.shape)
+            self._keep((output.shape[2], output.shape[3]))
         width = _last_width(module)
         if width is None or output.ndim < 3:
             return
@@ -94,9 +102,13 @@ class LayoutClues:
         if is_first or is_last:
             self._axis, self._width = 3 if is_last else 1, width
             self._shape = tuple(output.shape)
+            if output.ndim == 4:
+                self._keep((output.shape[1], output.shape[2]))
 
-    def axis(self, output: Tensor) -> ChannelAxis:
-        """Return the dimension of the channels in what the last module returned."""
+    def axis(self, output: Tensor) -> Layout:
+        """Return the layout of what the last module returned."""
+        if output.ndim == 3:
+            return self.token_grid(output) or self._axis
         if output.ndim != 4 or tuple(output.shape) == self._shape:
             return self._axis
         n, a, b, c = output.shape
@@ -105,6 +117,21 @@ class LayoutClues:
             return 3 if is_permuted else 1
         has_first, has_last = a == self._width, c == self._width
         return 1 if has_first and not has_last else 3
+
+    def token_grid(self, tokens: Tensor) -> tuple[int, int] | None:
+        """Return the grid on which tokens (N, T, D) stand, if a map has shown it."""
+        for height, width in reversed(self._grids):
+            cells = height * width
+            prefix = tokens.shape[1] - cells
+            is_transposed = self._axis == 1 and tokens.shape[2] == cells  # (N, D, T)
+            if 0 <= prefix < min(cells, _MOST_TOLD_PREFIXES) and not is_transposed:
+                return height, width
+        return None
+
+    def _keep(self, grid: tuple[int, int]) -> None:
+        is_new = not self._grids or self._grids[-1] != grid
+        if is_new and grid[0] * grid[1] > 1:
+            self._grids.append(grid)
 
 
 def _last_width(module: nn.Module) -> int | None:
@@ -118,7 +145,7 @@ def _last_width(module: nn.Module) -> int | None:
 
 
 def feature_grid(
-    features: Tensor, input_size: tuple[int, int], name: str, channel_axis: ChannelAxis = 1
+    features: Tensor, input_size: tuple[int, int], name: str, channel_axis: Layout = 1
 ) -> Tensor:
     """Bring a layer's output to (N, D, H, W), whatever its layout.
 
@@ -129,15 +156,17 @@ def feature_grid(
         features: The layer's output.
         input_size: Height and width of the input, in pixels.
         name: Layer name, for the message.
-        channel_axis: Dimension of the channels in a 4-D output.
+        channel_axis: Dimension of the channels in a 4-D output, or the grid of tokens.
 
     Raises:
         ValueError: The output has no grid.
     """
     if features.ndim == 4:
-        return features if channel_axis == 1 else features.permute(0, 3, 1, 2)
+        return features.permute(0, 3, 1, 2) if channel_axis == 3 else features
     if features.ndim == 3:
-        grid = _token_grid(features.shape[1], input_size)
+        grid = channel_axis if isinstance(channel_axis, tuple) else None
+        if grid is None or grid[0] * grid[1] > features.shape[1]:
+            grid = _token_grid(features.shape[1], input_size)
         if grid is not None:
             height, width = grid
             tokens_last = features[:, -height * width :].transpose(1, 2)
@@ -155,7 +184,7 @@ def _token_grid(tokens: int, input_size: tuple[int, int]) -> tuple[int, int] | N
     def misfit(height: int, width: int) -> float:
         return abs(math.log(height / width) - target)
 
-    for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 1) + 1):
+    for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 2) + 1):  # one token is no map
         patches = tokens - prefix
         grids = [(h, patches // h) for h in range(1, patches + 1) if patches % h == 0]
         height, width = min(grids, key=lambda grid: misfit(*grid))

@@ -10,15 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from captum_kmex.exceptions import HeadNotFoundError
-from captum_kmex.model.activations import Trace, layer_name, trace
+from captum_kmex.model.activations import Trace, evaluation, layer_name, trace
+from captum_kmex.model.calls import is_linear
 from captum_kmex.model.head import HeadSite, LinearHead
 from captum_kmex.model.head_search import find_head, head_output
-from captum_kmex.model.layout import ChannelAxis
-from captum_kmex.model.prepared import Preparation, channels_last
+from captum_kmex.model.layout import Layout
+from captum_kmex.model.linearised import Head
+from captum_kmex.model.prepared import channels_last
+from captum_kmex.model.source import Source
+from captum_kmex.model.tail import TailCut
+from captum_kmex.model.tail_search import find_tail
+from captum_kmex.model.tail_sites import ExactTail, LinearisedTail
 
-__all__ = ["HEAD_TAIL", "Reading", "Source", "plain_arithmetic", "read"]
+__all__ = ["HEAD_TAIL", "Reading", "Site", "Source", "plain_arithmetic", "read"]
+
+Site = HeadSite | ExactTail | LinearisedTail
 
 HEAD_TAIL = 48  # module calls before the end among which the tap and the head stand
+_NO_LOGITS = "the model returns no logits"
 _MOVED = "its map may have moved"  # never shown: the search that follows has the last word
 
 
@@ -30,25 +39,28 @@ class Reading:
         logits: Float tensor (N, J).
         features: Layer name to float tensor (N, D, H, W), of the layers asked for, in that order.
         tap: Feature map that the head reads (N, D, H, W), if there is a head.
-        head: The linear head, verified on this very pass.
+        head: The linear head, verified on this very pass; or the tail of the model, linearised at
+            these images, where that will do.
         site: Where the head stands, or why there is none; ``None`` if nobody has looked.
         refusal: Why this pass has no head, where one was wanted.
         order: Names of the layers as they ran.
         dtype: The coarsest floating-point type on the way, for tolerances.
         axes: Layer name to the dimension of its channels.
         tap_axis: The same of the module that the tap is read from.
+        has_logits: The logits are the model's; otherwise zeros, of a model that returns none.
     """
 
     logits: Tensor
     features: dict[str, Tensor]
     tap: Tensor | None
-    head: LinearHead | None
-    site: HeadSite | str | None
+    head: Head | None
+    site: Site | str | None
     refusal: str
     order: tuple[str, ...]
     dtype: torch.dtype
-    axes: dict[str, ChannelAxis]
-    tap_axis: ChannelAxis
+    axes: dict[str, Layout]
+    tap_axis: Layout
+    has_logits: bool
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -62,7 +74,7 @@ class Reading:
         Raises:
             HeadNotFoundError: There is none.
         """
-        if self.head is None:
+        if not isinstance(self.head, LinearHead):
             raise HeadNotFoundError(self.refusal)
         return self.head
 
@@ -83,29 +95,6 @@ class Reading:
         return tuple(self.features.values())
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """What is read: a model, and what its user said about it.
-
-    Attributes:
-        model: The plain module.
-        head: Its linear layer, where the user named it.
-        axis: The dimension of its layers' channels, where the user said it.
-        preparation: Makes the copy that is run in its place, if there is one.
-    """
-
-    model: nn.Module
-    head: str | nn.Module | None = None
-    axis: ChannelAxis | None = None
-    preparation: Preparation | None = None
-
-    def running(self, layers: Sequence[str] = ()) -> nn.Module:
-        """Return the module that is run."""
-        if self.preparation is None:
-            return self.model
-        return self.preparation.current(self.model, layers)
-
-
 def read(
     source: Source,
     inputs: tuple[Tensor, ...],
@@ -113,11 +102,13 @@ def read(
     args: tuple[object, ...] = (),
     *,
     at_input: bool = False,
-    site: HeadSite | str | None = None,
+    site: Site | str | None = None,
     needs_head: bool = True,
     keeps_refusal: bool = False,
+    linearises: bool = False,
+    needs_logits: bool = True,
 ) -> Reading:
-    """Run the model once; twice where the head, found before, no longer fits.
+    """Run the model once; more often where the head, found before, no longer fits.
 
     A head counts only if it gives the logits of this very pass. A model without one is
     searched again on every pass, unless ``keeps_refusal``.
@@ -131,28 +122,20 @@ def read(
         site: What an earlier reading found.
         needs_head: Look for the head.
         keeps_refusal: Believe an earlier reading that there is none.
+        linearises: A tail that is not affine, linearised at each image, will do as the head.
+        needs_logits: Refuse a model without logits, of which no head is looked for.
 
     Raises:
         ValueError: As ``trace``.
     """
-    known = site if isinstance(site, HeadSite) and needs_head else None
-    searches = needs_head and known is None and not (keeps_refusal and site is not None)
-    passed = _trace(source, inputs, layers, args, at_input, known, searches)
-    if searches:
-        site = _find(source, passed)
-    if not needs_head or not isinstance(site, HeadSite):
-        return _reading(passed, layers, at_input, site, needs_head)
-    if site.tap not in passed.taps:  # found, but its map is not among those kept
-        passed = _trace(source, inputs, layers, args, at_input, site, searches=False)
-    tap = site.features(passed.taps[site.tap])
-    head = site.read(source.running(layers), tap)
-    moved = known is not None and site.may_have_moved(tap, passed.size)
-    fault = _MOVED if moved else _fault(source, site, head, tap, passed)
-    if fault and known is not None:
-        return read(source, inputs, layers, args, at_input=at_input)
-    if fault:
-        return _reading(passed, layers, at_input, fault)
-    return _reading(passed, layers, at_input, site, tap=tap, head=head)
+    run = _Pass(source, inputs, layers, args, at_input, needs_logits)
+    if not needs_head or (keeps_refusal and isinstance(site, str)):
+        return run.reading(run.trace(), site, needs_head)
+    if isinstance(site, (ExactTail, LinearisedTail)) and site.is_for(run.model, inputs[0]):
+        found = run.by_tail(site, linearises)
+        if found is not None:
+            return found
+    return run.by_site(site if isinstance(site, HeadSite) else None, linearises)
 
 
 def plain_arithmetic(like: Tensor) -> AbstractContextManager[object]:
@@ -160,57 +143,123 @@ def plain_arithmetic(like: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def _reading(
-    passed: Trace,
-    layers: Sequence[str],
-    at_input: bool,
-    site: HeadSite | str | None,
-    needs_head: bool = True,
-    tap: Tensor | None = None,
-    head: LinearHead | None = None,
-) -> Reading:
-    recorded = passed.entering if at_input else passed.features
-    return Reading(
-        passed.logits,
-        {name: recorded[name] for name in layers},
-        tap,
-        head,
-        site,
-        site if needs_head and isinstance(site, str) else "",
-        passed.order,
-        passed.dtype,
-        passed.axes,
-        passed.tap_axis,
-    )
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What is run, and what is recorded of it."""
 
+    source: Source
+    inputs: tuple[Tensor, ...]
+    layers: Sequence[str]
+    args: tuple[object, ...]
+    at_input: bool
+    needs_logits: bool = True
 
-def _trace(
-    source: Source,
-    inputs: tuple[Tensor, ...],
-    layers: Sequence[str],
-    args: tuple[object, ...],
-    at_input: bool,
-    site: HeadSite | None,
-    searches: bool,
-) -> Trace:
-    """Run the model, or its prepared copy, and record layers, tap and what a search needs."""
-    model = source.model
-    leaving, entering = ((), layers) if at_input else (layers, ())
-    if source.preparation is not None:
-        model = source.preparation.compared(model, inputs, leaving, entering, args)
-        inputs = channels_last(inputs)
-    watched = None if site is None or source.head is None else [site.linear]
-    return trace(
-        model,
-        inputs,
-        leaving,
-        entering=entering,
-        tap=None if site is None else site.tap,
-        additional_forward_args=args,
-        tail=HEAD_TAIL if searches else 1 if watched else 0,
-        watched=watched,
-        axes={} if source.axis is None else dict.fromkeys(layers, source.axis),
-    )
+    @property
+    def model(self) -> nn.Module:
+        return self.source.running(self.layers)
+
+    def by_site(self, known: HeadSite | None, linearises: bool) -> Reading:
+        """Read by the site of a head, or look for one; and if there is none, by a tail."""
+        site: HeadSite | str | None = known
+        passed = self.trace(known, searches=known is None)
+        if not passed.has_logits:
+            return self.reading(passed, _NO_LOGITS)
+        if known is None:
+            site = _find(self.source, passed)
+        if isinstance(site, str) or site is None:
+            return self.by_new_tail(passed, str(site), linearises)
+        if site.tap not in passed.taps:  # found, but its map is not among those kept
+            passed = self.trace(site)
+        tap = site.features(passed.taps[site.tap])
+        head = site.read(self.model, tap)
+        moved = known is not None and site.may_have_moved(tap, passed.size)
+        fault = _MOVED if moved else _fault(self.source, site, head, tap, passed)
+        if fault and known is not None:
+            return self.by_site(None, linearises)
+        if fault:
+            return self.by_new_tail(passed, fault, linearises)
+        return self.reading(passed, site, tap=tap, head=head)
+
+    def by_new_tail(self, passed: Trace, refusal: str, linearises: bool) -> Reading:
+        """Look for the tail of a model without a head of its own; ``passed`` is what is left."""
+        end = None if self.source.head is None else layer_name(self.source.model, self.source.head)
+        if end is not None and not is_linear(self.model.get_submodule(end)):
+            return self.reading(passed, refusal)
+        with evaluation(self.model, warns=False):  # the user has been told
+            tail = find_tail(self.model, self.inputs, self.args, refusal, end)
+            if isinstance(tail, str):
+                return self.reading(passed, tail)
+            found = self.by_tail(tail, linearises)
+            if found is None and isinstance(tail, ExactTail):  # of the first image only
+                found = self.by_tail(tail.linearised(refusal), linearises)
+        return self.reading(passed, refusal) if found is None else found
+
+    def by_tail(self, tail: ExactTail | LinearisedTail, linearises: bool) -> Reading | None:
+        """Read by a tail; ``None`` where it does not fit these images, or will not do."""
+        if isinstance(tail, LinearisedTail) and not linearises:
+            return None
+        cut = tail.cut()
+        passed = self.trace(cut=cut)
+        outcome = None if cut.leaf is None else cut.outcome(passed.outcome)
+        if cut.leaf is None or outcome is None or outcome.requires_grad != cut.records:
+            return None
+        tap, head = tail.on_grid(cut.leaf), tail.head(cut.leaf, outcome)
+        is_bad = isinstance(tail, ExactTail) and not tail.holds(cut.leaf, outcome, passed.dtype)
+        return None if is_bad or head is None else self.reading(passed, tail, tap=tap, head=head)
+
+    def trace(
+        self,
+        site: HeadSite | None = None,
+        searches: bool = False,
+        cut: TailCut | None = None,
+    ) -> Trace:
+        """Run the model, or its prepared copy, and record layers, tap and what a search needs."""
+        source, model, inputs = self.source, self.source.model, self.inputs
+        leaving, entering = ((), self.layers) if self.at_input else (self.layers, ())
+        if source.preparation is not None:
+            model = source.preparation.compared(model, inputs, leaving, entering, self.args)
+            inputs = channels_last(inputs)
+        watched = None if site is None or source.head is None else [site.linear]
+        return trace(
+            model,
+            inputs,
+            leaving,
+            entering=entering,
+            tap=None if site is None else site.tap,
+            additional_forward_args=self.args,
+            tail=HEAD_TAIL if searches else 1 if watched else 0,
+            watched=watched,
+            axes={} if source.axis is None else dict.fromkeys(self.layers, source.axis),
+            cut=cut,
+            needs_logits=self.needs_logits,
+        )
+
+    def reading(
+        self,
+        passed: Trace,
+        site: Site | str | None,
+        needs_head: bool = True,
+        tap: Tensor | None = None,
+        head: Head | None = None,
+    ) -> Reading:
+        recorded = passed.entering if self.at_input else passed.features
+        refusal = site.reason if isinstance(site, LinearisedTail) else site
+        tap_axis = passed.tap_axis
+        if isinstance(site, (ExactTail, LinearisedTail)):
+            tap_axis = site.place.layout
+        return Reading(
+            passed.logits,
+            {name: recorded[name] for name in self.layers},
+            tap,
+            head,
+            site,
+            refusal if needs_head and isinstance(refusal, str) else "",
+            passed.order,
+            passed.dtype,
+            passed.axes,
+            tap_axis,
+            passed.has_logits,
+        )
 
 
 def _find(source: Source, passed: Trace) -> HeadSite | str:

@@ -54,6 +54,7 @@ class BatchEvidence:
             true class; one that occurs twice is the same. Of a single logit, class 1.
         output: Logits of the targets (N, T).
         bias: What the maps of the targets leave out (N, T).
+        not_linear: What a linearisation leaves over of the targets (N, T), if there is one.
         depths: All layers stacked first, the deepest alone last.
     """
 
@@ -62,6 +63,7 @@ class BatchEvidence:
     targets: Tensor
     output: Tensor
     bias: Tensor
+    not_linear: Tensor | None
     depths: tuple[DepthEvidence, ...]
 
 
@@ -93,12 +95,15 @@ def explain_batch(
         depths = tuple(_carried_down(explainer, questions, inputs))[::-1]
     output = [question.output(logits) for question in questions]
     bias = [question.bias(explainer.head) for question in questions]
+    over = [question.not_linear(explainer.head) for question in questions]
+    left = [part for part in over if part is not None]
     return BatchEvidence(
         logits.cpu(),
         predicted_classes(logits).cpu(),
         class_of_logit(targets, logits).cpu(),
         torch.stack(output, 1).cpu(),
         torch.stack(bias, 1).cpu(),
+        torch.stack(left, 1).cpu() if left else None,
         depths,
     )
 

@@ -35,6 +35,9 @@ def image_record(
         "targets": shown,
         "output": found.output[i, places].double().tolist(),
         "bias": found.bias[i, places].double().tolist(),
+        "notLinear": None
+        if found.not_linear is None
+        else found.not_linear[i, places].double().tolist(),
         "probability": [round(float(probabilities[target]), 4) for target in shown],
         "depths": [_depth_record(depth, i, places) for depth in found.depths],
     }

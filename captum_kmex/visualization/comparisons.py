@@ -183,8 +183,10 @@ def _depth_column(
     drawn = draw_map(density(values), shown, cells[1], scale)
     bar = draw_scale(drawn)
     total, bias = float(values.double().sum()), float(explanation.bias[index])
+    left = 0.0 if explanation.not_linear is None else float(explanation.not_linear[index])
+    rest = "" if explanation.not_linear is None else f", not linear {left:+.2f}"
     bar.set_xlabel(
-        f"sum {total:+.2f}, bias {bias:+.2f}\n= {total + bias:.2f}"
+        f"sum {total:+.2f}, bias {bias:+.2f}{rest}\n= {total + bias + left:.2f}"
         f" (logit {float(explanation.output[index]):.2f})",
         fontsize=8,
     )

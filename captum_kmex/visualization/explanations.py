@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
+from torch import Tensor
 
 from captum_kmex.arguments import checked, resolve_index
 from captum_kmex.classes import class_logits, class_of
@@ -99,10 +100,13 @@ def _ledger_panel(
 ) -> None:
     bias, output = float(explanation.bias[index]), float(explanation.output[index])
     total = "logit" if explanation.contrast is None else "difference"
-    base = "bias" if explanation.evidence == "allocated" else "all removed"
-    draw_ledger(explanation.ledger[index], bias, output, ax, class_names, total, base)
+    measured = explanation.evidence == "measured"
+    base = "all removed" if measured else "bias"
+    left = None if explanation.not_linear is None else float(explanation.not_linear[index])
+    draw_ledger(explanation.ledger[index], bias, output, ax, class_names, total, left, base)
     r2 = explanation.surrogate_r2
     surrogate = "" if r2 is None else f" (of a surrogate, R² = {r2:.2f})"
+    surrogate = surrogate if left is None else ", linearised"
     ax.set_title(f"ledger: {base} + segments = {total}{surrogate}", fontsize=9)
     ax.set_xlabel(_fewest(explanation, index), fontsize=8)
 
@@ -274,11 +278,16 @@ def contrasted(target: ExplanationData, contrast: ExplanationData, index: int) -
         ledger=(tuple(sorted(rows, key=lambda row: -abs(row.evidence))),),
         bias=target.bias[one] - contrast.bias[one],
         output=target.output[one] - contrast.output[one],
+        not_linear=_difference(target.not_linear, contrast.not_linear, one),
         class_scores=None,
         prediction=None,
         enough=None,
         needed=None,
     )
+
+
+def _difference(target: Tensor | None, contrast: Tensor | None, one: slice) -> Tensor | None:
+    return None if target is None or contrast is None else target[one] - contrast[one]
 
 
 def _check_pair(target: ExplanationData, contrast: ExplanationData, one: slice) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.container import BarContainer
+from matplotlib.patches import Rectangle
 
 from captum_kmex.arguments import checked
 from captum_kmex.explaining.ledger import LedgerRow
@@ -29,6 +29,7 @@ def draw_ledger(
     ax: Axes,
     class_names: ClassNames | None = None,
     total: str = "logit",
+    not_linear: float | None = None,
     base: str = "bias",
 ) -> None:
     """Draw the account: from the bias, segment by segment, to the logit.
@@ -43,16 +44,18 @@ def draw_ledger(
         ax: Where to draw.
         class_names: Names of the prototypes' classes.
         total: What the bars end at.
-        base: What they begin with.
+        not_linear: What a linearisation leaves over, a bar of its own after the bias.
+        base: What the bars begin with.
     """
     n_shown = _N_ROWS if len(rows) > _N_ROWS + 1 else len(rows)
     lines = _lines(rows, n_shown, class_names, _LABELS * column_width(ax))
-    labels = [base, *(label for label, _ in lines), total]
-    values = [bias, *(evidence for _, evidence in lines), output]
+    before = [(base, bias)] + ([] if not_linear is None else [("not linear", not_linear)])
+    labels = [*(label for label, _ in [*before, *lines]), total]
+    values = [*(value for _, value in [*before, *lines]), output]
     bars = _draw_bars(values, ax)
-    _draw_errors(rows[:n_shown], bars, values, ax)
+    _draw_errors(rows[:n_shown], bars[len(before) - 1 :], ax)
     ax.set_yticks(range(len(labels)), labels, fontsize=_SIZE, **PLAIN)
-    for i, tick in enumerate(ax.get_yticklabels()[1 : n_shown + 1]):
+    for i, tick in enumerate(ax.get_yticklabels()[len(before) : n_shown + len(before)]):
         tick.set_bbox({"fc": (*segment_color(i), 0.45), "ec": "none", "pad": 1.2})
     low, high = ax.get_xlim()
     ax.set_xlim(low - 0.02 * (high - low), high + 0.22 * (high - low))
@@ -67,29 +70,27 @@ def draw_ledger(
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _draw_errors(
-    rows: Sequence[LedgerRow], bars: Sequence[BarContainer], values: Sequence[float], ax: Axes
-) -> None:
+def _draw_errors(rows: Sequence[LedgerRow], bars: Sequence[Rectangle], ax: Axes) -> None:
     """Add what is not known of measured evidence to the bars of the leading rows."""
-    level = values[0]
-    for y, row in enumerate(rows, start=1):
-        level += row.evidence
+    for row, bar in zip(rows, bars, strict=False):  # the others together have no error
         if row.error is not None:
-            ax.errorbar(level, y, xerr=row.error, color="#333333", elinewidth=0.8, capsize=1.5)
-            bars[y - 1].patches[0].set_alpha(1.0 if row.is_clear else _PALE)
+            end, middle = bar.get_x() + bar.get_width(), bar.get_y() + bar.get_height() / 2
+            ax.errorbar(end, middle, xerr=row.error, color="#333333", elinewidth=0.8, capsize=1.5)
+            bar.set_alpha(1.0 if row.is_clear else _PALE)
 
 
-def _draw_bars(values: Sequence[float], ax: Axes) -> list[BarContainer]:
+def _draw_bars(values: Sequence[float], ax: Axes) -> list[Rectangle]:
     """Draw the first and last value from zero, the others each where the one before ended.
 
     Returns:
         The bars of those between.
     """
-    level, bars = values[0], []
+    level = values[0]
+    bars: list[Rectangle] = []
     ax.barh(0, level, color=TOTAL, height=0.7)
     for y, evidence in enumerate(values[1:-1], start=1):
         color = POSITIVE if evidence >= 0 else NEGATIVE
-        bars.append(ax.barh(y, evidence, left=level, color=color, height=0.7))
+        bars += ax.barh(y, evidence, left=level, color=color, height=0.7)
         ax.plot([level, level], [y - 1.35, y + 0.35], color="#999999", lw=0.6)
         level += evidence
     last = len(values) - 1

@@ -672,7 +672,8 @@ def mlp() -> LayerKMeansAttribution:
     return LayerKMeansAttribution(net, ["stage1", "stage2"], n_prototypes=2)
 
 
-def test_model_without_linear_head_needs_a_fit_for_maps(mlp):
+def test_model_without_linear_head_needs_a_fit_for_maps_of_a_ridge_head(mlp):
+    mlp.surrogate = "ridge"
     with pytest.raises(
         NotFittedError, match=r"further layers.*ridge surrogate of the logits is used, which"
     ):

@@ -112,7 +112,7 @@ def test_function_instead_of_a_module_is_refused(make, images, labels):
 def test_output_that_is_no_logits_is_refused(make, images, labels):
     class Pair(SmallNet):
         def forward(self, x):
-            return {"logits": super().forward(x)}
+            return {"one": super().forward(x), "other": super().forward(x)}
 
     with pytest.raises(ValueError, match=r"must return logits \(N, J\) for 12 images; got dict"):
         ready(make, Pair().eval(), images, labels).attribute(images)
@@ -474,8 +474,8 @@ def test_inputs_that_are_no_images_are_refused(kind, net, images, loader, spoil,
         (lambda z: z[:, :, None], r"logits \(N, J\) for 12 images; got \(12, 3, 1\)\. Wrap it"),
         (lambda z: z[:5], r"logits \(N, J\) for 12 images; got \(5, 3\)"),
         (
-            lambda z: {"logits": z},
-            "got dict of 'logits': .* Wrap it in a module that returns the logits",
+            lambda z: {"one": z, "other": z},
+            "got dict of 'one': .* Wrap it in a module that returns the logits",
         ),
         (lambda z: (z, z), "got tuple"),
     ],
@@ -514,8 +514,10 @@ def test_head_that_is_not_affine_is_refused_with_what_was_found(net, images, tai
         ClassifierPrototypes(net).attribute(images)
     with pytest.raises(HeadNotFoundError, match=r"pass layer=, the last feature map"):
         KMExAttribution(net).fit([(images, torch.arange(12) % 3)])
+    ridge = LayerKMeansAttribution(net, LAYERS, surrogate="ridge")
     with pytest.raises(NotFittedError, match=r"which fit\(loader\) provides"):
-        LayerKMeansAttribution(net, LAYERS).attribute(images)
+        ridge.attribute(images)
+    assert LayerKMeansAttribution(net, LAYERS).explain(images).head == "linearised"
 
 
 @pytest.mark.parametrize("kind", [ClassifierPrototypes, LayerKMeansAttribution])

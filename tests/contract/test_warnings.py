@@ -30,6 +30,7 @@ from captum_kmex import (
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.concepts import random_concept
 from captum_kmex.exceptions import (
+    ChosenLayersWarning,
     EmptyPrototypesWarning,
     FewPixelsWarning,
     FewRowsWarning,
@@ -39,6 +40,7 @@ from captum_kmex.exceptions import (
     PixelDepthWarning,
     RepresentativesWarning,
     SkippedImageWarning,
+    SurrogateWarning,
     TrainModeWarning,
     UncheckedFileWarning,
 )
@@ -85,6 +87,15 @@ def prepared():
 def fitted():
     attribution = LayerKMeansAttribution(make_net(), ["stage2"], n_prototypes=1)
     attribution.fit([(X, Y)], **QUICK).model.train()
+    return attribution
+
+
+def linearised():
+    """Return an attribution with maps of a linearised tail, for which a fit gives a ridge head."""
+    net = make_net()
+    net.head = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+    attribution = LayerKMeansAttribution(net.eval(), ["stage3"], n_prototypes=1)
+    attribution.attribute(X)
     return attribution
 
 
@@ -150,6 +161,8 @@ CALLS = {
     "module": (TrainModeWarning, fitted, lambda a: a.as_module(X)),
     "fit": (TrainModeWarning, lambda: training(n_prototypes=1), lambda a: a.fit([(X, Y)], **QUICK)),
     "prepared": (TrainModeWarning, prepared, lambda a: a.attribute(X)),
+    "layers": (ChosenLayersWarning, lambda: LayerKMeansAttribution(make_net()), lambda a: a.segment(X)),
+    "ridge": (SurrogateWarning, linearised, lambda a: a.fit([(X, Y)], **QUICK)),
     "columns": (TrainModeWarning, lambda: ClassifierPrototypes(make_net().train()), lambda a: a.attribute(X)),
     "delta": (TrainModeWarning, training, lambda a: a.compute_convergence_delta(X, X)),
     "noise": (TrainModeWarning, lambda: NoiseTunnel(training()), lambda a: a.attribute(X, nt_samples=2, target=0)),

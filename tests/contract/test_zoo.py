@@ -18,7 +18,6 @@ from captum_kmex import (
     HeadNotFoundError,
     KMExAttribution,
     LayerKMeansAttribution,
-    NotFittedError,
 )
 
 pytestmark = pytest.mark.zoo
@@ -139,7 +138,7 @@ def small_maxvit() -> nn.Module:
 
 VIT_LAYERS = ("encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1")
 
-REFUSED = [
+LINEARISED = [  # no fixed prototypes, and why; maps at once all the same
     torchvision_family("vgg11", ("features.10", "features"), (8, 2), refusal=MLP),
     torchvision_family("vgg11_bn", ("features.14", "features"), (8, 2), refusal=MLP),
     torchvision_family("alexnet", ("features.5", "features"), (3, 1), refusal=MLP),
@@ -151,7 +150,7 @@ REFUSED = [
     timm_family("convnext_atto", ("stages.2", "stages.3"), refusal=NORMALISATION),
 ]
 SURROGATES = [
-    family for family in REFUSED if family.name in {"mobilenet_v3_small", "convnext_tiny", "vit"}
+    family for family in LINEARISED if family.name in {"mobilenet_v3_small", "convnext_tiny", "vit"}
 ]
 
 
@@ -199,8 +198,8 @@ def affine(request: pytest.FixtureRequest) -> Specimen:
     return collect(request.param)
 
 
-@pytest.fixture(scope="module", params=REFUSED, ids=lambda family: family.name)
-def refused(request: pytest.FixtureRequest) -> Specimen:
+@pytest.fixture(scope="module", params=LINEARISED, ids=lambda family: family.name)
+def linearised(request: pytest.FixtureRequest) -> Specimen:
     return collect(request.param)
 
 
@@ -270,32 +269,44 @@ def test_channels_last_layer_without_weights_has_its_grid():
     assert attribution.segment(specimen.images[:, :, :, :48]).shape == (2, 8, 6)
 
 
-def test_logits_vary_between_classes_of_a_refused_family(refused):
-    assert refused.logits.std(1).mean() > 1e-3 * refused.scale
+def test_logits_vary_between_classes_of_a_linearised_family(linearised):
+    assert linearised.logits.std(1).mean() > 1e-3 * linearised.scale
 
 
-def test_prototypes_refuse_with_the_reason(refused):
-    with pytest.raises(HeadNotFoundError, match=refused.family.refusal):
-        ClassifierPrototypes(refused.model).attribute(refused.images)
+def test_prototypes_refuse_with_the_reason(linearised):
+    with pytest.raises(HeadNotFoundError, match=linearised.family.refusal):
+        ClassifierPrototypes(linearised.model).attribute(linearised.images)
 
 
-def test_segment_covers_both_grids_of_a_refused_family(refused):
-    check_segments(refused)
+def test_segment_covers_both_grids_of_a_linearised_family(linearised):
+    check_segments(linearised)
 
 
-def test_kmeans_attribute_asks_for_a_fit_without_a_head(refused):
-    with pytest.raises(NotFittedError, match=r"surrogate of the logits is used, which fit\("):
-        refused.kmeans().attribute(refused.images)
+def test_linearised_map_is_complete_at_both_depths(linearised):
+    for depth, side in enumerate(linearised.family.grids):
+        maps, delta = linearised.clusters.attribute(
+            linearised.images, depth=depth, return_convergence_delta=True
+        )
+        assert maps.shape == (2, 1, side, side)
+        assert delta.abs().max() < 1e-4 * linearised.scale
 
 
-def test_kmex_fits_without_a_head(refused):
-    attribution = KMExAttribution(refused.model, refused.family.layers[-1], n_prototypes=1)
+def test_linearised_map_varies_and_says_what_it_leaves_over(linearised):
+    found = linearised.clusters.explain(linearised.images, depth=0)
+    assert found.head == "linearised"
+    assert found.attribution.std((2, 3)).min() > 1e-3 * found.attribution.abs().max()
+    if linearised.family.refusal == NORMALISATION:  # the scale held, these are affine
+        assert found.not_linear.abs().max() < 1e-3 * linearised.scale
+
+
+def test_kmex_fits_without_a_head(linearised):
+    attribution = KMExAttribution(linearised.model, linearised.family.layers[-1], n_prototypes=1)
     with pytest.warns(UserWarning, match="kept fewer than"):
-        attribution.fit([(refused.images, torch.tensor([0, 1]))], classes=[0, 1])
+        attribution.fit([(linearised.images, torch.tensor([0, 1]))], classes=[0, 1])
     maps, delta = attribution.attribute(
-        refused.images, target=[0, 1], return_convergence_delta=True
+        linearised.images, target=[0, 1], return_convergence_delta=True
     )
-    assert torch.equal(attribution.predict(refused.images), torch.tensor([0, 1]))
+    assert torch.equal(attribution.predict(linearised.images), torch.tensor([0, 1]))
     assert delta.abs().max() < 1e-4 * maps.abs().sum((1, 2, 3)).max()
 
 

@@ -261,7 +261,7 @@ def test_trace_takes_one_output_an_image_as_one_logit(images):
         (lambda p: p[:, :, None], r"\(12, 1, 1\)"),
         (lambda p: p[:5], r"\(5, 1\)"),
         (lambda p: p.sum(), r"\(\)"),
-        (lambda p: {"logits": p}, "dict"),
+        (lambda p: {"one": p, "other": p}, "dict"),
         (lambda p: (p, p), "tuple"),
     ],
     ids=["3d", "fewer", "scalar", "dict", "tuple"],

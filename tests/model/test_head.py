@@ -259,10 +259,6 @@ def max_pooled() -> nn.Module:
     return nn.Sequential(conv_relu(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(5, 4))
 
 
-def headless() -> nn.Module:
-    return nn.Sequential(conv_relu(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -271,9 +267,8 @@ def headless() -> nn.Module:
         (ClassToken, "it reads a class token, not a pooled map"),
         (softmax, "output is not the output of a linear layer .*'0.4'.*without softmax"),
         (max_pooled, "no module's map has its input as spatial mean .*AdaptiveMaxPool2d '1'"),
-        (headless, "output is not the output of a linear layer .*: none"),
     ],
-    ids=["mlp", "norm", "class_token", "softmax", "max_pooling", "no_linear_layer"],
+    ids=["mlp", "norm", "class_token", "softmax", "max_pooling"],
 )
 def test_head_that_is_not_affine_is_refused_with_its_reason(make, reason, x):
     with pytest.raises(HeadNotFoundError, match=reason):
@@ -476,32 +471,79 @@ def grouped() -> nn.Module:
     return nn.Sequential(conv_relu(1, 8), *tail)
 
 
-REFUSED = {  # what computes something else than its weights say, and the class that is named
-    "cosine": (lambda: tail_of(Cosine(5, 4)), "Cosine"),
-    "masked": (lambda: tail_of(Masked(5, 4)), "Masked"),
-    "adapted": (lambda: tail_of(Adapted(5, 4)), "Adapted"),
-    "hook": (lambda: tail_of(linear_with_hook(lambda _m, _i, out: 3 * out)), "Linear"),
-    "pre-hook": (lambda: tail_of(linear_with_hook(lambda _m, i: (i[0] * 2,), True)), "map"),
-    "strided": (lambda: convolution_of(nn.Conv2d(5, 4, 1, stride=2)), "Conv2d"),
-    "padded": (lambda: convolution_of(nn.Conv2d(5, 4, 1, padding=1)), "Conv2d"),
-    "strided-subclass": (lambda: convolution_of(Padded(5, 4, 1)), "Padded"),
-    "grouped": (grouped, "Conv2d"),
+OTHERWISE = {  # what computes something else than its weights say, affine all the same
+    "masked": lambda: tail_of(Masked(5, 4)),
+    "adapted": lambda: tail_of(Adapted(5, 4)),
+    "hook": lambda: tail_of(linear_with_hook(lambda _m, _i, out: 3 * out)),
+    "pre-hook": lambda: tail_of(linear_with_hook(lambda _m, i: (i[0] * 2,), True)),
+    "strided": lambda: convolution_of(nn.Conv2d(5, 4, 1, stride=2)),
+    "padded": lambda: convolution_of(nn.Conv2d(5, 4, 1, padding=1)),
+    "strided-subclass": lambda: convolution_of(Padded(5, 4, 1)),
+    "grouped": grouped,
 }
+REFUSED = {  # what is not affine, and the class that is named
+    "cosine": (lambda: tail_of(Cosine(5, 4)), "Cosine"),
+    "hook": (lambda: tail_of(linear_with_hook(lambda _m, _i, out: out.square())), "Linear"),
+    "pre-hook": (lambda: tail_of(linear_with_hook(lambda _m, i: (i[0].sin(),), True)), "map"),
+}
+otherwise = pytest.mark.parametrize("make", OTHERWISE.values(), ids=OTHERWISE)
 refused = pytest.mark.parametrize(("make", "kind"), REFUSED.values(), ids=REFUSED)
+
+
+def named_head(model: nn.Module) -> str:
+    return next(
+        n for n, m in reversed(list(model.named_modules())) if isinstance(m, (nn.Linear, nn.Conv2d))
+    )
+
+
+@otherwise
+@pytest.mark.parametrize("is_named", [False, True], ids=["found", "named"])
+def test_head_is_read_by_what_it_computes(make, is_named, x):
+    model = make().eval()
+    head = named_head(model) if is_named else None
+    plain = ClassifierPrototypes(model, head=head)
+    layers = LayerKMeansAttribution(model, ["0"], n_clusters=2, head=head)
+    with torch.no_grad():
+        logits = model(x)
+    for target in range(4):
+        for attribution in (plain, layers):
+            for _ in range(2):
+                maps, delta = attribution.attribute(x, target, return_convergence_delta=True)
+                assert delta.abs().max() < 1e-4 * logits.abs().max()
+        exported = plain.as_module(x, target=target)(x)
+        torch.testing.assert_close(exported["attribution"], plain.attribute(x, target))
+    assert maps[0].unique().numel() > 1
+
+
+@otherwise
+def test_head_that_is_affine_needs_no_ridge_head(make, x):
+    model = make().eval()
+    images, labels = x.repeat(4, 1, 1, 1) + 0.1 * torch.rand(12, 1, 9, 13), torch.arange(12) % 4
+    attribution = LayerKMeansAttribution(model, ["0"], n_prototypes=1).fit([(images, labels)])
+    assert attribution.bank_.surrogate is None
+    _, delta = attribution.attribute(images, target=2, return_convergence_delta=True)
+    assert delta.abs().max() < 1e-5
 
 
 @refused
 def test_head_that_computes_something_else_is_refused_by_name(make, kind, x):
     model = make().eval()
-    for attribution in (
-        ClassifierPrototypes(model),
-        LayerKMeansAttribution(model, ["0"], n_clusters=2),
-    ):
-        for _ in range(2):
-            with pytest.raises(ValueError, match=kind):
-                attribution.attribute(x)
+    attribution = ClassifierPrototypes(model)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=kind):
+            attribution.attribute(x)
     with pytest.raises(HeadNotFoundError, match=kind):
         ClassifierPrototypes(model).as_module(x)
+
+
+@refused
+def test_head_that_computes_something_else_is_linearised_at_once(make, kind, x):
+    model = make().eval()
+    attribution = LayerKMeansAttribution(model, ["0"], n_clusters=2)
+    for _ in range(2):
+        found = attribution.explain(x)
+        assert found.head == "linearised"
+        assert found.delta.abs().max() < 1e-5
 
 
 @refused
@@ -520,11 +562,8 @@ def test_head_that_computes_something_else_gets_a_ridge_head_by_a_fit(make, kind
 @refused
 def test_head_named_by_the_user_must_compute_what_its_weights_say(make, kind, x):
     model = make().eval()
-    name = next(
-        n for n, m in reversed(list(model.named_modules())) if isinstance(m, (nn.Linear, nn.Conv2d))
-    )
     with pytest.raises(HeadNotFoundError, match=kind):
-        ClassifierPrototypes(model, head=name).attribute(x)
+        ClassifierPrototypes(model, head=named_head(model)).attribute(x)
 
 
 @pytest.mark.parametrize(
@@ -554,8 +593,9 @@ def test_a_large_bias_does_not_hide_a_wrong_head(factor, x):
         model[0][0].bias.mul_(factor)
         model[3].weight[0, 0] = -1
         model[3].bias.fill_(factor * 50)
-    with pytest.raises(HeadNotFoundError, match="Masked"):
-        ClassifierPrototypes(model).attribute(x)
+        expected = (model[0](x) * model[3].weight[0].clamp_min(0)[:, None, None]).sum(1) / 117
+    maps = ClassifierPrototypes(model).attribute(x, 0)[:, 0]
+    assert (maps - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def test_every_image_of_a_batch_is_held_to_its_own_scale(x):

@@ -422,6 +422,7 @@ class MLP(nn.Module):
 
 def test_surrogate_states_its_r2_and_what_it_misses(images, labels, report):
     attr = LayerKMeansAttribution(MLP().eval(), [f"body.{name}" for name in LAYERS])
+    attr.surrogate = "ridge"
     with pytest.raises(NotFittedError, match="surrogate"):
         report(attr, list(images))
     attr.n_prototypes = 1
@@ -434,6 +435,19 @@ def test_surrogate_states_its_r2_and_what_it_misses(images, labels, report):
         found = image["depths"][0]
         total = decoded(found["evidence"], "f8", 3, -1)[0].sum() + image["bias"][0]
         assert total - image["output"][0] == pytest.approx(float(expected.delta[i]), abs=1e-5)
+
+
+def test_linearised_tail_states_what_it_leaves_over(images, report):
+    attr = LayerKMeansAttribution(MLP().eval(), [f"body.{name}" for name in LAYERS], n_clusters=3)
+    page = report(attr, list(images[:3]))
+    expected = attr.explain(images[:3])
+    for i in range(3):
+        image = page.data[f"image-{i}"]
+        found = image["depths"][0]
+        segments = len(found["prototypes"])
+        parts = decoded(found["evidence"], "f8", -1, segments)[0].sum() + image["bias"][0]
+        assert image["notLinear"][0] == float(expected.not_linear[i])
+        assert parts + image["notLinear"][0] == pytest.approx(image["output"][0], abs=1e-5)
 
 
 def test_provenance_tells_fit_and_versions(fitted, images, report):

@@ -29,8 +29,9 @@ function ledgerTable(sums, act) {
 }
 
 const asked = () => className(state.target) + (state.against === null ? "" : `, not ${className(state.against)}`);
+const parts = (sums) => (sums.notLinear === null ? "bias" : "bias + not linear");
 const question = (sums) =>
-  `Why \u201c${asked()}\u201d: bias + segments = ${state.against === null ? "logit" : "difference"} ${fixed(sums.output)}`;
+  `Why \u201c${asked()}\u201d: ${parts(sums)} + segments = ${state.against === null ? "logit" : "difference"} ${fixed(sums.output)}`;
 
 function segmentButton(found, s, act) {
   const name = report.isFitted ? prototypeName(state.depth, found.prototypes[s]) : `segment ${s + 1}`;
@@ -43,7 +44,9 @@ function segmentButton(found, s, act) {
 const moreButton = (text, act) => make("button", { type: "button", class: "more", click: act }, text);
 
 function ledgerBody(lines, sums, collapse) {
-  const all = [{ value: sums.bias, share: null, label: "bias", kind: "total" }, ...lines];
+  const all = [{ value: sums.bias, share: null, label: "bias", kind: "total" }];
+  if (sums.notLinear !== null) all.push({ value: sums.notLinear, share: null, label: "not linear", kind: "remainder" });
+  all.push(...lines);
   let level = 0;
   const steps = all.map((line) => [level, (level += line.value)]);
   const low = Math.min(0, ...steps.flat()), high = Math.max(0, ...steps.flat());
@@ -74,6 +77,6 @@ function ledgerFoot(sums, remainder) {
     make("th", { scope: "row", colspan: 2 }, label), make("td", { class: "number", id }, fixed(value)), make("td", {}));
   const complete = Math.abs(remainder) < VISIBLE;
   return make("tfoot", {},
-    line(complete ? "bias + all segments" : "all of the lines", complete ? sums.total : sums.total + remainder, "ledger-sum"),
+    line(complete ? `${parts(sums)} + all segments` : "all of the lines", complete ? sums.total : sums.total + remainder, "ledger-sum"),
     line(state.against === null ? "the model\u2019s logit" : "difference of the logits", sums.output, "ledger-output"));
 }

@@ -62,7 +62,8 @@ function innerPoints(at, height, width, count) {
   return best;
 }
 
-// What is asked of an image: evidence by segment, bias and logit; a contrast is a difference.
+// What is asked of an image: evidence by segment, bias, what a linearisation leaves over, and
+// logit; a contrast is a difference.
 function account(i, depth, target, against) {
   const image = imageOf(i), found = atDepth(`${i}/${depth}`);
   const t = image.targets.indexOf(target), c = image.targets.indexOf(against);
@@ -70,11 +71,12 @@ function account(i, depth, target, against) {
   const less = (values) => values[t] - (c < 0 ? 0 : values[c]);
   const evidence = minus(found.evidence);
   const bias = less(image.bias);
+  const notLinear = image.notLinear === null ? null : less(image.notLinear);
   const order = evidence.map((_, s) => s).sort((a, b) => Math.abs(evidence[b]) - Math.abs(evidence[a]));
   return {
-    evidence, bias, order,
+    evidence, bias, notLinear, order,
     output: less(image.output),
-    total: evidence.reduce((sum, value) => sum + value, bias),
+    total: evidence.reduce((sum, value) => sum + value, bias + (notLinear ?? 0)),
     map: found.maps ? minus(found.maps) : Array.from(found.cells, (s) => evidence[s] / (found.area[s] * found.cells.length)),
   };
 }
