@@ -23,10 +23,11 @@ class Measured:
     Attributes:
         at: Where parts are removed: ``"input"``, in the pixels, or a layer through which all of
             the image passes, in its features; what stands before the layer then runs once.
-            ``None``: the shallowest explained layer, and the pixels of images of up to 64.
+            ``None``: in images of up to 64 the pixels, in larger ones the deepest explained
+            layer with at least 100 cells, or else the shallowest.
         baseline: What stands in place of what was removed: ``"mean"`` of the image's features
             or colours, ``"blur"``, ``"zero"``, a tensor (1, D, h, w) of your own, or several of
-            them, whose outputs are averaged.
+            them, whose outputs are averaged; of the minimal segments the first decides.
         passes: ``"full"``, three partitions, or ``"half"``, two.
         perturbations_per_eval: Images with parts removed that the model gets at a time.
         show_progress: Show a progress bar.

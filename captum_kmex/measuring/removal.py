@@ -40,18 +40,18 @@ class Remover:
         Args:
             kept: Cells kept each time, boolean tensor (M, *grid), on any grid.
         """
-        return torch.stack([self._filled(kept, blank) for blank in self._blanks])
+        return torch.stack([self._filled(kept, blank, self.advance) for blank in self._blanks])
 
     def first(self, kept: Tensor) -> Tensor:
-        """Return the logits (M, J) for the first fill alone."""
-        return self._filled(kept, self._blanks[0])
+        """Return the logits (M, J) for the first fill alone, which no progress counts."""
+        return self._filled(kept, self._blanks[0], lambda _: None)
 
-    def _filled(self, kept: Tensor, blank: Tensor) -> Tensor:
+    def _filled(self, kept: Tensor, blank: Tensor, advance: Callable[[int], object]) -> Tensor:
         features, found = self.cut.features, []
         for some in kept.split(self.options.perturbations_per_eval):
             masks = _masks(some.to(features), features.shape[2:])
             found.append(self.cut.logits(torch.lerp(blank, features, masks)).cpu().double())
-            self.advance(len(some))
+            advance(len(some))
         return torch.cat(found)
 
     @cached_property
