@@ -24,11 +24,11 @@ class Measured:
         at: Where parts are removed: ``"input"``, in the pixels, or a layer through which all of
             the image passes, in its features; what stands before the layer then runs once.
             Several places one after the other, whose outputs are averaged, cost more and are a
-            little more faithful. ``None``: the deepest explained layer with a hundred cells or
-            more, and the pixels of images of up to 64.
+            little more faithful. ``None``: in images of up to 64 the pixels, in larger ones the
+            deepest explained layer with at least 100 cells, or else the shallowest.
         baseline: What stands in place of what was removed: ``"mean"`` of the image's features
             or colours, ``"blur"``, ``"zero"``, a tensor (1, D, h, w) of your own, or several of
-            them, whose outputs are averaged.
+            them, whose outputs are averaged; of the minimal segments the first decides.
         passes: ``"full"``, three partitions, or ``"half"``, two.
         perturbations_per_eval: Images with parts removed that the model gets at a time.
         show_progress: Show a progress bar.

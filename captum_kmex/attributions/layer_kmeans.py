@@ -162,8 +162,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
 
         Returns:
             Float tensor (N, 1, h, w), and with ``return_convergence_delta`` a float tensor
-            (N,): sum of the map plus bias minus the model's logit; what a linearisation leaves
-            over counts like the bias.
+            (N,): sum of the map plus bias (of measured evidence, the logit with everything
+            removed), plus what a linearisation leaves over, minus the model's logit.
 
         Raises:
             NotFittedError: The model has no head that can be read or linearised, and ``fit`` has
@@ -180,7 +180,9 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             measure = self._measuring(explainer, images, additional_forward_args, evidence)
             found = measure(question, start, how)
             maps = finish_map(found.density, images[0], upsample, sums=True)
-            return (maps, found.delta(maps)) if return_convergence_delta else maps
+            if not return_convergence_delta:
+                return maps
+            return maps, found.delta(maps, question.output(explainer.logits))
         with plain_arithmetic(images[0]):
             density = explainer.density(question, start, how)
             maps = finish_map(density, images[0], upsample, sums=units == "logit")
@@ -202,7 +204,10 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         *,
         contrast: Target = None,
     ) -> Tensor:
-        """Return sum of the maps plus bias minus logit (N,), for maps in logit units."""
+        """Return sum of the maps plus bias minus logit (N,), for allocated maps in logit units.
+
+        Of measured ones ``attribute(..., return_convergence_delta=True)`` tells.
+        """
         at_input = attribute_to_layer_input or (self.is_fitted and self.bank_.at_input)
         explainer = self._explainer(check_inputs(inputs), additional_forward_args, at_input)
         question = explainer.question(target, contrast)

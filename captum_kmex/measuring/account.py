@@ -63,7 +63,7 @@ def image_account(
     chances = torch.stack([question.probability(of_fill) for of_fill in logits]).mean(0)
     total, chance = values[1] - values[0], chances[1] - chances[0]
     prior = shared_out(total, allocated)
-    if chance >= _TELLING:
+    if chance.abs() >= _TELLING and chance * total > 0:
         likely = shared_out(chance, allocated)
         likely = design.posterior(likely, chances[2:] - chances[0], chance, _CHANCE_NOISES).mean
         prior = (prior + likely * (total / chance)) / 2

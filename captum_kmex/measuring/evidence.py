@@ -55,15 +55,11 @@ class MeasuredEvidence:
     @property
     def baseline(self) -> Tensor:
         """What the model gives each image with everything removed (N,)."""
-        return self._of_accounts("baseline")
+        return torch.stack([account.baseline for account in self.accounts]).to(self.density)
 
-    def delta(self, maps: Tensor) -> Tensor:
-        """Return what maps miss (N,): their sum plus baseline minus output."""
-        return maps.flatten(1).sum(1) + self.baseline - self._of_accounts("output")
-
-    def _of_accounts(self, name: str) -> Tensor:
-        values = [getattr(account, name) for account in self.accounts]
-        return torch.stack(values).to(self.density)
+    def delta(self, maps: Tensor, output: Tensor) -> Tensor:
+        """Return what maps miss (N,): their sum plus baseline minus the model's output (N,)."""
+        return maps.flatten(1).sum(1) + self.baseline - output
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,8 +33,8 @@ def allocated_maps(
 
 
 def shared_out(total: Tensor, shares: Tensor) -> Tensor:
-    """Share a total () out by the positive part of some numbers (P,); evenly if none is."""
-    positive = shares.clamp_min(0)
-    if not positive.sum() > 0:
-        positive = torch.ones_like(positive)
-    return positive * (total / positive.sum())
+    """Share a total () out by those of some numbers (P,) that have its sign; evenly if none has."""
+    own = (-shares if total < 0 else shares).clamp_min(0)
+    if not own.sum() > 0:
+        own = torch.ones_like(own)
+    return own * (total / own.sum())

@@ -40,18 +40,20 @@ class Remover:
         Args:
             kept: Cells kept each time, boolean tensor (M, *grid), on any grid.
         """
-        return torch.stack([self._run(kept, cut, blank) for cut, blank in self._ways])
+        return torch.stack([self._run(kept, *way, self.advance) for way in self._ways])
 
     def first(self, kept: Tensor) -> Tensor:
-        """Return the logits (M, J) for the first place and fill alone."""
-        return self._run(kept, *self._ways[0])
+        """Return the logits (M, J) for the first place and fill alone, which no progress counts."""
+        return self._run(kept, *self._ways[0], lambda _: None)
 
-    def _run(self, kept: Tensor, cut: Cut, blank: Tensor) -> Tensor:
+    def _run(
+        self, kept: Tensor, cut: Cut, blank: Tensor, advance: Callable[[int], object]
+    ) -> Tensor:
         features, found = cut.features, []
         for some in kept.split(self.options.perturbations_per_eval):
             masks = _masks(some.to(features), features.shape[2:])
             found.append(cut.logits(torch.lerp(blank, features, masks)).cpu().double())
-            self.advance(len(some))
+            advance(len(some))
         return torch.cat(found)
 
     @cached_property

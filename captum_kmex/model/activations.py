@@ -178,8 +178,9 @@ def trace(
     images = inputs[0]
     are_there = needs_logits or has_logits(output, images)
     nothing = torch.zeros(len(images), 1, device=images.device)
+    logits = as_logits(output, images) if are_there else nothing
     return Trace(
-        logits=logits_of(output, images) if are_there else nothing,
+        logits=_plain(logits),
         features=features,
         entering=entered,
         order=tuple(recorder.counts),
@@ -245,7 +246,11 @@ def logits_of(output: object, images: Tensor) -> Tensor:
     Raises:
         ValueError: There are none for these images, or they hold NaN or Inf.
     """
-    logits = as_logits(output, images).detach()
+    return _plain(as_logits(output, images))
+
+
+def _plain(logits: Tensor) -> Tensor:
+    logits = logits.detach()
     if not is_finite(logits):
         raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from captum_kmex.model.activations import layer_name, logits_of, output_of
+from captum_kmex.model.hooks import coarser
 
 __all__ = ["Cut"]
 
@@ -31,17 +33,14 @@ class Cut:
     inputs: tuple[Tensor, ...]
     args: tuple[object, ...] = ()
     layer: str | None = None
-    channels: int = field(default=1)
+    channels: int = 1
 
     @cached_property
     def features(self) -> Tensor:
         """The image's features there (1, D, *grid); its pixels at the input."""
         if self.layer is None:
-            return self.inputs[0]
-        found: list[Tensor] = []
-        with self._at_layer(lambda value: found.append(value)):
-            output_of(self.model, (*self.inputs, *self.args))
-        return found[0].movedim(self.channels, 1)
+            return self.inputs[0].detach()
+        return self._read()[0]
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits (M, J) that the model gives other features (M, D, *grid).
@@ -51,11 +50,11 @@ class Cut:
         count = len(features)
         if self.layer is None:
             others = (_repeated(value, count) for value in (*self.inputs[1:], *self.args))
-            return logits_of(output_of(self.model, (features, *others)), count)
+            return logits_of(output_of(self.model, (features, *others)), features)
         native = features.movedim(1, self.channels)
         with self._at_layer(lambda value: native.to(value.dtype)):
             output = output_of(self.model, (*self.inputs, *self.args))
-        return logits_of(output, count)
+        return logits_of(output, features)
 
     def check(self) -> None:
         """Raise ``ValueError`` unless all of the image passes this place.
@@ -64,17 +63,24 @@ class Cut:
         """
         if self.layer is None:
             return
-        picture = self.inputs[0]
-        other = Cut(self.model, (_other(picture), *self.inputs[1:]), self.args, self.layer)
-        other = Cut(other.model, other.inputs, other.args, self.layer, self.channels)
+        features, wanted = replace(self, inputs=(_other(self.inputs[0]), *self.inputs[1:]))._read()
         try:
-            got = self.logits(other.features.expand(2, *other.features.shape[1:]))
+            got = self.logits(torch.cat([features, features]))
         except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError(self._refusal("the model fails with other features there")) from error
-        wanted = logits_of(output_of(self.model, (*other.inputs, *self.args)), 1)
-        scale = wanted.abs().max().clamp_min(1e-6)
-        if float((got - wanted).abs().max() / scale) > _CLOSE:
+        close = max(_CLOSE, _ROUNDINGS * torch.finfo(coarser(features.dtype, got.dtype)).eps)
+        if float((got - wanted).abs().max()) > close * float(wanted.abs().max().clamp_min(1e-6)):
             raise ValueError(self._refusal("something of the image goes around it"))
+
+    def _read(self) -> tuple[Tensor, Tensor]:
+        """Return the features and the logits (1, J) of the image."""
+        found: list[Tensor] = []
+        # a copy: what follows may work in place
+        with self._at_layer(lambda value: found.append(value.clone())):
+            output = output_of(self.model, (*self.inputs, *self.args))
+        if not found:
+            raise ValueError(self._refusal("it does not run"))
+        return found[0].movedim(self.channels, 1), logits_of(output, self.inputs[0])
 
     def _refusal(self, why: str) -> str:
         return (
@@ -84,14 +90,17 @@ class Cut:
 
     @contextmanager
     def _at_layer(self, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-        """Call something with the layer's output, which it may replace, while the model runs."""
-        name = layer_name(self.model, self.layer or "")
+        """Call something with the layer's output, which it may replace, in this thread's runs."""
+        thread = threading.get_ident()
 
         def hook(_: nn.Module, args: object, output: object) -> Tensor | None:  # noqa: ARG001
+            if threading.get_ident() != thread:
+                return None
             if not isinstance(output, Tensor) or output.ndim != self.inputs[0].ndim:
                 raise ValueError(self._refusal("it returns no map"))
             return change(output)
 
+        name = layer_name(self.model, self.layer or "")
         handle = self.model.get_submodule(name).register_forward_hook(hook)
         try:
             yield
@@ -100,6 +109,7 @@ class Cut:
 
 
 _CLOSE = 1e-3  # of the largest logit
+_ROUNDINGS = 8  # of the coarsest type on the way, that may be more
 
 
 def _repeated(value: object, count: int) -> object:
@@ -110,6 +120,11 @@ def _repeated(value: object, count: int) -> object:
 
 
 def _other(picture: Tensor) -> Tensor:
-    """Return another picture of the same range: mirrored in all dimensions, and paler."""
-    mirrored = picture.flip(tuple(range(2, picture.ndim)))
-    return torch.lerp(mirrored.mean().expand_as(mirrored), mirrored, 0.5)
+    """Return another picture: mirrored in all dimensions, paler, and brighter to one end.
+
+    So it differs also from a picture that is flat or its own mirror image, and in its mean.
+    """
+    mirrored = picture.detach().flip(tuple(range(2, picture.ndim)))
+    spread = mirrored.amax() - mirrored.amin()
+    light = torch.linspace(0, 1, picture.shape[-1]).to(picture) * spread.where(spread > 0, 1)
+    return 0.5 * (mirrored + light)
