@@ -6,7 +6,7 @@ on the path: ``PYTHONPATH=. python docs/make_gallery.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -75,6 +75,7 @@ def photographs() -> Iterator[Drawing]:
         "Grad-CAM": LayerGradCam(net, net.bn2).attribute(x, target),
         "input x gradient": InputXGradient(net).attribute(x.clone().requires_grad_(), target),
     }
+    yield from measured(net, names, inputs, classes)
     labels = [classes[c] for c in target.tolist()]
     yield "methods", plot_methods(x, maps, names=labels)[0]
     figure, axes = plt.subplots(1, 4, figsize=(8.8, 2.5), layout="constrained")
@@ -82,6 +83,23 @@ def photographs() -> Iterator[Drawing]:
         where = {"plt_fig_axis": (figure, ax), "method": method, "title": method}
         visualize_image_attr(maps["LayerKMeans"], x, 1, **where)
     yield "captum", figure
+
+
+def measured(
+    net: torch.nn.Module, names: Sequence[str], inputs: torch.Tensor, classes: Sequence[str]
+) -> Iterator[Drawing]:
+    """Draw evidence that is allocated beside evidence that is measured."""
+    attr = LayerKMeansAttribution(net, PHOTO_LAYERS)
+    x = inputs[[names.index(name) for name in ("cameraman", "chelsea", "coffee", "rocket")]]
+    target = net(x).argmax(1)
+    maps = {
+        "Grad-CAM": LayerGradCam(net, net.bn2).attribute(x, target),
+        "allocated: one pass": attr.attribute(x, target),
+        "measured: 142 removals": attr.attribute(x, target, evidence="measured"),
+    }
+    yield "measured", plot_methods(x, maps, names=[classes[c] for c in target.tolist()])[0]
+    result = attr.explain(x[:1], evidence="measured")
+    yield "panel-measured", result.plot(class_names=classes)[0]
 
 
 def small_pictures() -> Iterator[Drawing]:

@@ -48,6 +48,6 @@ PRESETS = {
             64, 24, 10, 3_000, 2_000, (0, 1), 3_000,
         ),
         # maps that cost many passes beside those that cost one, enough images for intervals
-        Preset("faithful", ("natural",), 48, 48, 9, None, None, (0,), 10_000),
+        Preset("faithful", ("natural",), 48, 192, 18, None, None, (0,), 10_000),
     )
 }  # fmt: skip
