@@ -14,6 +14,7 @@ __all__ = ["Call", "CallLog", "MapMoments", "Record", "is_linear", "moments"]
 
 _MAPS_KEPT = 3  # the tap is hardly ever an earlier one
 _SMALL = 16  # a map this many times smaller than the largest is copied, others are only held
+_WHOLE = 65_536  # values of a map that is not worth cutting
 _PARTS = (4, 8)  # into how many a map is cut to take its moments, by images and by channels
 
 
@@ -41,8 +42,9 @@ class MapMoments:
     @classmethod
     def of(cls, grid: Tensor) -> MapMoments:
         """Take the moments of a map (N, D, H, W), a part of it at a time."""
+        parts = _PARTS if grid.numel() > _WHOLE else (1, 1)
         images, channels = (
-            max(1, -(-size // parts)) for size, parts in zip(grid.shape[:2], _PARTS, strict=True)
+            max(1, -(-size // count)) for size, count in zip(grid.shape[:2], parts, strict=True)
         )
         found = [
             [_both_moments(part.flatten(2)) for part in some.split(channels, 1)]
