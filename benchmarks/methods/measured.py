@@ -97,16 +97,16 @@ class Rise(Method):
         grown = F.interpolate(coarse, (side + cell, side + cell), mode="bilinear")
         shifts = torch.randint(cell, (len(grown), 2), generator=dice).tolist()
         pairs = zip(grown, shifts, strict=True)
-        self._masks = torch.stack([m[:, a : a + side, b : b + side] for m, (a, b) in pairs])
+        self.masks = torch.stack([m[:, a : a + side, b : b + side] for m, (a, b) in pairs])
 
     @torch.no_grad()
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return torch.stack([self._one(x, t) for x, t in zip(inputs, targets, strict=True)])
 
     def _one(self, image: Tensor, target: Tensor) -> Tensor:
-        parts = [self._model(image * some).softmax(1) for some in self._masks.split(_AT_ONCE)]
+        parts = [self._model(image * some).softmax(1) for some in self.masks.split(_AT_ONCE)]
         weights = torch.cat(parts)[:, target]
-        return torch.einsum("m,mhw->hw", weights, self._masks[:, 0]) / weights.sum()
+        return torch.einsum("m,mhw->hw", weights, self.masks[:, 0]) / weights.sum()
 
 
 METHODS: dict[str, Callable[[], Method]] = {

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from skimage.segmentation import slic
+from torch import Tensor
+
+from benchmarks.measures.formulas.toy import linear_net, task_of
+from benchmarks.methods.measured import METHODS, Rise
+from benchmarks.methods.systems.tiny_resnet_task import tiny_resnet_task
+from benchmarks.quality.task import Sample, Task
+
+TARGETS = torch.tensor([0, 2])
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return tiny_resnet_task(channels=3)
+
+
+def _task(weight: Tensor, images: Tensor) -> Task:
+    """A network of one linear layer, and its images."""
+    sample = Sample(images, torch.zeros(len(images)).long())
+    return replace(task_of(linear_net(weight), 2), sample=lambda *_: sample)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_picture_has_one_map_whatever_is_explained_with_it(name: str, task: Task) -> None:
+    method, images = METHODS[name](), task.sample("test", 2).inputs
+    method.fit(task, 0)
+    both = method.maps(images, TARGETS)
+    assert both.isfinite().all()
+    assert (both.flatten(1).std(1) > 0).all()
+    torch.testing.assert_close(method.maps(images[1:], TARGETS[1:]), both[1:])
+
+
+def test_rise_is_the_mean_of_the_masks_weighted_by_the_probability() -> None:
+    random = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(n, 1, 14, 14, generator=random) for n in (2, 1))
+    task, rise = _task(weight, x), Rise(20)
+    rise.fit(task, 0)
+    found = rise.maps(x[:1], torch.tensor([1]))[0]
+    masks = rise.masks[:, 0]
+    chances = torch.stack([task.model(x[:1] * mask).softmax(1)[0, 1] for mask in masks])
+    expected = sum(c * mask for c, mask in zip(chances, masks, strict=True)) / chances.sum()
+    torch.testing.assert_close(found, expected)
+    assert masks.min() >= 0
+    assert masks.max() <= 1
+
+
+def test_kernel_shap_of_a_linear_network_is_what_each_superpixel_adds() -> None:
+    random = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(n, 1, 12, 12, generator=random) for n in (2, 1))
+    task, method = _task(weight, x), METHODS["KernelShap on superpixels"]()
+    method.fit(task, 0)
+    found = method.maps(x[:1], torch.tensor([0]))[0]
+    mask = torch.from_numpy(slic(x[0].permute(1, 2, 0).double().numpy(), 50, start_label=0))
+    for part in mask.unique():
+        inside = mask == part
+        added = float((x[0, 0] * weight[0, 0])[inside].sum())
+        assert float(found[inside].sum()) == pytest.approx(added, abs=1e-2)
