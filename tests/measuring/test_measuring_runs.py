@@ -91,7 +91,7 @@ def test_fills_multiply_the_passes_and_images_add_up():
 
 @pytest.mark.parametrize("at", ["input", "stage2"])
 def test_same_image_has_the_same_map_in_any_batch(at):
-    attr, x = LayerKMeansAttribution(make_net().double(), LAYERS), drawn(4).double()
+    attr, x = LayerKMeansAttribution(make_net().double(), LAYERS), drawn(3, (12, 12)).double()
     options = Measured(at=at)
     together = attr.attribute(x, 1, evidence=options)
     assert torch.equal(together, attr.attribute(x, 1, evidence=options))
