@@ -2,97 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
+from dense import Game
 
 from captum_kmex.measuring.kernel import FeatureKernel
 from captum_kmex.measuring.parts import coalitions, patches
 from captum_kmex.measuring.posterior import Design
 
 GRID = (6, 5)
-CELLS, OFFSET, EXACT = 30, 10.0, 1e-10
+CELLS = 30
 NOISES = (1e-6, 1e-2, 10.0)
 
 
-@dataclass
-class Game:
-    """What was measured of an image, dense."""
-
-    sums: np.ndarray
-    kinds: np.ndarray
-    kernel: np.ndarray
-    mean: np.ndarray
-    values: np.ndarray
-    total: float
-
-    @classmethod
-    def drawn(cls, seed: int, noise: float) -> Game:
-        rng = np.random.default_rng(seed)
-        labels = torch.from_numpy(rng.integers(0, 5, GRID))
-        removal = coalitions([labels, patches(GRID)])
-        rows = torch.from_numpy(rng.normal(size=(CELLS, 4)))
-        kernel = FeatureKernel.of(rows, GRID, 0.8, 0.3, 0.01)(torch.eye(CELLS).double()).numpy()
-        sums, kinds = removal.kept[2:].flatten(1).double().numpy(), removal.kinds.numpy()
-        truth = np.linalg.cholesky(kernel) @ rng.normal(size=CELLS) * 3
-        values = sums @ truth + np.array([2.0, -1.5])[kinds]
-        values += 3 * noise**0.5 * rng.normal(size=len(values))
-        mean = rng.normal(size=CELLS)
-        return cls(sums, kinds, kernel, mean + (truth.sum() - mean.sum()) / CELLS, values,
-                   float(truth.sum()))  # fmt: skip
-
-    def design(self) -> Design:
-        kernel = torch.from_numpy(self.kernel)
-        sums, kinds = torch.from_numpy(self.sums), torch.from_numpy(self.kinds)
-        return Design(sums, kinds, lambda columns: kernel @ columns)
-
-    def given(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return tuple(torch.tensor(x, dtype=torch.float64) for x in (self.mean, self.values, self.total))
-
-    def joint(self, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the covariance of cells and offsets, what is observed of them, and the noise."""
-        prior = np.zeros((CELLS + 2, CELLS + 2))
-        prior[:CELLS, :CELLS] = self.kernel
-        prior[CELLS:, CELLS:] = OFFSET * np.eye(2)
-        seen = np.zeros((len(self.values) + 1, CELLS + 2))
-        seen[:-1, :CELLS], seen[-1, :CELLS] = self.sums, 1
-        seen[:-1, CELLS:] = np.eye(2)[self.kinds]
-        variances = np.full(len(seen), noise)
-        variances[-1] = EXACT * (seen[-1] @ prior @ seen[-1])
-        return prior, seen, variances
-
-    def conditioned(self, noise: float) -> tuple[np.ndarray, np.ndarray, float, float]:
-        """Return posterior mean, covariance, scale, and log likelihood at the best scale."""
-        prior, seen, variances = self.joint(noise)
-        system = seen @ prior @ seen.T + np.diag(variances)
-        missed = np.append(self.values, self.total) - seen[:, :CELLS] @ self.mean
-        gain = prior @ seen.T @ np.linalg.inv(system)
-        scale = missed @ np.linalg.solve(system, missed) / len(missed)
-        likelihood = -0.5 * len(missed) * np.log(scale) - 0.5 * np.linalg.slogdet(system)[1]
-        covariance = scale * (prior - gain @ seen @ prior)
-        mean = self.mean + (gain @ missed)[:CELLS]
-        return mean, covariance[:CELLS, :CELLS], scale, likelihood
+def drawn(seed: int, noise: float) -> Game:
+    """Return a game as the process itself would draw it, with a prior mean beside the truth."""
+    rng = np.random.default_rng(seed)
+    removal = coalitions([torch.from_numpy(rng.integers(0, 5, GRID)), patches(GRID)])
+    rows = torch.from_numpy(rng.normal(size=(CELLS, 4)))
+    kernel = FeatureKernel.of(rows, GRID, 0.8, 0.3, 0.01)(torch.eye(CELLS).double()).numpy()
+    sums, kinds = removal.kept[2:].flatten(1).double().numpy(), removal.kinds.numpy()
+    truth = np.linalg.cholesky(kernel) @ rng.normal(size=CELLS) * 3
+    values = sums @ truth + np.array([2.0, -1.5])[kinds]
+    values += 3 * noise**0.5 * rng.normal(size=len(values))
+    mean, total = rng.normal(size=CELLS), float(truth.sum())
+    return Game(sums, kinds, kernel, mean + (total - mean.sum()) / CELLS, values, total)
 
 
 @pytest.mark.parametrize("noise", [1e-2, 10.0], ids=str)
 def test_posterior_is_that_of_a_dense_process(noise):
-    game = Game.drawn(0, noise)
+    game = drawn(0, noise)
     found = game.design().posterior(*game.given(), [noise])
-    mean, covariance, scale, _ = game.conditioned(noise)
+    mean, _ = game.known(np.eye(CELLS, CELLS + 2), noise)
     assert np.allclose(found.mean.numpy(), mean, atol=1e-6 * abs(mean).max())
-    assert float(found.scale) == pytest.approx(scale, rel=1e-6)
-    parts = torch.arange(5)
-    wanted = game.sums[:5] @ covariance @ game.sums[:5].T
-    assert np.allclose(found.covariance(parts).numpy(), wanted, atol=1e-6 * wanted.max())
+    assert float(found.scale) == pytest.approx(game.scale(noise), rel=1e-6)
+    parts = np.hstack([game.sums[:5], np.zeros((5, 2))])  # their evidence, without an offset
+    _, covariance = game.known(parts, noise)
+    given = found.covariance(torch.arange(5)).numpy()
+    assert np.allclose(given, covariance, atol=1e-6 * covariance.max())
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("noise", NOISES, ids=str)
 def test_likeliest_noise_is_taken(seed, noise):
-    game = Game.drawn(seed, noise)
-    best = max(NOISES, key=lambda n: game.conditioned(n)[3])
+    game = drawn(seed, noise)
+    best = max(NOISES, key=game.likelihood)
     found = game.design().posterior(*game.given(), NOISES)
     alone = game.design().posterior(*game.given(), [best])
     assert torch.equal(found.mean, alone.mean)
@@ -100,14 +55,14 @@ def test_likeliest_noise_is_taken(seed, noise):
 
 
 def test_total_is_exact_whatever_the_noise():
-    game = Game.drawn(1, 1.0)
+    game = drawn(1, 1.0)
     for noise in NOISES:
         found = game.design().posterior(*game.given(), [noise])
         assert float(found.mean.sum()) == pytest.approx(game.total, abs=1e-12)
 
 
 def test_offsets_of_a_kind_do_not_move_the_map():
-    game = Game.drawn(2, 1e-2)
+    game = drawn(2, 1e-2)
     plain = game.design().posterior(*game.given(), [1e-6]).mean
     game.values = game.values + np.array([4.0, -7.0])[game.kinds]
     moved = game.design().posterior(*game.given(), [1e-6]).mean
@@ -115,7 +70,7 @@ def test_offsets_of_a_kind_do_not_move_the_map():
 
 
 def test_nothing_missed_changes_nothing():
-    game = Game.drawn(3, 1e-2)
+    game = drawn(3, 1e-2)
     values = game.sums @ game.mean
     mean, total = torch.tensor(game.mean), torch.tensor(game.mean.sum())
     found = game.design().posterior(mean, torch.tensor(values), total, NOISES)
