@@ -74,9 +74,7 @@ def test_free_truth_at_the_tap(pooled):
 
 @pytest.mark.parametrize("fill", ["zero", "mean"])
 def test_additive_game_is_measured_exactly(pooled, fill):
-    rows = pooled.attr.explain(
-        pooled.x, 1, evidence=Measured(at="stage3", baseline=fill)
-    ).ledger[0]
+    rows = pooled.attr.explain(pooled.x, 1, evidence=Measured(at="stage3", baseline=fill)).ledger[0]
     mean = pooled.tap.mean((2, 3), keepdim=True).expand_as(pooled.tap)
     truth = pooled.left_out(mean if fill == "mean" else torch.zeros_like(mean))
     slack = 1e-4 * abs(truth).max()

@@ -51,7 +51,10 @@ def adds_up(attr, x, target=None, evidence: str | Measured = HALF, **options) ->
         x, target, evidence=evidence, return_convergence_delta=True, **options
     )
     sums = torch.stack(
-        [result.attribution.new_tensor([row.evidence for row in rows]).sum() for rows in result.ledger]
+        [
+            result.attribution.new_tensor([row.evidence for row in rows]).sum()
+            for rows in result.ledger
+        ]
     )
     return (
         torch.equal(maps, result.attribution)

@@ -46,7 +46,7 @@ def by_hand(machine: Machine, order: list[int], says) -> Minimal:
 def test_segments_are_the_shortest_prefixes(seed, kind):
     machine = Machine(seed, 1 if kind == "single" else 4)
     whole = machine.of(NUMBERS.tolist())
-    first, second = (whole[0].sort(descending=True)[1][[0, -1]] if kind != "single" else (0, 0))
+    first, second = whole[0].sort(descending=True)[1][[0, -1]] if kind != "single" else (0, 0)
     contrast = second[None] if kind == "contrast" else None
     question = Question(torch.as_tensor(first).view(1), contrast)
     evidence = torch.randn(18, generator=torch.Generator().manual_seed(seed)).double()
