@@ -57,5 +57,6 @@ class Measured:
     @property
     def fills(self) -> list[str | Tensor]:
         """What stands in place of what was removed, one by one."""
-        is_one = isinstance(self.baseline, (str, Tensor))
-        return [self.baseline] if is_one else list(self.baseline)
+        if isinstance(self.baseline, (str, Tensor)):
+            return [self.baseline]
+        return list(self.baseline)

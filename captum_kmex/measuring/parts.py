@@ -68,7 +68,8 @@ def patches(grid: Sequence[int], *, is_shifted: bool = False) -> Tensor:
         shape = [1] * len(grid)
         shape[axis] = size
         total = total * (int(index.max()) + 1) + index.view(shape)
-    return total.unique(return_inverse=True)[1]
+    numbered: Tensor = total.unique(return_inverse=True)[1]
+    return numbered
 
 
 def _counts(grid: Sequence[int]) -> list[int]:

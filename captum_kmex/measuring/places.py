@@ -47,7 +47,7 @@ def cuts(
 
     def of_image(i: int) -> list[Cut]:
         count = len(inputs[0])
-        own = tuple(_of_image(value, i, count) for value in inputs)
+        own = tuple(value[i : i + 1] if len(value) == count else value for value in inputs)
         others = tuple(_of_image(value, i, count) for value in args)
         pairs = zip(names, axes, strict=True)
         return [Cut(model, own, others, name, axis) for name, axis in pairs]

@@ -120,11 +120,12 @@ def _repeated(value: object, count: int) -> object:
 
 
 def _other(picture: Tensor) -> Tensor:
-    """Return another picture: mirrored in all dimensions, paler, and brighter to one end.
+    """Return another picture of the same range: mirrored, and fading to the farther of its ends.
 
-    So it differs also from a picture that is flat or its own mirror image, and in its mean.
+    So it differs in its mean, and from a picture that is flat or its own mirror image.
     """
     mirrored = picture.detach().flip(tuple(range(2, picture.ndim)))
-    spread = mirrored.amax() - mirrored.amin()
-    light = torch.linspace(0, 1, picture.shape[-1]).to(picture) * spread.where(spread > 0, 1)
-    return 0.5 * (mirrored + light)
+    low, high = mirrored.aminmax()
+    high = torch.where(high > low, high, low + 1)
+    end = torch.where(mirrored.mean() < (low + high) / 2, high, low)
+    return torch.lerp(mirrored, end, torch.linspace(0.2, 0.8, picture.shape[-1]).to(picture))

@@ -11,6 +11,7 @@ COLORS = {  # of a wing, by what it is about
     "cli": "#e8e8e8", "demo": "#e8e8e8", "report": "#fde2c8", "visualization": "#fde2c8",
     "explanation": "#fde2c8", "metrics": "#fde2c8", "loading": "#e8e8e8",
     "attributions": "#cfe3f7", "explaining": "#cfe3f7", "deployment": "#cfe3f7",
+    "measuring": "#cfe3f7",
     "alignment": "#cfe3f7", "fitting": "#d6efd2", "bank": "#d6efd2", "concepts": "#d6efd2",
     "clustering": "#d6efd2", "data": "#d6efd2", "composite": "#e5d9f2", "model": "#e5d9f2",
 }  # fmt: skip

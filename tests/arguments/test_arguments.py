@@ -29,6 +29,7 @@ from captum_kmex import (
     ClassifierPrototypes,
     KMExAttribution,
     LayerKMeansAttribution,
+    Measured,
     PrototypeBank,
 )
 from captum_kmex.arguments import OPTIONS, option_of, read_option
@@ -148,6 +149,7 @@ class World:
             fitted.save(folder / name)
         self.result = self.kmeans.explain(self.x[:2], target=1)
         self.other = self.kmeans.explain(self.x[:2], target=0)
+        self.measured = self.kmeans.explain(self.x[:2], evidence="measured")
         self.wins = prototype_wins(self.kmeans, self.loader)
         self.maps = self.result.attribution
         self.shown = self.x[0, 0].double().numpy()
@@ -194,6 +196,7 @@ def _attributions(w: World) -> dict[str, Case]:
         "KMExAttribution.alignment": Case(w.kmex.alignment, {"loader": w.loader}),
         "ClassifierPrototypes.alignment": Case(w.columns.alignment, {"loader": w.loader}),
         "LayerKMeansAttribution.explain": Case(w.kmeans.explain, call),
+        "Measured": Case(Measured, {"at": "input"}),
         "LayerKMeansAttribution.segment": Case(w.kmeans.segment, call),
         "LayerKMeansAttribution.feature_mask": Case(w.kmeans.feature_mask, call),
     }
@@ -259,6 +262,8 @@ def _figures(w: World) -> dict[str, Case]:
     return {name: Case(_public(name), good) for name, good in found.items()} | {
         "Explanation.plot": Case(result.plot, canvas),
         "Explanation.save": Case(result.save, {"folder": w.folder / "explained"}),
+        "Explanation.sufficient": Case(w.measured.sufficient, {"index": 0}),
+        "Explanation.necessary": Case(w.measured.necessary, {"index": 0}),
     }
 
 

@@ -368,3 +368,34 @@ def test_warnings_go_on_as_they_were(place):
     Image.new("L", (4, 4)).save(place / "one.png")
     main(["info", "nothing:here", "--quiet"])
     assert warnings.showwarning is before
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["one picture", "several"])
+def test_measured_evidence_is_explained_by_the_command(place, capsys, count):
+    pictures = place / "pictures" / "cat"
+    given = pictures / "0.png" if count == 1 else pictures
+    words = ["explain", f"{place / 'tiny_kmex.py'}:make", given]
+    words += [*GREY, "--output", place / "out", "--evidence", "measured", "--json"]
+    assert main([*map(str, words)]) == 0
+    found = capsys.readouterr()
+    assert ("removing parts" in found.err) == (count == 1)
+    rows = json.loads(found.out)["images"]
+    assert len(rows) == count
+    for row in rows:
+        assert row["measured"] is True
+        assert row["bias"] + row["evidence"] == pytest.approx(row["output"], abs=1e-5)
+        manifest = json.loads((Path(row["folder"]) / "manifest.json").read_text())
+        (image,) = manifest["images"]
+        assert manifest["evidence"] == "measured"
+        assert {"sufficient", "necessary"} <= image.keys()
+        assert all(line["removed"] is not None for line in image["ledger"])
+        assert (Path(row["folder"]) / "0000.png").stat().st_size > 10_000
+
+
+def test_allocated_evidence_is_the_commands_default(place, capsys):
+    words = ["explain", f"{place / 'tiny_kmex.py'}:make", place / "pictures" / "cat" / "0.png"]
+    rows = answer_of(capsys, *words, *GREY, "--output", place / "out")["images"]
+    assert [row["measured"] for row in rows] == [False]
+    with pytest.raises(SystemExit, match="2"):
+        main([*map(str, words), *GREY, "--evidence", "guessed"])
+    assert "argument --evidence: invalid choice: 'guessed'" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from captum_kmex.visualization import (
     draw_segments,
     picture,
     plot_comparison,
+    plot_contrast,
     segment_color,
     visualize_image_attr,
 )
@@ -75,6 +76,32 @@ def test_plot_shows_image_segments_map_ledger_and_patches(fitted, images):
     assert figure.get_figwidth() > 10
 
 
+@pytest.mark.parametrize("contrast", [None, 1])
+def test_plot_of_measured_evidence_begins_with_what_is_left_when_all_is_removed(
+    fitted, images, contrast
+):
+    result = fitted.explain(images[:2], 0, contrast=contrast, evidence="measured")
+    total = "logit" if contrast is None else "difference"
+    _, axes = result.plot(1)
+    panel = axes[3]
+    assert panel.get_title() == f"ledger: all removed + segments = {total}"
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    assert (names[0], names[-1]) == ("all removed", total)
+    assert panel.patches[0].get_width() == pytest.approx(float(result.bias[1]))
+    order = [row.segment for row in result.ledger[1]]
+    said = []
+    for word, found in (("enough", result.sufficient(1)), ("needed", result.necessary(1))):
+        if found is not None:
+            said.append(f"{word}: " + " ".join(str(order.index(s) + 1) for s in found))
+    assert panel.get_xlabel() == " · ".join(said)
+
+
+def test_contrast_of_two_measured_explanations_is_drawn(fitted, images):
+    one, other = (fitted.explain(images[:1], c, evidence="measured") for c in (0, 1))
+    figure, _ = plot_contrast(one, other, 0)
+    assert figure.axes
+
+
 def test_plot_names_contrast_and_restriction(fitted, images):
     result = fitted.explain(images, 0, contrast=1, restrict="predicted")
     _, axes = result.plot(0, class_names=["a", "b", "c"])
@@ -99,6 +126,21 @@ def test_comparison_draws_one_row_an_image(fitted, images):
 def test_image_of_refuses_a_dataset_without_tensors():
     with pytest.raises(TypeError, match="must yield image tensors"):
         image_of([("name", 3)], 0)
+
+
+def test_saved_measured_evidence_says_so(fitted, images, tmp_path):
+    result = fitted.explain(images[:2], evidence="measured")
+    result.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["evidence"] == "measured"
+    for i, image in enumerate(manifest["images"]):
+        enough, needed = result.sufficient(i), result.necessary(i)
+        assert image["sufficient"] == (None if enough is None else list(enough))
+        assert image["necessary"] == (None if needed is None else list(needed))
+        for saved, row in zip(image["ledger"], result.ledger[i], strict=True):
+            for name in ("removed", "kept", "error"):
+                assert saved[name] == getattr(row, name)
+            assert saved["ties"] == list(row.ties)
 
 
 def test_captum_visualiser_gets_the_map_at_the_size_of_the_image(fitted, images):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from captum_kmex.explaining.ledger import LedgerRow, Patch
@@ -148,6 +151,25 @@ def test_each_ledger_bar_begins_where_the_one_before_ended(ax):
         assert bar.get_facecolor()[:3] == to_rgb(POSITIVE if value > 0 else NEGATIVE)
         level += value
     assert (total.get_x(), total.get_width()) == (0, pytest.approx(level))
+
+
+def test_measured_ledger_has_whiskers_where_its_bars_end_and_pale_bars_near_none(ax):
+    evidence, errors = [2.0, -1.5, 0.25], [0.5, 0.25, 1.0]
+    rows = [replace(row, error=error) for row, error in zip(ledger(evidence), errors, strict=True)]
+    draw_ledger(rows, 1.0, 1.75, ax, base="all removed")
+    assert [label.get_text() for label in ax.get_yticklabels()][::4] == ["all removed", "logit"]
+    ends, level = [], 1.0
+    for value, error in zip(evidence, errors, strict=True):
+        level += value
+        ends.append((level - error, level + error))
+    whiskers = [box.lines[2][0] for box in ax.containers if isinstance(box, ErrorbarContainer)]
+    spans = [whisker.get_segments()[0][:, 0] for whisker in whiskers]
+    np.testing.assert_allclose(spans, ends)
+    assert [bar.get_alpha() is None or bar.get_alpha() == 1 for bar in ax.patches[1:4]] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_small_numbers_of_a_ledger_have_more_digits(ax):
