@@ -104,7 +104,7 @@ def test_nine_intervals_in_ten_hold(layer):
 
     def logits_of(image: int, kept: Tensor) -> Tensor:
         cut = Cut(model, (seen[image : image + 1],), layer=layer)
-        return Remover(cut, Measured(), lambda _: None)(kept)[0]
+        return Remover([cut], Measured(), lambda _: None)(kept)[0]
 
     off = np.concatenate([misses(explainer, i, logits_of) for i in range(IMAGES)])
     assert len(off) > 500

@@ -216,7 +216,7 @@ def test_layer_that_does_not_run_or_is_unknown_is_refused():
 def test_layer_whose_output_is_changed_in_place_is_read_before():
     model = seeded(InPlace)
     reading = read(Source(model), (drawn(),), ["conv"])
-    cut = cuts(Source(model), (drawn(),), (), reading, "conv", ["conv"])(0)
+    (cut,) = cuts(Source(model), (drawn(),), (), reading, ["conv"], ["conv"])(0)
     assert torch.equal(cut.features, reading.features["conv"])
     assert (cut.features < 0).any()
     assert torch.allclose(cut.logits(cut.features), reading.logits)
@@ -237,7 +237,7 @@ def test_layer_whose_output_is_changed_in_place_is_read_before():
 def test_parts_are_removed_where_pixels_or_cells_are_enough(size, layers, wanted):
     source, x = Source(make_net()), drawn(size=size)
     reading = read(source, (x,), layers)
-    cut = cuts(source, (x,), (), reading, None, layers)(0)
+    (cut,) = cuts(source, (x,), (), reading, None, layers)(0)
     assert cut.layer == wanted
     features = x if wanted is None else reading.features[wanted]
     assert torch.equal(cut.features, features)
