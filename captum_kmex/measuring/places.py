@@ -58,8 +58,10 @@ def cuts(
 
 
 def _fine_layer(reading: Reading, layers: Sequence[str]) -> str:
-    fine = [name for name in layers if reading.features[name][0, 0].numel() >= _CELLS]
-    return fine[-1] if fine else layers[0]
+    """Return where parts are removed; at the input if the layers have tokens in place of maps."""
+    maps = [name for name in layers if isinstance(reading.axes.get(name, 1), int)]
+    fine = [name for name in maps if reading.features[name][0, 0].numel() >= _CELLS]
+    return fine[-1] if fine else maps[0] if maps else "input"
 
 
 def _axis(
@@ -70,10 +72,10 @@ def _axis(
     layer: str,
 ) -> int:
     """Return the dimension of a layer's channels."""
-    known = reading.axes.get(layer, source.axis)
-    if known is not None:
-        return known
-    return trace(source.model, inputs, [layer], additional_forward_args=args).axes[layer]
+    axis = reading.axes.get(layer, source.axis)
+    if axis is None:
+        axis = trace(source.model, inputs, [layer], additional_forward_args=args).axes[layer]
+    return axis if isinstance(axis, int) else 1  # tokens are no map, and refused as such
 
 
 def _of_image(value: object, image: int, count: int) -> object:
