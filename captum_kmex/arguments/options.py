@@ -88,8 +88,13 @@ _ROWS = Instance(
 _MARKS = Listed(Values((1, 2), "(K, D) of vectors, or (K,) of their classes"), 2)
 _GRID = Values((2,), "(h, w)", "whole", is_array=True)
 
+_OR_FUNCTION = Option(Model(takes_functions=True), remedy="pass the Python model")
+
 _MODELS = {
     "model": Option(Model(), remedy="pass the Python model"),
+    "ClassifierPrototypes.model": _OR_FUNCTION,
+    "KMExAttribution.model": _OR_FUNCTION,
+    "LayerKMeansAttribution.model": _OR_FUNCTION,
     "layer": Option(Layer(), None),
     "layers": Option(
         OneOf((Layer(), Listed(Layer(), 1, is_distinct=True))),
