@@ -60,13 +60,20 @@ class Instance:
 
 @dataclass(frozen=True)
 class Model:
-    """A module; what else a user may hold in its place is named with the fix."""
+    """A module; what else a user may hold in its place is named with the fix.
+
+    Attributes:
+        said: The module in words.
+        takes_functions: A function that calls one will do.
+    """
 
     said: str = "a torch.nn.Module, whose layers can be read"
+    takes_functions: bool = False
 
-    def read(self, value: object) -> nn.Module:
+    def read(self, value: object) -> object:
         """Return the value in its plainest form; see ``Kind``."""
-        if isinstance(value, nn.Module):
+        is_function = callable(value) and not isinstance(value, type) and not engine_of(value)
+        if isinstance(value, nn.Module) or (self.takes_functions and is_function):
             return value
         if isinstance(value, type) and issubclass(value, nn.Module):
             raise Misfit(value, f"{self.said} (make one: {value.__name__}(...))")

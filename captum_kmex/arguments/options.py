@@ -92,9 +92,13 @@ _PLACE = Text("the name of a layer, or 'input'")
 _FILL = OneOf(
     (Key("captum_kmex.measuring.fills:FILLS"), Values((3, 4, 5), "(1, D, h, w)", "floating-point"))
 )
+_OR_FUNCTION = Option(Model(takes_functions=True), remedy="pass the Python model")
 
 _MODELS = {
     "model": Option(Model(), remedy="pass the Python model"),
+    "ClassifierPrototypes.model": _OR_FUNCTION,
+    "KMExAttribution.model": _OR_FUNCTION,
+    "LayerKMeansAttribution.model": _OR_FUNCTION,
     "layer": Option(Layer(), None),
     "layers": Option(
         OneOf((Layer(), Listed(Layer(), 1, is_distinct=True))),

@@ -75,4 +75,5 @@ class LayersAttribution(FittedAttribution):
     def _choose_layers(self, images: tuple[Tensor, ...], args: object) -> None:
         """Take the layers that ``suggest_layers`` names, where the user left them out."""
         if self.layers is None:
-            self.layers = chosen_layers(self.model, images, as_arguments(args))
+            found = list(self.bank_.layers) if self.is_fitted else None
+            self.layers = found or chosen_layers(self.model, images, as_arguments(args))

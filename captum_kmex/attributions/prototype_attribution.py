@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from captum_kmex.arguments import Setting, checked
 from captum_kmex.arguments.inputs import Inputs, check_forward_args, check_inputs
+from captum_kmex.arguments.objects import engine_of
 from captum_kmex.model.activations import layer_name
+from captum_kmex.model.called import CalledModel, check_module
 from captum_kmex.model.frozen_reader import ModelReader
 from captum_kmex.model.head import HeadSite
 from captum_kmex.model.layout import Layout
@@ -56,6 +58,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         self.layout = layout
         self._site: Site | str | None = None
         self._preparation: Preparation | None = None
+        self._called: CalledModel | None = None
 
     @classmethod
     def get_name(cls: type[PrototypeAttribution]) -> str:
@@ -73,8 +76,13 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
 
     @property
     def model(self) -> nn.Module:
-        """The module inside any wrapper."""
-        return plain_model(self.forward_func, self.get_name())
+        """The module inside any wrapper; of a function, one with the modules that it calls."""
+        function = self.forward_func
+        if isinstance(function, nn.Module) or engine_of(function) or not callable(function):
+            return plain_model(function, self.get_name())
+        if self._called is None or self._called.function is not function:
+            self._called = CalledModel(function, self._given_layers())
+        return self._called
 
     @property
     def is_prepared(self) -> bool:
@@ -100,9 +108,9 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         Note:
             The weights take twice the memory. Models of few convolutions gain little.
         """
-        model = self.model
-        layers = [self.layer] if isinstance(self.layer, (str, nn.Module)) else self.layer or ()
-        preparation = Preparation()
+        model, preparation = self.model, Preparation()
+        check_module(model, "prepare()")
+        layers = self._given_layers()
         preparation.current(model, [layer_name(model, layer) for layer in layers])
         self._preparation = preparation
         return self
@@ -159,6 +167,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
 
     def _frozen_reader(self, reading: Reading, at_input: bool, reads_tap: bool) -> ModelReader:
         """Return a copy of the model as it is run now, that reads the layers of a pass."""
+        check_module(self.model, "as_module")
         return ModelReader(
             self._source().running(reading.layers),
             reading.layers,
@@ -167,6 +176,11 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             reading.axes,
             reading.tap_axis,
         )
+
+    def _given_layers(self) -> list[Layer]:
+        """Return the layers that the user named."""
+        given = self.layer
+        return [given] if isinstance(given, (str, nn.Module)) else list(given or ())
 
     def _own_head(self) -> nn.Module | None:
         """Return the linear layer of the user's that is no part of the model, if there is one."""

@@ -200,6 +200,7 @@ def run(
     inputs: tuple[Tensor, ...],
     args: tuple[object, ...] = (),
     cut: TailCut | None = None,
+    count: int | None = None,
 ) -> Tensor:
     """Run the model once, without gradients but in the tail of a cut, and return its logits.
 
@@ -208,6 +209,7 @@ def run(
         inputs: Positional tensors, the image batch (N, C, H, W) first.
         args: Further positional arguments.
         cut: Where to cut the pass.
+        count: Rows of logits, if a cut makes them other than one an image.
 
     Returns:
         Float tensor (N, J) in the model's own type, with the tape of the tail.
@@ -215,7 +217,8 @@ def run(
     Raises:
         ValueError: The output is not (N, J) logits.
     """
-    return as_logits(_forward(model, inputs, args, cut), inputs[0])
+    output = _forward(model, inputs, args, cut)
+    return as_logits(output, inputs[0] if count is None else torch.empty(count))
 
 
 def _forward(

@@ -13,7 +13,7 @@ from captum_kmex.model.calls import Call, Record
 from captum_kmex.model.opaque import plain_model
 from captum_kmex.model.tail_probe import Inputs, one_image, repeated
 
-__all__ = ["LayerCandidate", "candidate_layers", "suggest_layers", "suggested_layers"]
+__all__ = ["LayerCandidate", "candidate_layers", "suggest_layers"]
 
 _ALL_CALLS = 2**20  # more than any model makes
 _COPIES = 2  # of the example, to tell what belongs to an image from what does not

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -57,16 +56,6 @@ class Probe:
         wide = self._wide
         return all(self._agree(wide[i], (wide[a] + wide[b]) / 2) for i, a, b in _MIDDLES)
 
-    def columns(self) -> Tensor:
-        """Return the columns (J, D), or (J, D, H, W) where each position has its own."""
-        alike = []
-        for column in self._gradients():
-            mean = column.mean((1, 2), keepdim=True)
-            if (column - mean).abs().max() > _TOLERANCE * column.abs().max():
-                return torch.stack(list(self._gradients()))
-            alike.append(mean[:, 0, 0])
-        return torch.stack(alike)
-
     def misses(self, columns: Tensor) -> bool:
         """Whether these columns give other logits of any of the maps."""
         grids, dtype = self.place.grid(self.leaf.detach()).to(columns), self.recorded.dtype
@@ -79,17 +68,11 @@ class Probe:
         return found.to(torch.promote_types(found.dtype, torch.float32))
 
     def _agree(self, ours: Tensor, theirs: Tensor) -> bool:
-        spread = (self._wide[:_ZERO] - self.empty).abs().amax()
+        """Compare to what the map adds to any logit here, and to rounding."""
+        spread = (theirs - self.empty).abs().amax()
         rounding = resolution(self.recorded.dtype, self.recorded) * self._wide.abs().amax()
         allowed = _TOLERANCE * spread + _ROUNDINGS * rounding
         return bool(((ours - theirs).abs() <= allowed).all())  # nothing agrees with NaN
-
-    def _gradients(self) -> Iterator[Tensor]:
-        """Yield each logit's gradient by the image's own map, as a column (D, H, W)."""
-        for logit in self.recorded[0]:
-            (found,) = torch.autograd.grad(logit, self.leaf, retain_graph=True)
-            wide = torch.promote_types(found.dtype, torch.float32)
-            yield self.place.grid(found[:1])[0].to(wide) * self.place.cells
 
 
 def probe(model: nn.Module, given: Inputs, place: Place, course: Course) -> Probe:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from captum_kmex.model.activations import run
 from captum_kmex.model.state import ModelState
 from captum_kmex.model.tail import Course, TailCut
+from captum_kmex.model.tail_columns import read_columns
 from captum_kmex.model.tail_probe import Inputs, Probe, one_image, probe, repeated
 from captum_kmex.model.tail_sites import ExactTail, LinearisedTail
 from captum_kmex.model.timeline import Place, Timeline
@@ -21,6 +22,7 @@ from captum_kmex.model.timeline import Place, Timeline
 __all__ = ["find_tail"]
 
 _WINDOWS = (24, 96, 2**20)  # of places before the logits, in which the tail is looked for
+_MOST_LOGITS = 2**15
 _ALIKE = 1e-3  # of the largest gradient
 
 
@@ -135,7 +137,7 @@ class _Search:
             found = self.probed(place)
             if found is None or not found.is_sealed:
                 continue
-            columns = found.columns() if found.is_affine else None
+            columns = self.columns(found) if found.is_affine else None
             if columns is None or found.misses(columns):
                 return (found, None) if best is None else best[1:]
             rank = (not _is_of_logits(columns), place.cells)
@@ -148,6 +150,13 @@ class _Search:
             return probe(self.model, self.given, place, self.course)
         except RuntimeError:  # an operation without a gradient
             return None
+
+    def columns(self, found: Probe) -> Tensor | None:
+        """Return the columns of an affine tail; of very many outputs they are not kept."""
+        if found.recorded.shape[1] > _MOST_LOGITS:
+            return None
+        place, count = found.place, found.recorded.shape[1]
+        return read_columns(self.model, self.given, place, self.course, count)
 
     def tail(self, found: Probe, columns: Tensor | None, reason: str) -> ExactTail | LinearisedTail:
         """Return what was found; the logits of an empty map, where no other input makes them."""

@@ -395,7 +395,6 @@ def word(value: object) -> str:
         ("layers", []),
         ("layers", {"stage3"}),
         ("layers", (name for name in ["stage3"])),
-        ("layer", None),
     ],
     ids=word,
 )

@@ -73,7 +73,6 @@ OPAQUE = {
     ),
     "session": (InferenceSession, "a session of ONNX Runtime.*InferenceSession"),
     "text": (lambda: "resnet18", "got str"),
-    "callable": (lambda: make_net().forward, "got method"),
 }
 if "x86" in torch.backends.quantized.supported_engines:
     OPAQUE["int8"] = (lambda: int8(X), "the model is quantized")
