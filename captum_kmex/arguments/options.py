@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
+from captum_kmex.arguments import addresses
 from captum_kmex.arguments.containers import DataSet, Listed, Loader, Mapped, Names
 from captum_kmex.arguments.kinds import Choice, Key, Kind, Number, OneOf, Switch, Text, Whole
 from captum_kmex.arguments.masks import Mask
@@ -66,13 +67,6 @@ class Option:
         except Misfit as misfit:
             raise misfit.error(name, self.remedy) from None
 
-
-_ATTRIBUTION = "captum_kmex.attributions.prototype_attribution:PrototypeAttribution"
-_FITTED = "captum_kmex.attributions.fitted_attribution:FittedAttribution"
-_KMEX = "captum_kmex.attributions.kmex:KMExAttribution"
-_LAYERS = "captum_kmex.attributions.layer_kmeans:LayerKMeansAttribution"
-_COLUMNS = "captum_kmex.attributions.classifier_prototypes:ClassifierPrototypes"
-_BANK = "captum_kmex.bank.prototype_bank:PrototypeBank"
 
 _INDEX = Whole(0, 2**31 - 1)
 _PROTOTYPES = Whole(1, 10**6)
@@ -180,7 +174,7 @@ _DATA = {
     "prototypes": Option(Listed(_INDEX), None),
     "context": Option(Number(0, 1), 0.25),
     "batch_size": Option(Whole(1, 10**6), 16),
-    "bank": Option(Instance((_BANK,), "a PrototypeBank, such as attribution.bank_")),
+    "bank": Option(Instance((addresses.BANK,), "a PrototypeBank, such as attribution.bank_")),
     "random_concept.count": Option(Whole(1, 10**6)),
     "concept_id": Option(Whole(-(2**31), 2**31 - 1), -1),
     "image_of.index": Option(Whole(-(2**63), 2**63 - 1)),
@@ -190,12 +184,14 @@ _DATA = {
 }
 
 _MEASURES = {
-    "surrogate_scores.attribution": Option(Instance((_FITTED,), "a fitted attribution")),
-    "sensitivity_max.attribution": Option(Instance((_ATTRIBUTION,), "one of the attributions")),
-    "prototype_wins.attribution": Option(Instance((_LAYERS,), "a LayerKMeansAttribution")),
-    "write_report.attribution": Option(Instance((_LAYERS,), "a LayerKMeansAttribution")),
+    "surrogate_scores.attribution": Option(Instance((addresses.FITTED,), "a fitted attribution")),
+    "sensitivity_max.attribution": Option(
+        Instance((addresses.ATTRIBUTION,), "one of the attributions")
+    ),
+    "prototype_wins.attribution": Option(Instance((addresses.LAYERS,), "a LayerKMeansAttribution")),
+    "write_report.attribution": Option(Instance((addresses.LAYERS,), "a LayerKMeansAttribution")),
     "pooled_embeddings.attribution": Option(
-        Instance((_KMEX, _COLUMNS), "a KMExAttribution or ClassifierPrototypes")
+        Instance((addresses.KMEX, addresses.COLUMNS), "a KMExAttribution or ClassifierPrototypes")
     ),
 }
 
@@ -249,7 +245,9 @@ _DRAWN = {
             ("captum_kmex.explaining.pixel_wins:PrototypeWins",), "what prototype_wins counted"
         )
     ),
-    "source": Option(Instance((_FITTED, _BANK), "a fitted attribution or its bank")),
+    "source": Option(
+        Instance((addresses.FITTED, addresses.BANK), "a fitted attribution or its bank")
+    ),
     "patch": Option(
         Instance(("captum_kmex.explaining.ledger:Patch",), "a Patch of a ledger's row")
     ),

@@ -154,9 +154,8 @@ class LayerKMeansAttribution(StackedLayersAttribution):
                 whole numbers from 0, with gaps. The map is then the head's, averaged within
                 them on their grid, whatever the depth.
             evidence: ``"allocated"``: the head's own, carried down in the one forward pass;
-                ``"measured"``: parts of the image are removed and the network is run again, some
-                140 times. The map then sums to logit minus the logit with everything removed.
-                ``Measured(...)`` has options.
+                ``"measured"``, or ``Measured(...)`` with options: parts are removed and the
+                network is run again; the map sums to logit minus that with everything removed.
             upsample: ``"input"`` returns the input's shape, channels summing to the map.
             return_convergence_delta: Return also what the map misses of the logit.
 
@@ -166,23 +165,20 @@ class LayerKMeansAttribution(StackedLayersAttribution):
             removed), plus what a linearisation leaves over, minus the model's logit.
 
         Raises:
-            NotFittedError: The model has no head that can be read or linearised, and ``fit`` has
-                not been called.
+            NotFittedError: No head can be read or linearised, and ``fit`` has not been called.
             ValueError: Malformed inputs, layers or options.
             TargetError: Malformed target.
         """
         images = check_inputs(inputs)
         explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
-        question = explainer.question(target, contrast, units)
-        start = explainer.depth(depth)
+        start, question = explainer.depth(depth), explainer.question(target, contrast, units)
         how = explainer.competition(question, restrict, connected, min_area, segments)
         if evidence != "allocated":
             measure = self._measuring(explainer, images, additional_forward_args, evidence)
             found = measure(question, start, how)
             maps = finish_map(found.density, images[0], upsample, sums=True)
-            if not return_convergence_delta:
-                return maps
-            return maps, found.delta(maps, question.output(explainer.logits))
+            delta = found.delta(maps, question.output(explainer.logits))
+            return (maps, delta) if return_convergence_delta else maps
         with plain_arithmetic(images[0]):
             density = explainer.density(question, start, how)
             maps = finish_map(density, images[0], upsample, sums=units == "logit")
@@ -247,9 +243,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
                 account = allocated_account(images[0], explainer, question, start, how)
         else:
             measure = self._measuring(explainer, images, additional_forward_args, evidence)
-            account = measured_account(
-                measure(question, start, how, minimal=True), explainer, start, how
-            )
+            account = measured_account(measure, question, start, how)
         return Explanation.of(images[0], explainer, question, start, how, account)
 
     @checked

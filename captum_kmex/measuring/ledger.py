@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from captum_kmex.explaining.account import Account, account_by_segments
-from captum_kmex.explaining.evidence import summed
-from captum_kmex.explaining.explainer import Explainer
+from captum_kmex.explaining.evidence import Question, summed
 from captum_kmex.explaining.ledger import SURE, LedgerRow
 from captum_kmex.explaining.segmenters import Competition
 from captum_kmex.measuring.account import ImageAccount
-from captum_kmex.measuring.evidence import MeasuredEvidence
+from captum_kmex.measuring.evidence import Measuring
 
 __all__ = ["measured_account"]
 
 
 def measured_account(
-    found: MeasuredEvidence, explainer: Explainer, depth: int, competition: Competition
+    measure: Measuring, question: Question, depth: int, competition: Competition
 ) -> Account:
     """Return maps, segments, votes, and a ledger with what was measured beside the evidence."""
-    maps = summed(found.density)
+    found = measure(question, depth, competition, minimal=True)
+    maps, explainer = summed(found.density), measure.explainer
     account = account_by_segments(
         maps, found.segments, found.baseline, explainer, depth, competition
     )

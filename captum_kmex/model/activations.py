@@ -253,10 +253,9 @@ def logits_of(output: object, images: Tensor) -> Tensor:
 
 
 def _plain(logits: Tensor) -> Tensor:
-    logits = logits.detach()
-    if not is_finite(logits):
+    if not is_finite(logits.detach()):
         raise ValueError("the logits hold NaN or Inf; check the inputs and the model's weights")
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def warn_training(model: nn.Module) -> None:

@@ -19,7 +19,7 @@ from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames, class_name
 from captum_kmex.visualization.colors import segment_color
-from captum_kmex.visualization.ledgers import draw_ledger
+from captum_kmex.visualization.ledgers import draw_ledger, fewest_segments
 from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
 from captum_kmex.visualization.panels import (
     density,
@@ -41,7 +41,6 @@ from captum_kmex.visualization.pictures import (
 __all__ = ["plot_contrast", "plot_explanation"]
 
 _TITLE = 0.8  # of a column's width, beside which the ledger's labels need theirs
-_MOST_RANKS = 8  # told below the ledger
 _SCALE = "logit, if every cell were like this"
 
 
@@ -108,24 +107,7 @@ def _ledger_panel(
     surrogate = "" if r2 is None else f" (of a surrogate, R² = {r2:.2f})"
     surrogate = surrogate if left is None else ", linearised"
     ax.set_title(f"ledger: {base} + segments = {total}{surrogate}", fontsize=9)
-    ax.set_xlabel(_fewest(explanation, index), fontsize=8)
-
-
-def _fewest(explanation: ExplanationData, index: int) -> str:
-    """Return the fewest segments that keep the class, and that change it, by their ranks."""
-    if explanation.enough is None:
-        return ""
-    order = [row.segment for row in explanation.ledger[index]]
-    found = {
-        "enough": explanation.sufficient(index),
-        "needed": explanation.necessary(index),
-    }
-    ranks = {
-        word: " ".join(str(order.index(segment) + 1) for segment in segments)
-        for word, segments in found.items()
-        if segments is not None and len(segments) <= _MOST_RANKS
-    }
-    return " · ".join(f"{word}: {numbers}" for word, numbers in ranks.items())
+    ax.set_xlabel(fewest_segments(explanation, index), fontsize=8)
 
 
 def _patch_row(

@@ -9,13 +9,15 @@ from matplotlib.patches import Rectangle
 
 from captum_kmex.arguments import checked
 from captum_kmex.explaining.ledger import LedgerRow
+from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames, class_name
 from captum_kmex.visualization.colors import NEGATIVE, POSITIVE, TOTAL, segment_color
 from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
 
-__all__ = ["draw_ledger"]
+__all__ = ["draw_ledger", "fewest_segments"]
 
 _N_ROWS = 8
+_MOST_RANKS = 8  # told below the ledger
 _PALE = 0.35
 _SIZE = 7  # of the labels' letters, in points
 _LABELS = 0.42  # of the ledger's width, that the labels take at most
@@ -68,6 +70,23 @@ def draw_ledger(
     ax.tick_params(axis="x", labelsize=7)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def fewest_segments(explanation: ExplanationData, index: int) -> str:
+    """Return the fewest segments that keep the class, and that change it, by their ranks."""
+    if explanation.enough is None:
+        return ""
+    order = [row.segment for row in explanation.ledger[index]]
+    found = {
+        "enough": explanation.sufficient(index),
+        "needed": explanation.necessary(index),
+    }
+    ranks = {
+        word: " ".join(str(order.index(segment) + 1) for segment in segments)
+        for word, segments in found.items()
+        if segments is not None and len(segments) <= _MOST_RANKS
+    }
+    return " · ".join(f"{word}: {numbers}" for word, numbers in ranks.items())
 
 
 def _draw_errors(rows: Sequence[LedgerRow], bars: Sequence[Rectangle], ax: Axes) -> None:
