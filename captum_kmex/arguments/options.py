@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
-from captum_kmex.arguments import addresses
+from captum_kmex.arguments.addresses import ATTRIBUTION, BANK, COLUMNS, FITTED, KMEX, LAYERS
 from captum_kmex.arguments.containers import DataSet, Listed, Loader, Mapped, Names
 from captum_kmex.arguments.kinds import Choice, Key, Kind, Number, OneOf, Switch, Text, Whole
 from captum_kmex.arguments.masks import Mask
@@ -174,7 +174,7 @@ _DATA = {
     "prototypes": Option(Listed(_INDEX), None),
     "context": Option(Number(0, 1), 0.25),
     "batch_size": Option(Whole(1, 10**6), 16),
-    "bank": Option(Instance((addresses.BANK,), "a PrototypeBank, such as attribution.bank_")),
+    "bank": Option(Instance((BANK,), "a PrototypeBank, such as attribution.bank_")),
     "random_concept.count": Option(Whole(1, 10**6)),
     "concept_id": Option(Whole(-(2**31), 2**31 - 1), -1),
     "image_of.index": Option(Whole(-(2**63), 2**63 - 1)),
@@ -184,14 +184,12 @@ _DATA = {
 }
 
 _MEASURES = {
-    "surrogate_scores.attribution": Option(Instance((addresses.FITTED,), "a fitted attribution")),
-    "sensitivity_max.attribution": Option(
-        Instance((addresses.ATTRIBUTION,), "one of the attributions")
-    ),
-    "prototype_wins.attribution": Option(Instance((addresses.LAYERS,), "a LayerKMeansAttribution")),
-    "write_report.attribution": Option(Instance((addresses.LAYERS,), "a LayerKMeansAttribution")),
+    "surrogate_scores.attribution": Option(Instance((FITTED,), "a fitted attribution")),
+    "sensitivity_max.attribution": Option(Instance((ATTRIBUTION,), "one of the attributions")),
+    "prototype_wins.attribution": Option(Instance((LAYERS,), "a LayerKMeansAttribution")),
+    "write_report.attribution": Option(Instance((LAYERS,), "a LayerKMeansAttribution")),
     "pooled_embeddings.attribution": Option(
-        Instance((addresses.KMEX, addresses.COLUMNS), "a KMExAttribution or ClassifierPrototypes")
+        Instance((KMEX, COLUMNS), "a KMExAttribution or ClassifierPrototypes")
     ),
 }
 
@@ -245,9 +243,7 @@ _DRAWN = {
             ("captum_kmex.explaining.pixel_wins:PrototypeWins",), "what prototype_wins counted"
         )
     ),
-    "source": Option(
-        Instance((addresses.FITTED, addresses.BANK), "a fitted attribution or its bank")
-    ),
+    "source": Option(Instance((FITTED, BANK), "a fitted attribution or its bank")),
     "patch": Option(
         Instance(("captum_kmex.explaining.ledger:Patch",), "a Patch of a ledger's row")
     ),
