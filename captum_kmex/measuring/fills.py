@@ -14,7 +14,7 @@ _BLUR = 0.1  # standard deviation, in sides of the map
 
 
 def blurred(features: Tensor) -> Tensor:
-    """Return features (1, D, *grid) under a Gaussian a tenth of each side wide.
+    """Return features ``(1, D, *grid)`` under a Gaussian a tenth of each side wide.
 
     At the borders the weights inside count for all.
     """

@@ -41,11 +41,11 @@ def minimal_segments(
     Of a single logit below 0, which is for class 0, the segments with the least go first.
 
     Args:
-        labels: Segments of the image (*grid).
+        labels: Segments of the image ``(*grid)``.
         evidence: Of each segment, in the order of their numbers (S,).
         question: What is explained of the image.
         whole: Logits of the image (1, J).
-        run: Gives the logits (M, J) of the image with some cells kept (M, *grid).
+        run: Gives the logits (M, J) of the image with some cells kept ``(M, *grid)``.
     """
     numbers = labels.unique()
     for_class = evidence if _speaks_for_class(question, whole) else -evidence

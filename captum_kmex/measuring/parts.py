@@ -19,7 +19,7 @@ class Coalitions:
     """Sets of cells that are kept, all others removed.
 
     Attributes:
-        kept: Boolean tensor (M, *grid): nothing, everything, then all but each part, then each
+        kept: Boolean tensor ``(M, *grid)``: nothing, everything, then all but each part, then each
             part alone.
         segments: How many parts the first partition has; they come first.
     """
@@ -59,7 +59,7 @@ def patches(grid: Sequence[int], *, is_shifted: bool = False) -> Tensor:
             of the others; those at the borders are cut.
 
     Returns:
-        The box of each cell, index tensor (*grid), from 0 without gaps.
+        The box of each cell, index tensor ``(*grid)``, from 0 without gaps.
     """
     total = torch.zeros(tuple(grid), dtype=torch.int64)
     for axis, (size, count) in enumerate(zip(grid, _counts(grid), strict=True)):
@@ -87,7 +87,7 @@ def coalitions(partitions: Sequence[Tensor]) -> Coalitions:
     """Return nothing, everything, and every part of some partitions removed and kept alone.
 
     Args:
-        partitions: Index tensors (*grid); the first one holds the segments of the ledger.
+        partitions: Index tensors ``(*grid)``; the first one holds the segments of the ledger.
     """
     parts = [[labels == label for label in labels.unique()] for labels in partitions]
     alone = torch.stack([part for partition in parts for part in partition])

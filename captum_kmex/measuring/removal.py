@@ -42,7 +42,7 @@ class Remover:
         """Return the logits for each place and fill, double tensor (F, M, J) on the CPU.
 
         Args:
-            kept: Cells kept each time, boolean tensor (M, *grid), on any grid.
+            kept: Cells kept each time, boolean tensor ``(M, *grid)``, on any grid.
         """
         return torch.stack([self._run(kept, *way, self.advance) for way in self._ways])
 
@@ -82,7 +82,7 @@ class Remover:
 
 
 def _masks(kept: Tensor, size: torch.Size) -> Tensor:
-    """Bring masks (M, *grid) to another grid (M, 1, *size): with soft edges, or by area."""
+    """Bring masks ``(M, *grid)`` to another grid ``(M, 1, *size)``: with soft edges, or by area."""
     masks, axes = kept.unsqueeze(1), len(size)
     if masks.shape[2:] == size:
         return masks

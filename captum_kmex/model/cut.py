@@ -23,7 +23,7 @@ class Cut:
 
     Attributes:
         model: The module that is run.
-        inputs: One image (1, C, *size), and further tensors (1, ...) that the model takes.
+        inputs: One image ``(1, C, *size)``, and further tensors (1, ...) that the model takes.
         args: Further positional arguments.
         layer: Name of the layer; ``None`` for the pixels.
         channels: Dimension of the channels of the layer's output.
@@ -37,13 +37,13 @@ class Cut:
 
     @cached_property
     def features(self) -> Tensor:
-        """The image's features there (1, D, *grid); its pixels at the input."""
+        """The image's features there ``(1, D, *grid)``; its pixels at the input."""
         if self.layer is None:
             return self.inputs[0].detach()
         return self._read()[0]
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return the logits (M, J) that the model gives other features (M, D, *grid).
+        """Return the logits (M, J) that the model gives other features ``(M, D, *grid)``.
 
         What stands before the layer runs for the one image alone.
         """

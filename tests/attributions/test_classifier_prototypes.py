@@ -237,8 +237,8 @@ def test_attribute_raises_for_bad_inputs(attr, inputs, error, message):
         attr.attribute(inputs)
 
 
-def test_attribute_needs_a_module(images):
-    with pytest.raises(TypeError, match=r"should be a torch.nn.Module.*got function"):
+def test_function_needs_to_return_logits(images):
+    with pytest.raises(ValueError, match=r"must return logits \(N, J\) for 12 images; got"):
         ClassifierPrototypes(lambda x: x).attribute(images)
 
 

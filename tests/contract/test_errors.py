@@ -102,13 +102,6 @@ def test_target_out_of_range_gives_the_range(make, images, labels):
 
 
 @every
-def test_function_instead_of_a_module_is_refused(make, images, labels):
-    net = make_net()
-    with pytest.raises(TypeError, match=r"should be a torch.nn.Module.*got function"):
-        ready(make, lambda x: net(x), images, labels).attribute(images)
-
-
-@every
 def test_output_that_is_no_logits_is_refused(make, images, labels):
     class Pair(SmallNet):
         def forward(self, x):

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from machines import Cued, Shifting
+from odd_nets import Cued, Shifting
 from nets import make_net
 from torch import Tensor
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from machines import InPlace, LastAxis, Scaled, seeded, with_gem, with_one_logit
+from odd_nets import InPlace, LastAxis, Scaled, seeded, with_gem, with_one_logit
 from nets import LAYERS, make_net
 from torch import Tensor
 

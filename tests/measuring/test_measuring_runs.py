@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from machines import Bright, Forward, InPlace, Joining, Skipping, Tokens, Twice, seeded
+from odd_nets import Bright, Forward, InPlace, Joining, Skipping, Tokens, Twice, seeded
 from nets import LAYERS, SmallNet, make_net
 from torch import Tensor, nn
 

@@ -65,10 +65,13 @@ class Returning(nn.Module):
 @pytest.mark.parametrize(
     ("make", "got"),
     [
-        (lambda z: {"logits": z, "aux": z}, r"dict of 'logits': float32 tensor .*, 'aux': float32"),
+        (lambda z: {"one": z, "aux": z}, r"dict of 'one': float32 tensor .*, 'aux': float32"),
         (lambda z: (z, z[:, :2]), r"tuple of float32 tensor \(12, 3\), float32 tensor \(12, 2\)"),
-        (lambda z: [z], "list of float32 tensor"),
-        (Output, r"Output of 'logits': float32 tensor \(12, 3\), 'hidden': None"),
+        (lambda z: [z, z], "list of float32 tensor"),
+        (
+            lambda z: Output(z[:, :, None]),
+            r"Output of 'logits': float32 tensor \(12, 3, 1\), 'hidden': None",
+        ),
         (lambda z: Pair(z, z), "Pair of 'first': "),
         (lambda z: z[:, :, None], r"\(12, 3, 1\)\. Wrap"),
         (lambda z: z.argmax(1), r"\(12,\) of torch.int64"),
