@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from odd_nets import Cued, Shifting
 from nets import make_net
+from odd_nets import Cued, Shifting
 from torch import Tensor
 
 from captum_kmex import LayerKMeansAttribution, Measured

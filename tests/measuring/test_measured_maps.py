@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from odd_nets import InPlace, LastAxis, Scaled, seeded, with_gem, with_one_logit
 from nets import LAYERS, make_net
+from odd_nets import InPlace, LastAxis, Scaled, seeded, with_gem, with_one_logit
 from torch import Tensor
 
 from captum_kmex import LayerKMeansAttribution, Measured

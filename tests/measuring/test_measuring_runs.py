@@ -6,8 +6,8 @@ import threading
 
 import pytest
 import torch
-from odd_nets import Bright, Forward, InPlace, Joining, Skipping, Tokens, Twice, seeded
 from nets import LAYERS, SmallNet, make_net
+from odd_nets import Bright, Forward, InPlace, Joining, Skipping, Tokens, Twice, seeded
 from torch import Tensor, nn
 
 from captum_kmex import LayerKMeansAttribution, Measured
