@@ -141,7 +141,7 @@ VIT_LAYERS = ("encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_1"
 LINEARISED = [  # no fixed prototypes, and why; maps at once all the same
     torchvision_family("vgg11", ("features.10", "features"), (8, 2), refusal=MLP),
     torchvision_family("vgg11_bn", ("features.14", "features"), (8, 2), refusal=MLP),
-    torchvision_family("alexnet", ("features.5", "features"), (3, 1), refusal=MLP),
+    torchvision_family("alexnet", ("features.5", "features"), (5, 2), refusal=MLP, size=96),
     torchvision_family("mobilenet_v3_small", ("features.8", "features"), refusal=MLP),
     torchvision_family("convnext_tiny", ("features.5", "features"), refusal=NORMALISATION),
     Family("vit", small_vit, VIT_LAYERS, (4, 4), refusal=CLASS_TOKEN, size=32),
