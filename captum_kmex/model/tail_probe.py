@@ -23,7 +23,7 @@ _ZERO, _ALIKE = 3, 1  # rows of a probe
 _MIDDLES = ((4, 0, 1), (5, 1, 2), (6, 1, _ZERO))  # each row, and the two that it lies between
 _OTHER_IMAGE = 7
 _ROWS = 8
-_LOUD = 4  # times the map's own root mean square
+_LOUD = 64  # times the map's own root mean square: far enough for a kink behind any bias
 
 
 @dataclass(frozen=True, eq=False)

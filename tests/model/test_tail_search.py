@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import make_net
 from tails import (
     AFFINE,
     GRID,
@@ -502,3 +503,14 @@ def test_side_way_through_a_function_is_seen():
     model = Model().double().eval()
     with pytest.raises(HeadNotFoundError):
         ClassifierPrototypes(model).attribute(images())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_kinks_beyond_the_features_own_scale_are_found(seed):
+    torch.manual_seed(seed)
+    net, x = make_net(), torch.rand(4, 1, 16, 16)
+    net.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    with torch.no_grad():
+        net.head[0].bias.mul_(3)  # no unit changes sides on maps like the image's own
+    with pytest.raises(HeadNotFoundError, match="further layers stand between pooling and logits"):
+        ClassifierPrototypes(net).attribute(x)
