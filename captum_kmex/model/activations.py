@@ -23,8 +23,7 @@ __all__ = [
     "Trace",
     "evaluation",
     "layer_name",
-    "logits_of",
-    "output_of",
+    "plain_logits",
     "run",
     "trace",
     "unwrap",
@@ -237,19 +236,15 @@ def _forward(
         return model._call_impl(*inputs, *args)
 
 
-def output_of(model: nn.Module, arguments: tuple[object, ...]) -> object:
-    """Return what a model gives, run once without gradients; its modes are as before afterwards."""
-    with evaluation(model), torch.no_grad():
-        return model._call_impl(*arguments)
-
-
-def logits_of(output: object, images: Tensor) -> Tensor:
-    """Return the logits (N, J) in a model's output, detached, in float32 or wider.
+def plain_logits(
+    model: nn.Module, inputs: tuple[Tensor, ...], args: tuple[object, ...], count: int
+) -> Tensor:
+    """Run the model once and return its logits (count, J), detached, in float32 or wider.
 
     Raises:
-        ValueError: There are none for these images, or they hold NaN or Inf.
+        ValueError: There are not so many, or they hold NaN or Inf.
     """
-    return _plain(as_logits(output, images))
+    return _plain(run(model, inputs, args, count=count))
 
 
 def _plain(logits: Tensor) -> Tensor:

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from captum_kmex.model.activations import layer_name, logits_of, output_of
+from captum_kmex.model.activations import layer_name, plain_logits
 from captum_kmex.model.hooks import coarser
 
 __all__ = ["Cut"]
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +52,12 @@ class Cut:
         """
         count = len(features)
         if self.layer is None:
-            others = (_repeated(value, count) for value in (*self.inputs[1:], *self.args))
-            return logits_of(output_of(self.model, (features, *others)), features)
+            inputs = tuple(_repeated(value, count) for value in self.inputs[1:])
+            args = tuple(_repeated(value, count) for value in self.args)
+            return plain_logits(self.model, (features, *inputs), args, count)
         native = features.movedim(1, self.channels)
         with self._at_layer(lambda value: native.to(value.dtype)):
-            output = output_of(self.model, (*self.inputs, *self.args))
-        return logits_of(output, features)
+            return plain_logits(self.model, self.inputs, self.args, count)
 
     def check(self) -> None:
         """Raise ``ValueError`` unless all of the image passes this place.
@@ -77,10 +80,10 @@ class Cut:
         found: list[Tensor] = []
         # a copy: what follows may work in place
         with self._at_layer(lambda value: found.append(value.clone())):
-            output = output_of(self.model, (*self.inputs, *self.args))
+            logits = plain_logits(self.model, self.inputs, self.args, 1)
         if not found:
             raise ValueError(self._refusal("it does not run"))
-        return found[0].movedim(self.channels, 1), logits_of(output, self.inputs[0])
+        return found[0].movedim(self.channels, 1), logits
 
     def _refusal(self, why: str) -> str:
         return (
@@ -112,10 +115,10 @@ _CLOSE = 1e-3  # of the largest logit
 _ROUNDINGS = 8  # of the coarsest type on the way, that may be more
 
 
-def _repeated(value: object, count: int) -> object:
+def _repeated(value: _Value, count: int) -> _Value:
     """Give every removal its image's further inputs; what has no batch stays as it is."""
     if isinstance(value, Tensor) and value.ndim and len(value) == 1:
-        return value.expand(count, *value.shape[1:])
+        return cast("_Value", value.expand(count, *value.shape[1:]))
     return value
 
 
