@@ -99,8 +99,7 @@ class Measuring:
         cut_of = self._cuts(explainer.reading.layers[depth:])
         images = explainer.stack.blocks[0]
         with plain_arithmetic(images):
-            segments = explainer.segments(depth, competition)
-            priors = allocated_maps(explainer, question, depth, competition).flatten(1)
+            priors, segments = allocated_maps(explainer, question, depth, competition)
         labels, stack = segments.labels.cpu(), explainer.stack.suffix(depth)
         removals = [_coalitions(of_image, options) for of_image in labels]
         accounts, fewest = [], []
@@ -109,7 +108,7 @@ class Measuring:
                 remover = Remover(cut_of(i), options, bar.update)
                 logits = remover(removal.kept)
                 asked = question.repeated(i, len(removal), logits.device)
-                design, prior = _design(stack, i, removal), priors[i].cpu().double()
+                design, prior = _design(stack, i, removal), priors[i].flatten().cpu().double()
                 account = image_account(removal, asked, logits, design, prior)
                 accounts.append(account)
                 if minimal:

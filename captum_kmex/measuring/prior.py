@@ -9,6 +9,7 @@ from captum_kmex.composite.resizing import resize_keeping_mean
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.explaining.evidence import Question
 from captum_kmex.explaining.explainer import Explainer
+from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.explaining.segmenters import Competition
 
 __all__ = ["allocated_maps", "shared_out"]
@@ -16,20 +17,21 @@ __all__ = ["allocated_maps", "shared_out"]
 
 def allocated_maps(
     explainer: Explainer, question: Question, depth: int, competition: Competition
-) -> Tensor:
-    """Return maps (N, 1, H, W) that lie where the head's evidence is allocated.
+) -> tuple[Tensor, Segmentation]:
+    """Return maps (N, 1, H, W) that lie where the head's evidence is allocated, and the segments.
 
-    They are the mean of the head's own map and of that carried down to segments; flat where the
-    model has no head.
+    The maps are the mean of the head's own and of that carried down to the segments; flat where
+    the model has no head.
     """
     stack = explainer.stack.suffix(depth)
     try:
-        own = question.density(*explainer.head_and_map)
-        return (
-            resize_keeping_mean(own, stack.grid) + explainer.density(question, depth, competition)
-        ) / 2
+        *_, found = explainer.evidence([question], depth, competition)
     except (HeadNotFoundError, NotFittedError):
-        return torch.ones_like(stack.squared_norms).unsqueeze(1)
+        flat = torch.ones_like(stack.squared_norms).unsqueeze(1)
+        return flat, explainer.segments(depth, competition)
+    own = resize_keeping_mean(question.density(*explainer.head_and_map), stack.grid)
+    segments = found.averaged or explainer.segments(depth, competition)
+    return (own + found.densities[0]) / 2, segments
 
 
 def shared_out(total: Tensor, shares: Tensor) -> Tensor:
