@@ -2,7 +2,8 @@
 
 from captum_kmex.arguments.checking import checked, checked_by_all
 from captum_kmex.arguments.indices import check_count, resolve_depth, resolve_index
-from captum_kmex.arguments.options import OPTIONS, Option, option_of, read_option
+from captum_kmex.arguments.option import Option
+from captum_kmex.arguments.options import OPTIONS, option_of, read_option
 from captum_kmex.arguments.settings import Setting
 
 __all__ = [

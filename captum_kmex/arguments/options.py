@@ -8,15 +8,13 @@ their arguments by this table, so that range, default and message are the same e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
 from captum_kmex.arguments.addresses import ATTRIBUTION, BANK, COLUMNS, FITTED, KMEX, LAYERS
 from captum_kmex.arguments.containers import DataSet, Listed, Loader, Mapped, Names
-from captum_kmex.arguments.kinds import Choice, Key, Kind, Number, OneOf, Switch, Text, Whole
+from captum_kmex.arguments.kinds import Choice, Key, Number, OneOf, Switch, Text, Whole
 from captum_kmex.arguments.masks import Mask
-from captum_kmex.arguments.misfits import Misfit
 from captum_kmex.arguments.objects import (
     Callback,
     Color,
@@ -27,46 +25,9 @@ from captum_kmex.arguments.objects import (
     Picture,
     Values,
 )
+from captum_kmex.arguments.option import Option
 
-__all__ = ["OPTIONS", "REQUIRED", "Option", "option_of", "read_option"]
-
-REQUIRED = object()  # has no default
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option.
-
-    Attributes:
-        kind: What it may be.
-        default: What it is where it is left out. Where that is ``None``, ``None`` may be given;
-            ``REQUIRED`` where there is none, or each callable has its own.
-        remedy: What to do about a value that does not fit, if its kind does not say so.
-    """
-
-    kind: Kind
-    default: object = REQUIRED
-    remedy: str = ""
-
-    def read(self, name: str, value: object, is_required: bool = False) -> object:
-        """Return the value in its plainest form.
-
-        Args:
-            name: The argument.
-            value: What was given.
-            is_required: The callable has no default for it.
-
-        Raises:
-            TypeError: A value of another type; the message names what is allowed.
-            ValueError: One that is out of range, malformed or none of the choices.
-        """
-        if value is None and self.default is None and not is_required:
-            return None
-        try:
-            return self.kind.read(value)
-        except Misfit as misfit:
-            raise misfit.error(name, self.remedy) from None
-
+__all__ = ["OPTIONS", "option_of", "read_option"]
 
 _INDEX = Whole(0, 2**31 - 1)
 _PROTOTYPES = Whole(1, 10**6)
@@ -147,7 +108,8 @@ _EXPLAIN = {
     "connected": Option(Switch(), False),
     "min_area": Option(Whole(1, 2**31 - 1), 1),
     "LayerKMeansAttribution.attribute.segments": _MASK,
-    "LayerKMeansAttribution.explain.segments": _MASK,
+    "ExplainedLayersAttribution.explain.segments": _MASK,
+    "ExplainedLayersAttribution.explain_targets.segments": _MASK,
     "per_channel": Option(Switch(), False),
     "needs_head": Option(Switch(), True),
     "evidence": Option(

@@ -12,7 +12,7 @@ from torch import Tensor
 from captum_kmex.arguments.misfits import described
 from captum_kmex.exceptions import TargetError
 
-__all__ = ["Target", "resolve_target"]
+__all__ = ["Target", "paired_targets", "resolve_target"]
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -58,6 +58,38 @@ def resolve_target(target: Target, logits: Tensor, name: str = "target") -> Tens
             f"{n_classes - 1}, or a negative number that counts from the end"
         )
     return given % n_classes
+
+
+def paired_targets(
+    targets: Sequence[Target], contrasts: Sequence[Target] | None
+) -> list[tuple[Target, Target]]:
+    """Return pairs of a target and what it is contrasted with, in the order of the targets.
+
+    Args:
+        targets: At least one target, each in any form that ``resolve_target`` takes.
+        contrasts: As many; ``None`` for no contrasts.
+
+    Raises:
+        TargetError: Not lists, or not of one length.
+    """
+    _check_list(targets, "targets")
+    if contrasts is None:
+        return [(target, None) for target in targets]
+    _check_list(contrasts, "contrasts")
+    if len(contrasts) != len(targets):
+        raise TargetError(
+            f"contrasts must be as many as targets, None where there is none; got {len(contrasts)} "
+            f"for {len(targets)}"
+        )
+    return list(zip(targets, contrasts, strict=True))
+
+
+def _check_list(targets: object, name: str) -> None:
+    if not isinstance(targets, (list, tuple)) or not targets:
+        raise TargetError(
+            f"{name} must be a list of one target or more, such as [281, 285]; got "
+            f"{described(targets)}"
+        )
 
 
 def _as_tensor(target: object, name: str) -> Tensor:

@@ -13,25 +13,22 @@ from captum_kmex.arguments import checked
 from captum_kmex.arguments.inputs import Inputs, check_inputs
 from captum_kmex.arguments.measured import Measured
 from captum_kmex.arguments.targets import Target
+from captum_kmex.attributions.explained_layers import ExplainedLayersAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.attributions.prototype_attribution import Layer, logged
 from captum_kmex.attributions.saved_settings import restored
-from captum_kmex.attributions.stacked_layers import StackedLayersAttribution
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.deployment.evidence import HeadEvidence, fixed_head, fixed_target
 from captum_kmex.deployment.models import SegmentedModel
 from captum_kmex.deployment.vote import PrototypeVote
 from captum_kmex.exceptions import NotFittedError
-from captum_kmex.explaining.account import allocated_account
 from captum_kmex.explaining.evidence import finish_map
-from captum_kmex.explanation import Explanation
-from captum_kmex.measuring.ledger import measured_account
 from captum_kmex.model.reading import plain_arithmetic
 
 __all__ = ["LayerKMeansAttribution"]
 
 
-class LayerKMeansAttribution(StackedLayersAttribution):
+class LayerKMeansAttribution(ExplainedLayersAttribution):
     """Explain a logit by dense concept segments of several layers, without gradients.
 
     Pixels of the stacked layers are assigned to k-means prototypes: of all classes once
@@ -175,7 +172,7 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         how = explainer.competition(question, restrict, connected, min_area, segments)
         if evidence != "allocated":
             measure = self._measuring(explainer, images, additional_forward_args, evidence)
-            found = measure(question, start, how)
+            (found,) = measure([question], start, how)
             maps = finish_map(found.density, images[0], upsample, sums=True)
             delta = found.delta(maps, question.output(explainer.logits))
             return (maps, delta) if return_convergence_delta else maps
@@ -208,43 +205,6 @@ class LayerKMeansAttribution(StackedLayersAttribution):
         explainer = self._explainer(check_inputs(inputs), additional_forward_args, at_input)
         question = explainer.question(target, contrast)
         return question.delta(attributions, explainer.head, explainer.logits)
-
-    @logged
-    @checked
-    @one_bank_a_call
-    def explain(
-        self,
-        inputs: Inputs,
-        target: Target = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        *,
-        depth: int | str = 0,
-        contrast: Target = None,
-        restrict: str | None = None,
-        connected: bool = False,
-        min_area: int = 1,
-        segments: Tensor | np.ndarray | None = None,
-        evidence: str | Measured = "allocated",
-    ) -> Explanation:
-        """Return map, segments, class scores, ledger and nearest training patches.
-
-        Args and errors are those of ``attribute``; the map is in logit units.
-
-        Returns:
-            An ``Explanation`` of the whole batch.
-        """
-        images = check_inputs(inputs)
-        explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
-        start, question = explainer.depth(depth), explainer.question(target, contrast)
-        how = explainer.competition(question, restrict, connected, min_area, segments)
-        if evidence == "allocated":
-            with plain_arithmetic(images[0]):
-                account = allocated_account(images[0], explainer, question, start, how)
-        else:
-            measure = self._measuring(explainer, images, additional_forward_args, evidence)
-            account = measured_account(measure, question, start, how)
-        return Explanation.of(images[0], explainer, question, start, how, account)
 
     @checked
     @one_bank_a_call

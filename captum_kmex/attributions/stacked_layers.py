@@ -9,7 +9,6 @@ from torch import Tensor
 
 from captum_kmex.arguments import Setting, checked
 from captum_kmex.arguments.inputs import Inputs, check_inputs
-from captum_kmex.arguments.measured import Measured
 from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.chosen_layers import LayersAttribution
 from captum_kmex.attributions.left_open import check_one_head
@@ -25,7 +24,6 @@ from captum_kmex.explaining.segmenters import (
 from captum_kmex.explaining.segments import enlarged_mask
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.options import Observation
-from captum_kmex.measuring.evidence import Measuring
 from captum_kmex.model.reading import plain_arithmetic
 
 __all__ = ["StackedLayersAttribution"]
@@ -235,18 +233,6 @@ class StackedLayersAttribution(LayersAttribution):
         if self.is_fitted:
             return PrototypeSegments(self.bank_, self.vote)
         return ImageClusters(self.n_clusters, self.seed, self.weighting or "dimension")
-
-    def _measuring(
-        self,
-        explainer: Explainer,
-        images: tuple[Tensor, ...],
-        args: object,
-        evidence: str | Measured,
-    ) -> Measuring:
-        """Return what measures evidence of a batch that was read once."""
-        options = evidence if isinstance(evidence, Measured) else Measured()
-        others = args if isinstance(args, tuple) else () if args is None else (args,)
-        return Measuring(explainer, self._source(), images, others, options)
 
     def _observe(
         self, batch: Batch, args: object, at_input: bool, needs_logits: bool = True

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import Tensor
 
 from captum_kmex.explaining.evidence import Question, finish_map
 from captum_kmex.explaining.explainer import Explainer
+from captum_kmex.explaining.given_segments import GivenSegments
 from captum_kmex.explaining.ledger import LedgerRow, build_ledger
 from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.explaining.segmenters import Competition
 from captum_kmex.explaining.votes import Classification
 
-__all__ = ["Account", "account_by_segments", "allocated_account"]
+__all__ = ["Account", "accounts_by_segments", "allocated_accounts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,36 +46,40 @@ class Account:
     needed: tuple[tuple[int, ...] | None, ...] | None = None
 
 
-def allocated_account(
-    images: Tensor, explainer: Explainer, question: Question, depth: int, competition: Competition
-) -> Account:
-    """Return the account of the head's evidence, carried down to a depth."""
-    bias, left = question.bias(explainer.head), question.not_linear(explainer.head)
+def allocated_accounts(
+    images: Tensor,
+    explainer: Explainer,
+    questions: Sequence[Question],
+    depth: int,
+    competition: Competition,
+) -> list[Account]:
+    """Return the account of the head's evidence for each question, carried down to a depth."""
+    biases = [question.bias(explainer.head) for question in questions]
     if competition.given is not None:
-        given, density = competition.given, explainer.density(question, depth, competition)
-        maps = finish_map(density, images, None, sums=True)
-        return Account(maps, given.numbers, given.ledger(maps), explainer.vote(depth), bias, left)
-    *_, found = explainer.evidence([question], depth, competition, voting=(depth,))
-    maps = finish_map(found.densities[0], images, None, sums=True)
-    segments = found.averaged or explainer.segments(depth, competition, is_voting=True)
-    account = account_by_segments(maps, segments, bias, explainer, depth, competition)
-    return replace(account, not_linear=left)
+        accounts = _given_accounts(images, explainer, questions, biases, depth, competition)
+    else:
+        *_, found = explainer.evidence(questions, depth, competition, voting=(depth,))
+        maps = [finish_map(density, images, None, sums=True) for density in found.densities]
+        segments = found.averaged or explainer.segments(depth, competition, is_voting=True)
+        accounts = accounts_by_segments(maps, segments, biases, explainer, depth, competition)
+    left = [question.not_linear(explainer.head) for question in questions]
+    return [replace(a, not_linear=over) for a, over in zip(accounts, left, strict=True)]
 
 
-def account_by_segments(
-    maps: Tensor,
+def accounts_by_segments(
+    maps: Sequence[Tensor],
     segments: Segmentation,
-    bias: Tensor,
+    biases: Sequence[Tensor],
     explainer: Explainer,
     depth: int,
     competition: Competition,
-) -> Account:
-    """Return the account of maps by segments of a depth, collected for a vote.
+) -> list[Account]:
+    """Return the accounts of maps by segments of a depth, collected for a vote.
 
     Args:
-        maps: Maps (N, 1, H, W) in logit units.
-        segments: The segments.
-        bias: What the maps leave out (N,).
+        maps: Maps (N, 1, H, W) in logit units, one a question.
+        segments: The segments of all of them.
+        biases: What the maps leave out, (N,) each.
         explainer: The batch.
         depth: Place of the shallowest layer.
         competition: Who competed for the pixels.
@@ -80,5 +87,26 @@ def account_by_segments(
     is_free = competition.own_class is None
     verdict = explainer.vote(depth, segments if is_free else None)
     book = explainer.segmenter.codebook(depth)
-    ledger = build_ledger(maps, segments.labels, segments.prototypes, book)
-    return Account(maps, segments.labels, ledger, verdict, bias)
+    labels, prototypes = segments.labels, segments.prototypes
+    return [
+        Account(own, labels, build_ledger(own, labels, prototypes, book), verdict, bias)
+        for own, bias in zip(maps, biases, strict=True)
+    ]
+
+
+def _given_accounts(
+    images: Tensor,
+    explainer: Explainer,
+    questions: Sequence[Question],
+    biases: Sequence[Tensor],
+    depth: int,
+    competition: Competition,
+) -> list[Account]:
+    """Return the accounts by segments from outside."""
+    given, verdict = cast("GivenSegments", competition.given), explainer.vote(depth)
+    densities = [explainer.density(question, depth, competition) for question in questions]
+    maps = [finish_map(density, images, None, sums=True) for density in densities]
+    return [
+        Account(own, given.numbers, given.ledger(own), verdict, bias)
+        for own, bias in zip(maps, biases, strict=True)
+    ]

@@ -33,15 +33,22 @@ class Question:
     units: str = "logit"
 
     @classmethod
-    def of(cls, target: Target, contrast: Target, logits: Tensor, units: str) -> Question:
-        """Resolve what the user asks.
+    def of(
+        cls,
+        target: Target,
+        contrast: Target,
+        logits: Tensor,
+        units: str,
+        names: tuple[str, str] = ("target", "contrast"),
+    ) -> Question:
+        """Resolve what the user asks; messages call target and contrast by these names.
 
         Raises:
             TargetError: A malformed target.
             ValueError: A contrast in alignment units, which do not subtract, or of a single
                 logit.
         """
-        explained = resolve_target(target, logits)
+        explained = resolve_target(target, logits, names[0])
         if contrast is None:
             return cls(explained, None, units)
         if logits.shape[1] == 1:
@@ -53,7 +60,7 @@ class Question:
             raise ValueError(
                 "contrast needs units='logit'; alignments of two classes do not subtract"
             )
-        return cls(explained, resolve_target(contrast, logits, "contrast"), units)
+        return cls(explained, resolve_target(contrast, logits, names[1]), units)
 
     def density(self, head: Head, tap: Tensor) -> Tensor:
         """Return the head's map (N, 1, h, w) as a density: its mean is what the map sums to."""

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from captum_kmex.arguments import resolve_depth
-from captum_kmex.arguments.targets import Target
+from captum_kmex.arguments.targets import Target, paired_targets
 from captum_kmex.classes import class_of
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.explaining.evidence import DepthEvidence, Question, carried_down
@@ -106,6 +106,20 @@ class Explainer:
     def question(self, target: Target, contrast: Target = None, units: str = "logit") -> Question:
         """Resolve what the user asks; errors are those of ``Question.of``."""
         return Question.of(target, contrast, self.logits, units)
+
+    def questions(
+        self, targets: Sequence[Target], contrasts: Sequence[Target] | None
+    ) -> list[Question]:
+        """Resolve several at once, in logit units.
+
+        Raises:
+            TargetError: Malformed targets, or not as many contrasts.
+        """
+        pairs = paired_targets(targets, contrasts)
+        return [
+            Question.of(*pair, self.logits, "logit", (f"targets[{i}]", f"contrasts[{i}]"))
+            for i, pair in enumerate(pairs)
+        ]
 
     def competition(
         self,

@@ -81,44 +81,51 @@ class Measuring:
     options: Measured
 
     def __call__(
-        self, question: Question, depth: int, competition: Competition, *, minimal: bool = False
-    ) -> MeasuredEvidence:
-        """Measure the evidence for a question.
+        self,
+        questions: Sequence[Question],
+        depth: int,
+        competition: Competition,
+        *,
+        minimal: bool = False,
+    ) -> list[MeasuredEvidence]:
+        """Measure the evidence for some questions, in the same passes.
 
         Args:
-            question: What is explained, in logit units.
+            questions: What is explained, each in logit units.
             depth: Place of the shallowest layer.
             competition: Who makes the segments.
-            minimal: Find also the fewest segments that keep the class, and that change it.
+            minimal: Find also the fewest segments that keep the class, and that change it, which
+                takes some passes a question.
 
         Raises:
             ValueError: Other units, segments from outside, or a layer that cannot be a cut.
         """
-        _check(question, competition)
+        _check(questions, competition)
         explainer, options = self.explainer, self.options
         cut_of = self._cuts(explainer.reading.layers[depth:])
         images = explainer.stack.blocks[0]
         with plain_arithmetic(images):
-            priors, segments = allocated_maps(explainer, question, depth, competition)
+            priors, segments = allocated_maps(explainer, questions, depth, competition)
         labels, stack = segments.labels.cpu(), explainer.stack.suffix(depth)
         removals = [_coalitions(of_image, options) for of_image in labels]
-        accounts, fewest = [], []
+        found: list[tuple[list[ImageAccount], list[Minimal]]] = [([], []) for _ in questions]
         with self._progress(sum(map(len, removals))) as bar:
             for i, removal in enumerate(removals):
                 remover = Remover(cut_of(i), options, bar.update)
-                logits = remover(removal.kept)
-                asked = question.repeated(i, len(removal), logits.device)
-                design, prior = _design(stack, i, removal), priors[i].flatten().cpu().double()
-                account = image_account(removal, asked, logits, design, prior)
-                accounts.append(account)
-                if minimal:
-                    evidence = removal.kept[removal.alone].flatten(1).double() @ account.evidence
-                    fewest.append(
-                        minimal_segments(labels[i], evidence, asked, logits[0, 1:2], remover.first)
-                    )
-        maps = torch.stack([account.evidence for account in accounts]) * labels[0].numel()
-        density = maps.view(len(labels), 1, *labels.shape[1:]).to(images)
-        return MeasuredEvidence(density, segments, tuple(accounts), tuple(fewest))
+                logits, design = remover(removal.kept), _design(stack, i, removal)
+                for question, prior, (accounts, fewest) in zip(
+                    questions, priors, found, strict=True
+                ):
+                    asked = question.repeated(i, len(removal), logits.device)
+                    allocated = prior[i].flatten().cpu().double()
+                    account = image_account(removal, asked, logits, design, allocated)
+                    accounts.append(account)
+                    if minimal:
+                        sums, whole = removal.segment_sums(account.evidence), logits[0, 1:2]
+                        fewest.append(
+                            minimal_segments(labels[i], sums, asked, whole, remover.first)
+                        )
+        return [_gathered(segments, images, *of_one) for of_one in found]
 
     def _cuts(self, layers: Sequence[str]) -> Callable[[int], list[Cut]]:
         reading, places = self.explainer.reading, self.options.places
@@ -131,8 +138,21 @@ class Measuring:
         )
 
 
-def _check(question: Question, competition: Competition) -> None:
-    if question.units != "logit":
+def _gathered(
+    segments: Segmentation,
+    images: Tensor,
+    accounts: Sequence[ImageAccount],
+    fewest: Sequence[Minimal],
+) -> MeasuredEvidence:
+    """Return the evidence of a batch for one question from the accounts of its images."""
+    labels = segments.labels
+    maps = torch.stack([account.evidence for account in accounts]) * labels[0].numel()
+    density = maps.view(len(labels), 1, *labels.shape[1:]).to(images)
+    return MeasuredEvidence(density, segments, tuple(accounts), tuple(fewest))
+
+
+def _check(questions: Sequence[Question], competition: Competition) -> None:
+    if any(question.units != "logit" for question in questions):
         raise ValueError("evidence='measured' needs units='logit'")
     if competition.given is not None:
         raise ValueError(

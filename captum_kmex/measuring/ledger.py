@@ -1,4 +1,4 @@
-"""The account of a batch whose evidence was measured."""
+"""The accounts of a batch whose evidence was measured."""
 
 from __future__ import annotations
 
@@ -8,25 +8,33 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from captum_kmex.explaining.account import Account, account_by_segments
+from captum_kmex.explaining.account import Account, accounts_by_segments
 from captum_kmex.explaining.evidence import Question, summed
 from captum_kmex.explaining.ledger import SURE, LedgerRow
 from captum_kmex.explaining.segmenters import Competition
 from captum_kmex.measuring.account import ImageAccount
-from captum_kmex.measuring.evidence import Measuring
+from captum_kmex.measuring.evidence import MeasuredEvidence, Measuring
 
-__all__ = ["measured_account"]
+__all__ = ["measured_accounts"]
 
 
-def measured_account(
-    measure: Measuring, question: Question, depth: int, competition: Competition
-) -> Account:
-    """Return maps, segments, votes, and a ledger with what was measured beside the evidence."""
-    found = measure(question, depth, competition, minimal=True)
-    maps, explainer = summed(found.density), measure.explainer
-    account = account_by_segments(
-        maps, found.segments, found.baseline, explainer, depth, competition
+def measured_accounts(
+    measure: Measuring, questions: Sequence[Question], depth: int, competition: Competition
+) -> list[Account]:
+    """Return maps, segments, votes, and ledgers with what was measured beside the evidence."""
+    found = measure(questions, depth, competition, minimal=True)
+    accounts = accounts_by_segments(
+        [summed(of_one.density) for of_one in found],
+        found[0].segments,
+        [of_one.baseline for of_one in found],
+        measure.explainer,
+        depth,
+        competition,
     )
+    return list(map(_told, accounts, found))
+
+
+def _told(account: Account, found: MeasuredEvidence) -> Account:
     ledger = tuple(map(_measured_rows, account.ledger, found.accounts))
     enough, needed = ([getattr(m, name) for m in found.minimal] for name in ("enough", "needed"))
     return replace(

@@ -45,6 +45,10 @@ class Coalitions:
         """Places of the coalitions of a segment alone (S,)."""
         return self.without + self._parts
 
+    def segment_sums(self, values: Tensor) -> Tensor:
+        """Return sums (S,) of doubles (P,) over the cells of each segment."""
+        return self.kept[self.alone].flatten(1).double() @ values
+
     @property
     def _parts(self) -> int:
         return (len(self) - 2) // 2

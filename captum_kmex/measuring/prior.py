@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,22 +18,23 @@ __all__ = ["allocated_maps", "shared_out"]
 
 
 def allocated_maps(
-    explainer: Explainer, question: Question, depth: int, competition: Competition
-) -> tuple[Tensor, Segmentation]:
-    """Return maps (N, 1, H, W) that lie where the head's evidence is allocated, and the segments.
+    explainer: Explainer, questions: Sequence[Question], depth: int, competition: Competition
+) -> tuple[list[Tensor], Segmentation]:
+    """Return where the head's evidence for each question is allocated, and the segments.
 
-    The maps are the mean of the head's own and of that carried down to the segments; flat where
-    the model has no head.
+    The maps (N, 1, H, W) are the mean of the head's own and of that carried down to the segments;
+    flat where the model has no head.
     """
     stack = explainer.stack.suffix(depth)
     try:
-        *_, found = explainer.evidence([question], depth, competition)
+        *_, found = explainer.evidence(questions, depth, competition)
     except (HeadNotFoundError, NotFittedError):
         flat = torch.ones_like(stack.squared_norms).unsqueeze(1)
-        return flat, explainer.segments(depth, competition)
-    own = resize_keeping_mean(question.density(*explainer.head_and_map), stack.grid)
+        return [flat] * len(questions), explainer.segments(depth, competition)
+    heads = [question.density(*explainer.head_and_map) for question in questions]
+    own = [resize_keeping_mean(density, stack.grid) for density in heads]
     segments = found.averaged or explainer.segments(depth, competition)
-    return (own + found.densities[0]) / 2, segments
+    return [(a + b) / 2 for a, b in zip(own, found.densities, strict=True)], segments
 
 
 def shared_out(total: Tensor, shares: Tensor) -> Tensor:

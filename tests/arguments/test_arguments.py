@@ -196,6 +196,9 @@ def _attributions(w: World) -> dict[str, Case]:
         "KMExAttribution.alignment": Case(w.kmex.alignment, {"loader": w.loader}),
         "ClassifierPrototypes.alignment": Case(w.columns.alignment, {"loader": w.loader}),
         "LayerKMeansAttribution.explain": Case(w.kmeans.explain, call),
+        "LayerKMeansAttribution.explain_targets": Case(
+            w.kmeans.explain_targets, {"inputs": w.x[:2], "targets": [1, 0]}
+        ),
         "Measured": Case(Measured, {"at": "input"}),
         "LayerKMeansAttribution.segment": Case(w.kmeans.segment, call),
         "LayerKMeansAttribution.feature_mask": Case(w.kmeans.feature_mask, call),

@@ -64,7 +64,7 @@ def game_of(
     rows = explainer.stack.rows(torch.full_like(cells, image), cells)
     kernel = FeatureKernel.of(rows, GRID, evidence._LIKENESS, evidence._REACH, evidence._OWN)
     sums, kinds = full.kept[used].flatten(1).double(), full.kinds[used - 2]
-    maps = allocated_maps(explainer, question, 0, Competition())[0].flatten(1)[image].double()
+    maps = allocated_maps(explainer, [question], 0, Competition())[0][0].flatten(1)[image].double()
     likely = shared_out(chance, maps)
     found = Design(sums, kinds, kernel).posterior(
         likely, chances[used] - chances[0], chance, account._CHANCE_NOISES
