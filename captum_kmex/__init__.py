@@ -8,6 +8,7 @@ from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError, TargetError
 from captum_kmex.explanation import Explanation
+from captum_kmex.loading.loaded import LoadedModel, load_model
 from captum_kmex.model.layer_suggestion import suggest_layers
 from captum_kmex.moved import keep_old_paths
 
@@ -19,10 +20,12 @@ __all__ = [
     "HeadNotFoundError",
     "KMExAttribution",
     "LayerKMeansAttribution",
+    "LoadedModel",
     "Measured",
     "NotFittedError",
     "PrototypeBank",
     "TargetError",
     "__version__",
+    "load_model",
     "suggest_layers",
 ]

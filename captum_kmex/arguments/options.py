@@ -54,6 +54,11 @@ _MODELS = {
     "ClassifierPrototypes.model": _OR_FUNCTION,
     "KMExAttribution.model": _OR_FUNCTION,
     "LayerKMeansAttribution.model": _OR_FUNCTION,
+    "load_model.name": Option(Text(), remedy="pass a name such as 'torchvision:resnet50'"),
+    "load_model.weights": Option(Path(), None),
+    "load_model.preprocessing": Option(
+        Instance(("captum_kmex.loading.preprocessing:Preprocessing",), "a Preprocessing"), None
+    ),
     "layer": Option(Layer(), None),
     "layers": Option(
         OneOf((Layer(), Listed(Layer(), 1, is_distinct=True))),

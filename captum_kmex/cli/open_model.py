@@ -18,7 +18,7 @@ from captum_kmex.classes import class_count
 from captum_kmex.cli.answer import say
 from captum_kmex.exceptions import UsageError
 from captum_kmex.loading.class_names import names_of_file
-from captum_kmex.loading.models import ModelSource, load_model, model_source
+from captum_kmex.loading.models import ModelSource, model_source, with_weights
 from captum_kmex.loading.preprocessing import IMAGENET, Preprocessing
 from captum_kmex.loading.zoos import IMAGENET_CLASSES, wordnet_numbers
 from captum_kmex.model.layer_suggestion import candidate_layers
@@ -100,7 +100,7 @@ def open_subject(
             "download the published ones"
         )
     device = _device(options.device)
-    model = load_model(source, options.weights, options.num_classes).to(device)
+    model = with_weights(source, options.weights, options.num_classes).to(device)
     preprocessing = _preprocessing(options, source, model, record or {})
     say(f"preprocessing: {preprocessing}", quiet=options.quiet)
     subject = Subject(model, device, preprocessing, None)

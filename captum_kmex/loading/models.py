@@ -14,7 +14,7 @@ from captum_kmex.loading.preprocessing import Preprocessing
 from captum_kmex.loading.weights import class_count, read_weights, set_weights
 from captum_kmex.loading.zoos import TimmModel, TorchvisionModel
 
-__all__ = ["ModelSource", "load_model", "model_source"]
+__all__ = ["ModelSource", "model_source", "with_weights"]
 
 
 class ModelSource(Protocol):
@@ -57,7 +57,7 @@ def model_source(text: str) -> ModelSource:
     return TimmModel(name) if place == "timm" else OwnModel(place, name)
 
 
-def load_model(source: ModelSource, weights: str | None, num_classes: int | None) -> nn.Module:
+def with_weights(source: ModelSource, weights: str | None, num_classes: int | None) -> nn.Module:
     """Build a model and give it its weights.
 
     The number of classes is that of the weights' head unless it is given.

@@ -210,6 +210,7 @@ def _functions(w: World) -> dict[str, Case]:
     report = {"attribution": w.kmeans, "images": w.data, "path": w.folder / "report.html"}
     found = {
         "suggest_layers": example,
+        "load_model": {"name": "torchvision.models:squeezenet1_1"},
         "candidate_layers": example,
         "surrogate_scores": {"attribution": w.kmeans, "loader": w.loader},
         "sensitivity_max": {"attribution": w.columns, "inputs": w.x[:1], "n_perturb_samples": 1},

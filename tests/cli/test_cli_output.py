@@ -70,7 +70,7 @@ def test_an_output_that_cannot_be_written_is_found_before_any_work(
         pytest.fail("the model was loaded")
 
     monkeypatch.setattr(models, "set_weights", no_work)
-    monkeypatch.setattr("captum_kmex.cli.open_model.load_model", no_work)
+    monkeypatch.setattr("captum_kmex.cli.open_model.with_weights", no_work)
     error = error_of(capsys, *_words(command, place, output), code=2)
     assert "--output" in error
     assert not list(place.glob(".*"))

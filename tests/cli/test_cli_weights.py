@@ -16,7 +16,7 @@ from torch import nn
 from workplace import answer_of, error_of
 
 from captum_kmex.exceptions import LeftOutWeightsWarning
-from captum_kmex.loading.models import load_model, model_source
+from captum_kmex.loading.models import model_source, with_weights
 from captum_kmex.loading.opaque import opaque_kind
 from captum_kmex.loading.weights import read_weights
 
@@ -48,7 +48,7 @@ BESIDE = {"criterion.weight": torch.ones(3), "val_metrics.acc.total": torch.tens
 def test_weights_are_found_in_what_training_scripts_save(net, wrapping, tmp_path):
     path = tmp_path / "net.pt"
     torch.save(WRAPPINGS[wrapping](net.state_dict()), path)
-    model = load_model(model_source("torchvision:squeezenet1_1"), str(path), None)
+    model = with_weights(model_source("torchvision:squeezenet1_1"), str(path), None)
     assert not model.training
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_weights_of_timm_and_of_a_function_of_ones_own_load(tmp_path, capsys, mo
         torch.manual_seed(1)
         model = timm.create_model("tf_efficientnet_lite0", num_classes=4).eval()
     save_file(model.state_dict(), tmp_path / "net.safetensors")
-    loaded = load_model(
+    loaded = with_weights(
         model_source("timm:tf_efficientnet_lite0"), str(tmp_path / "net.safetensors"), None
     )
     assert loaded.num_classes == 4
@@ -168,7 +168,7 @@ def test_what_stands_beside_a_lightning_model_is_left_out_and_said(prefix, net, 
     path = tmp_path / "last.ckpt"
     torch.save({"state_dict": state, "pytorch-lightning_version": "2.5", "epoch": 3}, path)
     with pytest.warns(LeftOutWeightsWarning, match=r"2 tensors .*\(criterion\.weight, val_met"):
-        model = load_model(model_source("torchvision:squeezenet1_1"), str(path), None)
+        model = with_weights(model_source("torchvision:squeezenet1_1"), str(path), None)
     x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(model(x), net(x))
@@ -223,7 +223,7 @@ def test_weights_of_other_precision_are_taken(dtype, net, tmp_path):
     state = {name: tensor.to(dtype) for name, tensor in net.state_dict().items()}
     save_file(state, tmp_path / "net.safetensors")
     source = model_source("torchvision:squeezenet1_1")
-    model = load_model(source, str(tmp_path / "net.safetensors"), None)
+    model = with_weights(source, str(tmp_path / "net.safetensors"), None)
     expected = net.classifier[1].weight.to(dtype).float()
     assert torch.equal(model.classifier[1].weight, expected)
 
@@ -239,7 +239,7 @@ def test_damaged_weights_are_one_clean_error(name, seed, net, tmp_path):
         data[generator.randrange(min(6000, len(data)))] = generator.randrange(256)
     path.write_bytes(data[: generator.choice([len(data), 3000, 500])])
     try:
-        load_model(model_source("torchvision:squeezenet1_1"), str(path), None)
+        with_weights(model_source("torchvision:squeezenet1_1"), str(path), None)
     except ValueError as error:
         assert str(path) in str(error)  # noqa: PT017  # or the damage is in a number
 
