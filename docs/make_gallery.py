@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from captum.attr import InputXGradient, LayerGradCam
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.tasks import fashion_mnist, mnist
@@ -29,6 +32,9 @@ from captum_kmex.loading.zoos import imagenet_names
 from captum_kmex.metrics.embedding import pooled_embeddings
 from captum_kmex.metrics.wins import prototype_wins
 from captum_kmex.visualization import (
+    density,
+    draw_map,
+    draw_picture,
     evidence_scale,
     plot_comparison,
     plot_confusions,
@@ -47,6 +53,7 @@ CLOTHES = (
     "T-shirt", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
+HERO = ("rocket", "cameraman", "coffee", "chelsea", "china", "flower")
 CAPTUM_METHODS = ("heat_map", "blended_heat_map", "masked_image", "alpha_scaling")
 Drawing = tuple[str, Figure]
 
@@ -75,7 +82,11 @@ def photographs() -> Iterator[Drawing]:
         "Grad-CAM": LayerGradCam(net, net.bn2).attribute(x, target),
         "input x gradient": InputXGradient(net).attribute(x.clone().requires_grad_(), target),
     }
-    yield from measured(net, names, inputs, classes)
+    order = [names.index(name) for name in HERO]
+    shown = [pictures[i] for i in order]
+    yield "measured", contrasted(net, inputs[order], shown, classes)
+    tripod = inputs[names.index("cameraman")][None]
+    yield "panel-measured", attr.explain(tripod, evidence="measured").plot(class_names=classes)[0]
     labels = [classes[c] for c in target.tolist()]
     yield "methods", plot_methods(x, maps, names=labels)[0]
     figure, axes = plt.subplots(1, 4, figsize=(8.8, 2.5), layout="constrained")
@@ -85,21 +96,31 @@ def photographs() -> Iterator[Drawing]:
     yield "captum", figure
 
 
-def measured(
-    net: torch.nn.Module, names: Sequence[str], inputs: torch.Tensor, classes: Sequence[str]
-) -> Iterator[Drawing]:
-    """Draw evidence that is allocated beside evidence that is measured."""
+def contrasted(
+    net: torch.nn.Module,
+    inputs: torch.Tensor,
+    pictures: Sequence[NDArray[np.uint8]],
+    classes: Sequence[str],
+) -> Figure:
+    """Draw Grad-CAM above evidence that is allocated and evidence that is measured."""
     attr = LayerKMeansAttribution(net, PHOTO_LAYERS)
-    x = inputs[[names.index(name) for name in ("cameraman", "chelsea", "coffee", "rocket")]]
-    target = net(x).argmax(1)
+    target = net(inputs).argmax(1)
     maps = {
-        "Grad-CAM": LayerGradCam(net, net.bn2).attribute(x, target),
-        "allocated: one pass": attr.attribute(x, target),
-        "measured: 142 removals": attr.attribute(x, target, evidence="measured"),
+        "Grad-CAM": LayerGradCam(net, net.bn2).attribute(inputs, target),
+        "one pass": attr.attribute(inputs, target),
+        "measured": attr.attribute(inputs, target, evidence="measured"),
     }
-    yield "measured", plot_methods(x, maps, names=[classes[c] for c in target.tolist()])[0]
-    result = attr.explain(x[:1], evidence="measured")
-    yield "panel-measured", result.plot(class_names=classes)[0]
+    size = 1.55 * len(pictures) + 0.3, 6.4
+    figure, axes = plt.subplots(4, len(pictures), figsize=size, layout="constrained")
+    for picture, c, ax in zip(pictures, target.tolist(), axes[0], strict=True):
+        draw_picture(picture / 255, ax)
+        ax.set_title(classes[c], fontsize=10)
+    for line, (name, found) in zip(axes[1:], maps.items(), strict=True):
+        line[0].set_ylabel(name, fontsize=10)
+        smooth = interpolate(found.detach(), pictures[0].shape[:2], mode="bilinear")
+        for values, picture, ax in zip(smooth, pictures, line, strict=True):
+            draw_map(density(values), picture / 255, ax, evidence_scale([values]))
+    return figure
 
 
 def small_pictures() -> Iterator[Drawing]:

@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
+import torch
+import torchvision
+from torch.utils.data import DataLoader, TensorDataset
 
 import captum_kmex
 from captum_kmex.bank.prototype_bank import PrototypeBank
@@ -58,6 +62,30 @@ def test_export_page_runs_from_fit_to_picture(site):
     assert all(abs(float(total) - float(logit)) < 2e-4 for total, logit in sums)
     (picture,) = re.findall(r'src="(_images/export-[^"]+\.png)"', page)
     assert (site / picture).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_readme_runs_as_it_stands(tmp_path, monkeypatch):
+    """The first block on a photograph, the second on a network and a data set of one's own."""
+    from PIL import Image
+    from skimage import data
+
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(data.chelsea()).save("cat.jpg")
+    readme = (ROOT / "README.md").read_text()
+    first, second = re.findall(r"```python\n(.*?)```", readme, re.S)
+    space: dict[str, object] = {}
+    exec(compile(first, "README.md", "exec"), space)
+    assert plt.imread("explained.png").std() > 0.05
+    assert space["net"].class_names[int(space["result"].target[0])] == "tiger cat"
+    assert abs(float(space["result"].delta[0])) < 1e-3
+    x = torch.cat([space["x"] * scale for scale in (0.5, 0.8, 1, 1.2)])
+    train_set = TensorDataset(x, torch.arange(4) % 2)
+    model = torchvision.models.resnet18(num_classes=2).eval()
+    space |= {"train_set": train_set, "model": model, "DataLoader": DataLoader}
+    exec(compile(second, "README.md", "exec"), space)
+    assert space["attr"].is_fitted
+    plt.close("all")
 
 
 def test_reference_names_every_module():
