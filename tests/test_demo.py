@@ -60,8 +60,11 @@ def test_demo_writes_a_summary_whose_ledgers_add_up(tmp_path, capsys):
     figures = plt.get_fignums()
     assert main(["demo", "--output", str(tmp_path / "demo"), "--epochs", "1", "--quiet"]) == 0
     summary = (tmp_path / "demo" / "summary.md").read_text()
-    assert summary in capsys.readouterr().out
-    rows = [line.split("|") for line in summary.splitlines() if "photographs/" in line]
+    answer = capsys.readouterr().out
+    assert summary in answer
+    assert f"Open {(tmp_path / 'demo' / 'digits' / 'report.html').as_uri()} in" in answer
+    lines = [line for line in summary.splitlines() if line.startswith("|")]
+    rows = [line.split("|") for line in lines if "photographs/" in line]
     assert len(rows) == 6
     for row in rows:
         assert float(row[4]) == pytest.approx(float(row[5]), abs=2e-4)
@@ -69,8 +72,12 @@ def test_demo_writes_a_summary_whose_ledgers_add_up(tmp_path, capsys):
     assert scores["test"]["KMEx"]["n_images"] == 1000
     # one epoch is enough to learn most digits; chance is 0.1
     assert all(found["accuracy"] > 0.7 for found in scores["test"].values())
-    for name in ("figure1-B4.png", "figure1-B234.png", "explained/0000.png"):
-        assert plt.imread(tmp_path / "demo" / "digits" / name).std() > 0.05
+    pictures = ("figure1-B4.png", "figure1-B234.png", "explained/0000.png")
+    paths = [f"digits/{name}" for name in pictures] + ["photographs/cameraman-measured.png"]
+    for path in paths:
+        assert plt.imread(tmp_path / "demo" / path).std() > 0.05
+    for part, shown in (("photographs", "cameraman"), ("digits", "A ResNet on MNIST")):
+        assert shown in (tmp_path / "demo" / part / "report.html").read_text()
     assert np.load(tmp_path / "demo" / "digits" / "explained" / "arrays.npz")["logits"].shape
     assert plt.get_fignums() == figures
     # what it saved can be loaded again, and is right about as many digits

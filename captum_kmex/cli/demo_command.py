@@ -35,5 +35,7 @@ def run(options: argparse.Namespace) -> Answer:
     from captum_kmex import demo
 
     summary = demo.run(options.output, options.epochs, show_progress=not options.quiet)
-    text = f"{summary.read_text()}\nEverything is in {options.output}; begin with {summary}"
-    return Answer({"output": str(options.output), "summary": str(summary)}, text)
+    report = options.output / "digits" / "report.html"
+    text = f"{summary.read_text()}\nOpen {report.absolute().as_uri()} in a browser."
+    data = {"output": options.output, "summary": summary, "report": report}
+    return Answer({name: str(path) for name, path in data.items()}, text)
