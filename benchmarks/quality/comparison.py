@@ -8,7 +8,7 @@ from benchmarks.page import bold_if, join, table
 from benchmarks.quality.measure import Column, Measure
 from benchmarks.quality.summary import Estimate
 
-__all__ = ["PAIRS", "render_comparison"]
+__all__ = ["ALL_PAIRS", "PAIRS", "render_comparison"]
 
 PAIRS = (
     ("B234 unfitted", "Grad-CAM"),
@@ -16,6 +16,12 @@ PAIRS = (
     ("B234 unfitted", "SLIC 100 + CAM"),
     ("B234 fitted", "Grad-CAM"),
 )
+# what the figure of faithfulness against cost shows besides; the page has no tables of them
+_BY_COST = (
+    "B234 measured, half", "B234 measured", "B234 measured, two layers", "EpsilonPlusFlat",
+    "Integrated Gradients", "KernelShap on superpixels", "RISE, 100 masks", "Occlusion",
+)  # fmt: skip
+ALL_PAIRS = (*PAIRS, *((method, "Grad-CAM") for method in _BY_COST))
 
 
 def render_comparison(

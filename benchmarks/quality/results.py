@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.cells import Cell
-from benchmarks.quality.comparison import PAIRS
+from benchmarks.quality.comparison import ALL_PAIRS
 from benchmarks.quality.plugins import find_tasks
 from benchmarks.quality.presets import Preset
 from benchmarks.quality.summary import Estimate, Row, compare, summarise
@@ -141,7 +141,7 @@ def _comparison(found: dict[str, Any]) -> Comparison:
 def _compared(cells: Sequence[Cell], preset: Preset) -> list[Comparison]:
     return [
         Comparison(subject, rival, *key, estimate)
-        for subject, rival in PAIRS
+        for subject, rival in ALL_PAIRS
         for key, estimate in compare(cells, subject, rival, preset.bootstrap).items()
     ]
 

@@ -9,6 +9,10 @@ from benchmarks.commands import run_command
 __all__ = ["main"]
 
 _STUDIES = {
+    "faithfulness_cost": (
+        "benchmarks.studies.faithfulness_cost",
+        "how faithful maps of photographs are, and how many forward passes they cost",
+    ),
     "export_cost": (
         "benchmarks.studies.export_cost",
         "what an explanation adds to a model in ONNX Runtime",
