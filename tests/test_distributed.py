@@ -110,9 +110,9 @@ def attribution(kind: str):
 KINDS = ("kmex", "layers", "ridge")
 # not all rows fit, so that samples are merged and the embeddings' are weighted
 OPTIONS = {
-    "kmex": {"memory_budget": 2400, "n_init": 3},
-    "layers": {"memory_budget": 20_000, "n_init": 3},
-    "ridge": {"memory_budget": 20_000, "n_init": 3},
+    "kmex": {"memory_budget": 2400, "n_init": 3, "patch_search": "exact"},
+    "layers": {"memory_budget": 20_000, "n_init": 3, "patch_search": "exact"},
+    "ridge": {"memory_budget": 20_000, "n_init": 3},  # patches from the sample
 }
 
 
@@ -579,10 +579,15 @@ def save_killed(folder: Path, kind: str, moments: list[int | None]) -> None:
     fit(kind, loader, **options).save(folder / f"bank.{dist.get_rank()}")
 
 
-@pytest.mark.parametrize("kind", ["kmex", "layers"])
 # 41 images make 21 a rank and pass
 @pytest.mark.parametrize(
-    "moments", [(5, 9), (30, 25), (60, 55)], ids=["sample", "refine", "patches"]
+    ("kind", "moments"),
+    [
+        pytest.param(kind, moments, id=f"{stage}-{kind}")
+        for kind in ("kmex", "layers", "ridge")
+        for stage, moments in {"sample": (5, 9), "refine": (30, 25), "patches": (60, 55)}.items()
+        if (kind, stage) != ("ridge", "patches")  # which has no pass of its own for them
+    ],
 )
 @pytest.mark.slow
 def test_group_killed_in_any_stage_ends_with_the_same_bank(fits, tmp_path, kind, moments):
@@ -598,16 +603,16 @@ def test_group_killed_in_any_stage_ends_with_the_same_bank(fits, tmp_path, kind,
     assert not list(tmp_path.glob("*progress*"))
 
 
-@pytest.mark.parametrize("behind", [0, 1])
+@pytest.mark.parametrize(("kind", "behind"), [("layers", 0), ("layers", 1), ("ridge", 1)])
 @pytest.mark.slow
-def test_rank_a_stage_behind_catches_up(fits, tmp_path, behind):
-    assert in_group(save_killed, 2, tmp_path, "layers", [15, 15]) == [KILLED, KILLED]
+def test_rank_a_stage_behind_catches_up(fits, tmp_path, kind, behind):
+    assert in_group(save_killed, 2, tmp_path, kind, [15, 15]) == [KILLED, KILLED]
     old = (tmp_path / f"progress.rank{behind}").read_bytes()
-    assert in_group(save_killed, 2, tmp_path, "layers", [25, 25]) == [KILLED, KILLED]
+    assert in_group(save_killed, 2, tmp_path, kind, [25, 25]) == [KILLED, KILLED]
     (tmp_path / f"progress.rank{behind}").write_bytes(old)
-    assert in_group(save_killed, 2, tmp_path, "layers", [None, None]) == [0, 0]
+    assert in_group(save_killed, 2, tmp_path, kind, [None, None]) == [0, 0]
     for number in range(2):
-        expected = (fits[2] / f"sampler.layers.{number}").read_bytes()
+        expected = (fits[2] / f"sampler.{kind}.{number}").read_bytes()
         assert (tmp_path / f"bank.{number}").read_bytes() == expected
 
 

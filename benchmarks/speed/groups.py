@@ -163,7 +163,7 @@ GROUPS = {
     "fit_memory": Group(
         "Memory of a fit",
         "Peak resident size of a fresh process that fits two convolutions' features of generated "
-        "32 x 32 images in five classes, two passes. The first row is a second process of the "
+        "32 x 32 images in five classes, one pass. The first row is a second process of the "
         "same size, so its ratio is the noise. The fit's share is the peak less that after one "
         "explanation. The last column is arithmetic: what the rows of the finer depth would take.",
         "images",
@@ -176,19 +176,22 @@ GROUPS = {
     ),
     "fit_step": Group(
         "Cost of a fit beside its forward passes",
-        "A fit of 64 images, two classes, by ResNet34 at 224 x 224, in batches of 8. The sampling "
-        "pass contains the forward passes and is compared with them alone; its last quarter comes "
-        "nearer to what every further image costs, as a full sample takes fewer rows of it (that "
-        "column divides medians, not rounds). Clustering depends on "
-        "classes and prototypes, not on images, so its share falls as the data grow; with 32 "
-        "images a class it is at its dearest. The second pass finds the nearest patches.",
-        "attribution",
+        "A fit of 128 images, two classes, by ResNet34 at 224 x 224, in batches of 8. The one "
+        "pass over the data contains the forward passes; its last quarter comes nearer to what "
+        "every further image costs, as a full sample takes fewer rows of it (columns but the "
+        "first divide medians, not rounds). Clustering, with the search for patches among the "
+        "rows kept, depends on classes and prototypes, not on images, so its share falls as the "
+        "data grow. The second table: distances of patches found so, over those of a search of "
+        "all rows in a second pass, at the finest depth.",
+        "fit",
         (
-            _ratio("sampling pass over the forwards", "forward"),
+            _ratio("whole fit over the forwards", "forward"),
+            _value("its pass", "sampling_over_forward", ".3f"),
             _value("its last quarter", "late_over_forward", ".3f"),
-            _value("clustering over that pass", "solve_over_pass", ".3f"),
-            _value("second pass over the first", "second_over_first", ".3f"),
-            _time("CPU time of the sampling pass"),
+            _value("what follows over that pass", "solve_over_pass", ".3f"),
+            _value("rows kept", "rows_kept", ".0%"),
+            _value("median distance over the exact", "distance", ".3f"),
+            _time("CPU time of the fit"),
         ),
     ),
 }

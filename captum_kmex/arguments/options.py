@@ -42,7 +42,6 @@ _ROWS = Instance(
 )
 _MARKS = Listed(Values((1, 2), "(K, D) of vectors, or (K,) of their classes"), 2)
 _GRID = Values((2,), "(h, w)", "whole", is_array=True)
-
 _PLACE = Text("the name of a layer, or 'input'")
 _FILL = OneOf(
     (Key("captum_kmex.measuring.fills:FILLS"), Values((3, 4, 5), "(1, D, h, w)", "floating-point"))
@@ -92,6 +91,7 @@ _FIT = {
     "refine": Option(Whole(0, 1000), 0),
     "memory_budget": Option(Whole(1, 2**60), 2 * 2**30),
     "n_representatives": Option(Whole(0, 1000), 5),
+    "patch_search": Option(Choice(("sample", "exact")), "sample"),
     "checkpoint": Option(Path(), None),
     "checkpoint_interval": Option(Number(0), 60.0),
     "show_progress": Option(Switch(), False),

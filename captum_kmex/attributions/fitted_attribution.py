@@ -91,6 +91,7 @@ class FittedAttribution(PrototypeAttribution):
         refine: int = 0,
         memory_budget: int = 2 * 2**30,
         n_representatives: int = 5,
+        patch_search: str = "sample",
         checkpoint: str | os.PathLike[str] | None = None,
         checkpoint_interval: float = 60.0,
         additional_forward_args: object = None,
@@ -100,10 +101,10 @@ class FittedAttribution(PrototypeAttribution):
         """Cluster the features of each class in one pass of bounded memory.
 
         ``LayerKMeansAttribution`` clusters the pixels of every depth,
-        ``KMExAttribution`` pooled embeddings. A last pass finds the training patches nearest
-        to each prototype. A shuffled ``DataLoader`` is read in data-set order; the result
-        depends on the data and the seed, not on the batch size. Switch random augmentation
-        off: all passes must see the same images.
+        ``KMExAttribution`` pooled embeddings. The training patches nearest to each prototype
+        are found among the rows kept on the way. A shuffled ``DataLoader`` is read in
+        data-set order; the result depends on the data and the seed, not on the batch size.
+        Switch random augmentation off: all passes must see the same images.
 
         Under an initialised ``torch.distributed`` group every process calls ``fit`` with its
         own shard of the data, best a ``DataLoader`` with a ``DistributedSampler``, and ends
@@ -121,8 +122,9 @@ class FittedAttribution(PrototypeAttribution):
             max_iter: Most Lloyd steps on the sampled rows, up to 100,000.
             refine: Further passes, up to 1,000, each one Lloyd step over all rows; none is kept.
             memory_budget: Bytes for the sampled rows of all classes and depths, of each process.
-            n_representatives: Nearest training patches kept of each prototype, up to 1,000; 0
-                skips the last pass.
+            n_representatives: Nearest training patches kept of each prototype, up to 1,000.
+            patch_search: Where they are looked for: ``"sample"``, among the sampled rows, in the
+                same pass; ``"exact"``, among all rows, in one further pass.
             checkpoint: File for the progress. A fit that was interrupted goes on from there
                 and ends as it would have; the file is deleted at the end.
             checkpoint_interval: Seconds between two saves of the progress, at least; 0 saves
@@ -146,7 +148,7 @@ class FittedAttribution(PrototypeAttribution):
             check_choice("labels", labels, self._label_modes)
             groups = (labels, None if classes is None else tuple(classes))
             sizes = (n_init, max_iter, refine, self.seed, memory_budget, n_representatives)
-            options = FitOptions(self.n_prototypes, *groups, *sizes)
+            options = FitOptions(self.n_prototypes, *groups, *sizes, patch_search)
             batches, at_input = IndexedBatches(loader, self.device), bool(attribute_to_layer_input)
             self._look_at(batches, additional_forward_args)
             about = (at_input, self._settings(), self._has_masses)

@@ -28,6 +28,17 @@ class FitOptions:
     seed: int = 0
     memory_budget: int = 2 * 2**30
     n_representatives: int = 5
+    patch_search: str = "sample"
+
+    @property
+    def keeps_places(self) -> bool:
+        """Whether patches are looked for among the rows of the sample."""
+        return self.n_representatives > 0 and self.patch_search == "sample"
+
+    @property
+    def n_passes(self) -> int:
+        """Passes over the data behind the first."""
+        return self.refine + (self.n_representatives > 0 and self.patch_search == "exact")
 
     def count(self, c: int) -> int:
         """Return the number of prototypes of a class."""

@@ -12,6 +12,7 @@ from captum_kmex.bank.fields import check_codebook, check_widths, codebook_kinds
 from captum_kmex.bank.tensor_kinds import TensorKind, check_tensors, part, scoped
 from captum_kmex.data.digests import MARK_SIZE
 from captum_kmex.fitting.fitted import Fitted
+from captum_kmex.fitting.kept_patches import check_kept_patches, kept_patch_kinds
 from captum_kmex.fitting.lloyd_pass import LloydPass
 from captum_kmex.fitting.options import FitOptions
 from captum_kmex.fitting.patch_pass import PatchPass
@@ -124,7 +125,7 @@ class ProgressCheck:
             self._check_state(progress)
 
     def _check_place(self, progress: Progress) -> None:
-        last = self.options.refine + (self.options.n_representatives > 0)
+        last = self.options.n_passes
         if progress.stage > last:
             raise ValueError(f"stage is {progress.stage}, of at most {last}")
         if self.n_batches is not None and progress.position > self.n_batches:
@@ -166,12 +167,17 @@ class ProgressCheck:
         """Compare the codebooks, and what a pass over the data has collected for them."""
         kinds = expected.kinds(progress.common)
         of_book = codebook_kinds(expected.summary.n_classes, self.options.labels is None)
+        if self.options.keeps_places:
+            of_book |= {f"near.{name}": kind for name, kind in kept_patch_kinds().items()}
         for depth in range(self.depths):
             kinds |= scoped(of_book, depth)
         check_tensors(progress.common, kinds, sizes)
         expected.check_values(progress.common)
         for depth in range(self.depths):
             check_codebook(progress.common, depth)
+            if self.options.keeps_places:
+                name = f"{depth}.near."
+                check_kept_patches(part(progress.common, name), name)
         if progress.position:
             found = Fitted.of(progress.common, _CPU)
             books, n_classes = found.codebooks, found.summary.n_classes

@@ -1,11 +1,11 @@
-"""The fit: one pass for a bounded sample, k-means, exact Lloyd passes, a pass for the patches."""
+"""The fit: one pass for a bounded sample and its patches, k-means, further passes if asked for."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Protocol
 
@@ -81,7 +81,7 @@ class Fit:
         for stage in range(max(1, self.checkpoint.stage), self.options.refine + 1):
             found.codebooks = self._refined(found, stage)
         warn_empty(found.codebooks)
-        found.codebooks = self._with_patches(found, self.options.refine + 1)
+        found.codebooks = self._with_patches(found)
         self.checkpoint.remove()
         return found
 
@@ -90,8 +90,9 @@ class Fit:
         self._stream(collection, 0, "sampling")
         _check_ridge(collection)
         with self._plain_arithmetic():
-            books = solve(collection, self.options, self.show_progress)
-        return Fitted(collection.summary, collection.ridge, books)
+            solved = solve(collection, self.options, self.show_progress)
+        near = [each.near for each in solved if each.near is not None]
+        return Fitted(collection.summary, collection.ridge, [each.book for each in solved], near)
 
     def _refined(self, found: Fitted, stage: int) -> list[Codebook]:
         """Return the codebooks after one Lloyd step over all rows."""
@@ -105,16 +106,28 @@ class Fit:
             )
         return step.result()
 
-    def _with_patches(self, found: Fitted, stage: int) -> Sequence[Codebook]:
+    def _with_patches(self, found: Fitted) -> Sequence[Codebook]:
         """Return the codebooks with the training patches nearest to each prototype."""
-        if self.options.n_representatives < 1:
+        if found.near:
+            count = self.options.n_representatives
+            pairs = zip(found.codebooks, found.near, strict=True)
+            return [
+                replace(book, representatives=near.nearest(book.centroids, count))
+                for book, near in pairs
+            ]
+        if self.options.n_representatives < 1 or self.options.keeps_places:
             return found.codebooks
+        return self._with_exact_patches(found)
+
+    def _with_exact_patches(self, found: Fitted) -> Sequence[Codebook]:
+        """Search all rows for the patches, in one further pass."""
         if not self.batches.is_repeatable:
             _warn_patches(
                 "the loader can be read only once, so no nearest training patches were "
-                "collected; pass a DataLoader, or n_representatives=0 to silence this"
+                "collected; pass a DataLoader, or patch_search='sample', which needs no second pass"
             )
             return found.codebooks
+        stage = self.options.n_passes
         self.checkpoint.begin(stage, found.state())
         search = PatchPass(found.codebooks, self.options)
         self._stream(search, stage, "nearest patches")

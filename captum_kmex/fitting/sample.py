@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_kmex.bank.tensor_kinds import FLOAT, INTEGER, TensorKind
+from captum_kmex.fitting.places import check_places
 from captum_kmex.fitting.state import State, added, from_all, least, sent_to_owner
 
 __all__ = ["ClassSample", "SampledRows", "row_keys"]
@@ -16,7 +17,7 @@ __all__ = ["ClassSample", "SampledRows", "row_keys"]
 SLACK = 1.25  # a class holds at most this much of its capacity between two prunings
 _RANGE = float(2**63)  # keys are integers below this
 _UNLIMITED = 1e30  # for infinity, which times no mass is no number
-_FIELDS = ("rows", "keys", "tags", "masses")
+_FIELDS = ("rows", "keys", "tags", "masses", "places")
 _CPU = torch.device("cpu")
 
 
@@ -60,30 +61,38 @@ class SampledRows:
         keys: Integer tensor (M,), the rows' random numbers in [0, 2^63).
         tags: Integer tensor (M,), kept beside each row.
         masses: Float tensor (M,), what a row's chance grows with; 0 in a uniform sample.
+        places: Integer tensor (M, 1 + 2 d), image and box of each row, as of ``places``;
+            ``None`` where nobody will ask.
     """
 
     rows: Tensor
     keys: Tensor
     tags: Tensor
     masses: Tensor
+    places: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def fields(self) -> dict[str, Tensor]:
+        """Return the tensors that there are, by name."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
     def at(self, index: Tensor) -> SampledRows:
         """Return chosen rows."""
-        return SampledRows(*(getattr(self, name)[index] for name in _FIELDS))
+        return SampledRows(**{name: tensor[index] for name, tensor in self.fields().items()})
 
     def to(self, device: torch.device) -> SampledRows:
         """Return the rows on a device."""
-        return SampledRows(*(getattr(self, name).to(device) for name in _FIELDS))
+        return SampledRows(**{name: tensor.to(device) for name, tensor in self.fields().items()})
 
     @classmethod
     def joined(cls, parts: Sequence[SampledRows]) -> SampledRows:
         """Return the rows of several parts together."""
         if len(parts) == 1:
             return parts[0]
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS))
+        every = [part.fields() for part in parts]
+        return cls(**{name: torch.cat([own[name] for own in every]) for name in every[0]})
 
 
 class ClassSample(State):
@@ -100,6 +109,7 @@ class ClassSample(State):
         capacity: Most rows kept of one class.
         is_weighted: Rows come with masses.
         n_tags: The rows' tags are below.
+        keeps_places: Rows come with their places.
         device: Where saved rows go.
 
     Attributes:
@@ -123,10 +133,12 @@ class ClassSample(State):
         is_weighted: bool = False,
         *,
         n_tags: int = 2**31,
+        keeps_places: bool = False,
         device: torch.device = _CPU,
     ) -> None:
         super().__init__()
         self.capacity, self.is_weighted = capacity, is_weighted
+        self._keeps_places = keeps_places
         self._n_tags, self._device = n_tags, device
         self._parts: list[list[SampledRows]] = [[] for _ in range(n_classes)]
         a_class = TensorKind(INTEGER, (n_classes,), 0)
@@ -214,10 +226,10 @@ class ClassSample(State):
         for c in range(len(self.seen)):
             self._prune(c)
         return super().state() | {
-            f"{name}.{c}": getattr(kept, name)
+            f"{name}.{c}": tensor
             for c, parts in enumerate(self._parts)
             for kept in parts
-            for name in _FIELDS
+            for name, tensor in kept.fields().items()
         }
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
@@ -225,8 +237,8 @@ class ClassSample(State):
         super().restore(saved)
         for c in range(len(self.seen)):
             if f"keys.{c}" in saved:
-                kept = SampledRows(*(saved[f"{name}.{c}"] for name in _FIELDS))
-                self._parts[c] = [kept.to(self._device)]
+                kept = {name: saved.get(f"{name}.{c}") for name in _FIELDS}
+                self._parts[c] = [SampledRows(**kept).to(self._device)]  # type: ignore[arg-type]
 
     def kinds(self, saved: Mapping[str, Tensor]) -> dict[str, TensorKind]:
         """Return what the tensors of a saved sample must be, of the classes it has rows of."""
@@ -241,7 +253,15 @@ class ClassSample(State):
                 f"tags.{c}": TensorKind(INTEGER, (count,), 0, self._n_tags - 1),
                 f"masses.{c}": TensorKind(FLOAT, (count,), 0, alike="/masses"),
             }
+            if self._keeps_places:
+                kinds[f"places.{c}"] = TensorKind(INTEGER, (count, "/places"), 0)
         return kinds
+
+    def check_values(self, saved: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Raise ``ValueError`` for places that are none."""
+        for name in saved:
+            if name.startswith("places."):
+                check_places(saved[name], f"{prefix}{name}")
 
     def _prune(self, c: int, is_distinct: bool = True) -> None:
         if not self._parts[c]:

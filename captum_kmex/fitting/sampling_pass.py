@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from captum_kmex.bank.tensor_kinds import INTEGER, TensorKind
 from captum_kmex.classes import class_count
 from captum_kmex.data.batches import Batch
 from captum_kmex.fitting.options import FitOptions, Observation
+from captum_kmex.fitting.places import places_of
 from captum_kmex.fitting.ridge import RidgeSums
 from captum_kmex.fitting.rows import RowSource, widest
 from captum_kmex.fitting.sample import SLACK, ClassSample, SampledRows, row_keys
@@ -77,7 +80,7 @@ class Collection(State):
             self.ridge.add(seen.pooled, seen.logits)
         pairs = self._options.pairs(batch, seen.logits)
         for sample, source in zip(self.samples, seen.sources, strict=True):
-            _offer(sample, source, pairs, batch.indices, self._options)
+            _offer(sample, source, pairs, batch, self._options)
 
     def share(self) -> None:
         """Join what all machines collected: the rows of class c go to machine c mod W.
@@ -100,6 +103,7 @@ class Collection(State):
                 self.capacity,
                 bool(self.is_weighted),
                 n_tags=n_classes,
+                keeps_places=self._options.keeps_places,
                 device=self.device,
             )
             for _ in range(missing)
@@ -132,19 +136,24 @@ def _offer(
     sample: ClassSample,
     source: RowSource,
     pairs: tuple[Tensor, Tensor],
-    indices: Tensor,
+    batch: Batch,
     options: FitOptions,
 ) -> None:
     """Offer every pixel of the batch; only those that can still enter are computed."""
     images, tags = pairs
-    n_pixels = source.grid[0] * source.grid[1]
+    grid, size = source.grid, batch.inputs[0].shape[2:]
+    n_pixels = math.prod(grid)
     classes = tags if options.labels is not None else torch.zeros_like(tags)
-    keys = row_keys(options.seed, indices, n_pixels)[images]
+    keys = row_keys(options.seed, batch.indices, n_pixels)[images]
     masses = None if source.masses is None else source.masses[images]
     sample.seen += n_pixels * torch.bincount(classes, minlength=len(sample.seen)).cpu()
     candidates = sample.candidates(keys, classes, masses)
     for pair, pixel in zip(*(x.split(_ROWS_AT_ONCE) for x in candidates), strict=True):
-        rows = source.rows(images[pair], pixel)
+        image = images[pair]
+        rows = source.rows(image, pixel)
         own = rows.new_zeros(len(rows), dtype=widest(rows.device))
         own = own if masses is None else masses[pair, pixel]
-        sample.add(SampledRows(rows, keys[pair, pixel], tags[pair], own), classes[pair])
+        found = SampledRows(rows, keys[pair, pixel], tags[pair], own)
+        if options.keeps_places:
+            found = replace(found, places=places_of(batch.indices[image], pixel, grid, size))
+        sample.add(found, classes[pair])

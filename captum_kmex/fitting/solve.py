@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_kmex.bank.codebook import Codebook
+from captum_kmex.bank.representatives import Representatives
 from captum_kmex.clustering.gram import TINY
 from captum_kmex.clustering.kmeans import KMeansResult, kmeans_by_class
 from captum_kmex.exceptions import EmptyPrototypesWarning, FewRowsWarning, warn_user
+from captum_kmex.fitting.kept_patches import KeptPatches, nearest_rows
 from captum_kmex.fitting.options import FitOptions
 from captum_kmex.fitting.sample import ClassSample, SampledRows
 from captum_kmex.fitting.sampling_pass import Collection
 from captum_kmex.fitting.state import from_owners, is_own
 
-__all__ = ["solve", "warn_empty"]
+__all__ = ["Solution", "solve", "warn_empty"]
 
 _FEW_ROWS = 10  # a prototype
 _ROWS_AT_ONCE = 2**15
 _CPU = torch.device("cpu")
 
 
-def solve(found: Collection, options: FitOptions, show_progress: bool) -> list[Codebook]:
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The prototypes of a depth, and what the sample has of patches near them.
+
+    Attributes:
+        book: The prototypes, with their patches where these are final.
+        near: Rows near them, of which later prototypes take theirs; ``None`` where none will.
+    """
+
+    book: Codebook
+    near: KeptPatches | None = None
+
+
+def solve(found: Collection, options: FitOptions, show_progress: bool) -> list[Solution]:
     """Cluster the samples into one codebook a depth; each machine solves the classes it owns.
 
     Raises:
@@ -33,13 +49,25 @@ def solve(found: Collection, options: FitOptions, show_progress: bool) -> list[C
     classes = _fitted_classes(found.summary.seen, options)
     _check_rows(found.samples[-1].kept_by_all(), classes, options)
     own = [c for c in classes if is_own(c)]
-    books = []
+    count = _rows_near(found, classes, options)
+    solutions = []
     for depth, sample in enumerate(found.samples):
         bar = tqdm(own, desc=f"KMEx: clustering {depth}", disable=not show_progress)
-        pairs = zip(bar, _solved(found, sample, own, options), strict=True)
-        merged = from_owners((c, Codebook.of(book.state(), _CPU)) for c, book in pairs)
-        books.append(_joined([merged[c] for c in classes], found.device))
-    return books
+        merged = from_owners(zip(bar, _solved(found, sample, own, options, count), strict=True))
+        solutions.append(_joined([merged[c] for c in classes], found.device))
+    return solutions
+
+
+def _rows_near(found: Collection, classes: Sequence[int], options: FitOptions) -> int:
+    """Return how many rows near each prototype are looked at; kept together, no more than all."""
+    if not options.refine:
+        return _spare(options.n_representatives)
+    most = found.capacity * len(classes) // sum(options.count(c) for c in classes)
+    return max(options.n_representatives, min(_spare(options.n_representatives), most))
+
+
+def _spare(count: int) -> int:
+    return 2 * count + 10  # rounding, and further Lloyd steps, may change which are nearest
 
 
 def warn_empty(books: Sequence[Codebook]) -> None:
@@ -61,9 +89,17 @@ def warn_empty(books: Sequence[Codebook]) -> None:
     )
 
 
-def _joined(books: Sequence[Codebook], device: torch.device) -> Codebook:
-    states = [book.state() for book in books]
-    return Codebook.of({name: torch.cat([s[name] for s in states]) for name in states[0]}, device)
+def _joined(solutions: Sequence[Solution], device: torch.device) -> Solution:
+    states = [each.book.state() for each in solutions]
+    tensors = {name: torch.cat([state[name] for state in states]) for name in states[0]}
+    book = Codebook.of(tensors, device)
+    final = [each.book.representatives for each in solutions]
+    if all(patches is not None for patches in final):
+        found = [vars(patches) for patches in final]
+        joined = {name: torch.cat([own[name] for own in found]) for name in found[0]}
+        book = replace(book, representatives=Representatives(**joined))
+    near = [each.near for each in solutions if each.near is not None]
+    return Solution(book, KeptPatches.joined(near) if near else None)
 
 
 def _fitted_classes(seen: Sequence[int], options: FitOptions) -> list[int]:
@@ -105,9 +141,9 @@ def _check_rows(kept: Sequence[int], classes: list[int], options: FitOptions) ->
 
 
 def _solved(
-    found: Collection, sample: ClassSample, classes: list[int], options: FitOptions
-) -> Iterator[Codebook]:
-    """Yield the prototypes of one class after the other."""
+    found: Collection, sample: ClassSample, classes: list[int], options: FitOptions, count: int
+) -> Iterator[Solution]:
+    """Yield the prototypes of one class after the other, on the CPU."""
     for some in _in_parts(sample, classes):
         kept, weights = zip(*(sample.rows(c) for c in some), strict=True)
         solved = kmeans_by_class(
@@ -121,7 +157,20 @@ def _solved(
         )
         for c, part, mass, result in zip(some, kept, weights, solved, strict=True):
             group = c if options.labels is not None else None
-            yield _codebook(part, mass, result, group, found.summary.n_classes)
+            book = _codebook(part, mass, result, group, found.summary.n_classes)
+            yield _with_patches(book, part, options, count)
+
+
+def _with_patches(book: Codebook, kept: SampledRows, options: FitOptions, count: int) -> Solution:
+    """Return prototypes with the patches among their class's rows, or with what these are of."""
+    own = Codebook.of(book.state(), _CPU)
+    if not options.keeps_places:
+        return Solution(own)
+    near = nearest_rows(kept, book.centroids, count)
+    if options.refine:
+        return Solution(own, near)
+    patches = near.nearest(own.centroids, options.n_representatives)
+    return Solution(replace(own, representatives=patches))
 
 
 def _in_parts(sample: ClassSample, classes: list[int]) -> Iterator[list[int]]:

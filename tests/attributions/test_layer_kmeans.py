@@ -440,10 +440,23 @@ def test_fit_without_representatives_makes_one_pass():
     assert attr.bank_.codebooks[0].representatives is None
 
 
-def test_fit_on_generator_warns_about_representatives():
+def test_exact_patch_search_on_generator_warns_about_representatives():
     attr = LayerKMeansAttribution(FITTED, LAYERS, n_prototypes=1)
     with pytest.warns(RepresentativesWarning, match="the loader can be read only once"):
-        attr.fit(iter([(X, Y)]))
+        attr.fit(iter([(X, Y)]), patch_search="exact")
+    assert attr.bank_.codebooks[0].representatives is None
+
+
+def test_patches_of_a_generator_are_those_of_an_exact_search_where_all_rows_are_kept():
+    once, twice = (LayerKMeansAttribution(FITTED, LAYERS, n_prototypes=2) for _ in range(2))
+    once.fit(iter([(X, Y)]), n_init=2)
+    twice.fit([(X, Y)], n_init=2, patch_search="exact")
+    for ours, theirs in zip(once.bank_.codebooks, twice.bank_.codebooks, strict=True):
+        mine, other = ours.representatives, theirs.representatives
+        assert torch.equal(mine.indices, other.indices)
+        assert torch.equal(mine.boxes, other.boxes)
+        # of the exact search, roots of differences of rounded squares
+        assert torch.allclose(mine.distances, other.distances, atol=1e-3)
 
 
 def test_fit_warns_about_few_rows():

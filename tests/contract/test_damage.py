@@ -115,11 +115,11 @@ class Stopping(TensorDataset):
         return super().__getitem__(index)
 
 
-def checkpoint_subject(kind: str, stop_at: int, folder: Path) -> Subject:
+def checkpoint_subject(kind: str, search: str, stop_at: int, folder: Path) -> Subject:
     path, seen = folder / "progress", []
 
     def fit(path: Path, dataset: TensorDataset):
-        options = FIT | {"checkpoint": path, "checkpoint_interval": 0}
+        options = FIT | {"checkpoint": path, "checkpoint_interval": 0, "patch_search": search}
         return make(kind).fit(DataLoader(dataset, 3), **options)
 
     def note(self, *arguments):
@@ -154,9 +154,10 @@ def subjects(tmp_path_factory) -> tuple[list[Subject], list[Subject]]:
         banks = [bank_subject(kind, folder) for kind in ("layers", "kmex")]
         banks.append(bank_subject("layers", folder, labels=None))
         checkpoints = [
-            checkpoint_subject(kind, stop_at, folder)
+            checkpoint_subject(kind, search, stop_at, folder)
             for kind in ("layers", "kmex")
-            for stop_at in (5, 10, 15, 20, 25)
+            for search, moments in (("exact", (5, 10, 15, 20, 25)), ("sample", (5, 20)))
+            for stop_at in moments
         ]
     return banks, checkpoints
 

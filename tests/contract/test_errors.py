@@ -196,9 +196,9 @@ def test_bad_loaders_are_refused(make, loader, error, message):
 
 
 @fitted
-def test_loader_read_once_warns_about_patches(make, images, labels):
+def test_loader_read_once_warns_about_an_exact_search_for_patches(make, images, labels):
     with pytest.warns(RepresentativesWarning, match="can be read only once"):
-        attribution = make(make_net()).fit(iter([(images, labels)]))
+        attribution = make(make_net()).fit(iter([(images, labels)]), patch_search="exact")
     assert attribution.bank_.codebooks[0].representatives is None
 
 

@@ -104,7 +104,7 @@ def attribution(kind: str):
     return LayerKMeansAttribution(model, ["stage2", "stage3"], n_prototypes=2)
 
 
-OPTIONS = {"n_init": 2, "refine": REFINE, "n_representatives": 2}
+OPTIONS = {"n_init": 2, "refine": REFINE, "n_representatives": 2, "patch_search": "exact"}
 
 
 def fit(kind: str, loader: str, images: Images, folder: Path, **options) -> PrototypeBank:
@@ -296,6 +296,29 @@ def test_fit_after_an_exception_ends_with_the_same_bank(tmp_path, every_batch, k
     assert not (tmp_path / "progress").exists()
 
 
+@pytest.mark.parametrize("kind", ["kmex", "layers"])
+@pytest.mark.parametrize("stop_at", [7, N_IMAGES + 1, 2 * N_IMAGES + 15])
+def test_fit_in_one_pass_after_an_exception_ends_with_the_same_bank(
+    tmp_path, every_batch, kind, stop_at
+):
+    """Patches come from the sample, of which only rows near the prototypes are saved later."""
+    options = OPTIONS | {"memory_budget": TIGHT[kind], "patch_search": "sample"}
+    with pytest.raises(StoppedError):
+        fit(kind, "shuffled", Stopping(stop_at), tmp_path, patch_search="sample")
+    images = Images()
+    fit(kind, "shuffled", images, tmp_path, patch_search="sample").save(tmp_path / "bank")
+    attribution(kind).fit(LOADERS["shuffled"](Images()), **options).save(tmp_path / "expected")
+    assert (tmp_path / "bank").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert not (tmp_path / "progress").exists()
+
+
+@pytest.mark.parametrize("refine", [0, 1])
+def test_fit_reads_the_data_once_and_again_for_each_refinement(tmp_path, refine):
+    images = Images()
+    attribution("layers").fit(DataLoader(images, BATCH), n_init=1, refine=refine)
+    assert images.n_read == N_IMAGES * (1 + refine)
+
+
 def test_exception_keeps_the_earlier_bank(tmp_path, every_batch):
     attr = attribution("layers").fit(DataLoader(Images(), BATCH), **OPTIONS)
     bank = attr.bank_
@@ -406,6 +429,7 @@ def like_first(**options) -> LayerKMeansAttribution:
         (like_first, {"labels": "predicted"}, ["options"]),
         (like_first, {"classes": [0, 1]}, ["options"]),
         (like_first, {"memory_budget": 13_000}, ["options"]),
+        (like_first, {"patch_search": "sample"}, ["options"]),
         (like_first, {"attribute_to_layer_input": True}, ["at_input"]),
     ],
 )

@@ -78,7 +78,8 @@ class Data:
         chosen = keys[image, pixel]
         rows = torch.stack([chosen, images[image]], 1)
         tags = images[image] * PIXELS + pixel
-        sample.add(SampledRows(rows, chosen, tags, self.masses(rows)), classes[image])
+        places = tags[:, None] + torch.arange(5)
+        sample.add(SampledRows(rows, chosen, tags, self.masses(rows), places), classes[image])
         sample.seen += PIXELS * torch.bincount(classes, minlength=N_CLASSES)
 
     def masses(self, rows: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class Data:
         return 1 / (0.01 + (rows[..., 0] % 997).double() / 997)
 
     def sample(self, *batches: Tensor, is_weighted: bool = False) -> ClassSample:
-        sample = ClassSample(N_CLASSES, CAPACITY, is_weighted)
+        sample = ClassSample(N_CLASSES, CAPACITY, is_weighted, keeps_places=True)
         for batch in batches:
             self.offer(sample, batch)
         return sample
@@ -115,7 +116,7 @@ def assert_same_samples(a: ClassSample | Joined, b: ClassSample) -> None:
     assert torch.equal(a.seen, b.seen)
     for c in range(N_CLASSES):
         ours, theirs = a.rows(c)[0], b.rows(c)[0]
-        for name in ("rows", "keys", "tags", "masses"):
+        for name in ("rows", "keys", "tags", "masses", "places"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name))
 
 
@@ -131,6 +132,7 @@ def test_sample_keeps_rows_beside_their_tags(data):
     kept, _ = data.sample(*data.indices.split(5)).rows(1)
     assert torch.equal(data.keys.flatten()[kept.tags], kept.rows[:, 0])
     assert torch.equal(kept.tags // PIXELS, kept.rows[:, 1])
+    assert torch.equal(kept.places[:, 0], kept.tags)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 40])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from captum_kmex.bank.representatives import cell_boxes
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.data.batches import Batch
 from captum_kmex.fitting.options import FitOptions, Observation
@@ -140,7 +141,7 @@ def test_collection_saved_and_read_goes_on_as_if_it_had_not_been(kind, maps, lab
     order = {c: theirs[f"0.keys.{c}"].argsort() for c in range(N_CLASSES)}
     for name, tensor in ours.items():
         field, _, c = name.removeprefix("0.").partition(".")
-        if field in ("rows", "keys", "tags", "masses"):
+        if field in ("rows", "keys", "tags", "masses", "places"):
             mine = ours[f"0.keys.{c}"].argsort()
             assert torch.equal(tensor[mine], theirs[name][order[int(c)]])
         else:
@@ -156,6 +157,25 @@ def test_tags_of_a_class_agnostic_sample_are_predictions(maps, labels):
     images = torch.cat([(keys == key).nonzero()[:, 0] for key in kept.keys])
     assert torch.equal(kept.tags, images // 4 % N_CLASSES)
     assert len(kept.tags.unique()) == N_CLASSES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_kept_beside_the_image_and_box_they_are_of(kind, maps, labels):
+    found = collection(kind, maps, labels, *everyone.split(4))
+    kept, _ = found.samples[0].rows(1)
+    pixels = 1 if kind == "pooled" else N_PIXELS
+    keys = row_keys(0, everyone, pixels)
+    images, cells = (keys == kept.keys[:, None, None]).nonzero()[:, 1:].T
+    grid = (1, 1) if kind == "pooled" else GRID
+    assert torch.equal(kept.places[:, 0], images)
+    assert torch.equal(kept.places[:, 1:], cell_boxes(cells, grid, GRID))  # inputs are the maps
+
+
+@pytest.mark.parametrize("options", [{"n_representatives": 0}, {"patch_search": "exact"}])
+def test_places_are_not_kept_where_nobody_asks(maps, labels, options):
+    found = collection("stacked", maps, labels, everyone, **options)
+    assert found.samples[0].rows(0)[0].places is None
+    assert not [name for name in found.state() if "places" in name]
 
 
 def test_only_wanted_classes_share_the_budget(maps, labels):

@@ -43,7 +43,8 @@ def test_warning_of_classes_never_predicted_points_at_the_call(images):
 def test_warning_of_a_loader_read_once_points_at_the_call(net, images, labels):
     loader = iter([(images, labels)])
     message = "can be read only once"
-    check_blame(KMExAttribution(net, n_prototypes=1), loader, RepresentativesWarning, message)
+    attribution, options = KMExAttribution(net, n_prototypes=1), {"patch_search": "exact"}
+    check_blame(attribution, loader, RepresentativesWarning, message, **options)
 
 
 @pytest.mark.parametrize("kind", ["kmex", "layers"])
