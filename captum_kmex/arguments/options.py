@@ -42,7 +42,6 @@ _ROWS = Instance(
 )
 _MARKS = Listed(Values((1, 2), "(K, D) of vectors, or (K,) of their classes"), 2)
 _GRID = Values((2,), "(h, w)", "whole", is_array=True)
-
 _PLACE = Text("the name of a layer, or 'input'")
 _FILL = OneOf(
     (Key("captum_kmex.measuring.fills:FILLS"), Values((3, 4, 5), "(1, D, h, w)", "floating-point"))
@@ -66,6 +65,7 @@ _MODELS = {
         remedy="layers must be distinct and at least one, such as ['layer3', 'layer4']",
     ),
     "head": Option(Layer(), None),
+    "output": Option(OneOf((Whole(-99, 99), Text())), None, "pass its key, attribute or place"),
     "layout": Option(Choice(("channels_first", "channels_last")), None),
     "count": Option(Whole(1, 1000), 3),
     "example": Option(Values((3, 4, 5), "(N, C, H, W)", "floating-point")),
@@ -217,7 +217,7 @@ _DRAWN = {
     "draw_segments.rows": Option(Listed(_ROWS, 1)),
     "draw_ledger.rows": Option(Listed(_ROWS)),
     "bias": Option(Number()),
-    "output": Option(Number()),
+    "draw_ledger.output": Option(Number()),
     "not_linear": Option(Number(), None),
     "values": Option(Values((2,), "(h, w)", is_array=True)),
     "segments": Option(_GRID),
