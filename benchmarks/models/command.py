@@ -18,6 +18,7 @@ from captum_kmex.files.atomic import written_whole
 __all__ = ["main"]
 
 _RESULTS = Path(__file__).parents[1] / "results" / "models.json"
+_SIZES = _RESULTS.with_name("model-sizes.json")
 _PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 
 
@@ -32,7 +33,7 @@ def main(words: Sequence[str]) -> None:
     options = parser.parse_args(words)
     torch.set_num_threads(1)
     known = _known(options.results)
-    wanted = options.only or [name for name in names(options.each) if name not in known]
+    wanted = options.only or [name for name in names(options.each, _SIZES) if name not in known]
     for name in tqdm(wanted, desc="models"):
         known[name] = measured(name, options.seconds)
         _save(options.results, known)

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterator
+from pathlib import Path
 
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-__all__ = ["N_CLASSES", "built", "images_of", "names"]
+__all__ = ["MOST_WEIGHTS", "N_CLASSES", "built", "images_of", "names"]
 
 N_CLASSES = 10
+MOST_WEIGHTS = 60_000_000  # of timm's models but the smallest of a family
 _SIDE = 96  # of the images, where a model takes any
 _OWN_SIZE = ("inception", "maxvit", "nasnet", "pnasnet")  # that need larger ones
 
 
-def names(each: int) -> list[str]:
+def names(each: int, sizes: Path) -> list[str]:
     """Return the names of the models, such as ``"timm/resnet18"``, those of few weights first.
 
     Args:
-        each: Models of each of timm's families, the smallest ones.
+        each: Models of each of timm's families: the smallest one, and those of at most
+            ``MOST_WEIGHTS`` that follow.
+        sizes: File of the number of weights of each model, which takes minutes to find out;
+            what it lacks is added to it.
     """
-    classifiers = torchvision.models.list_models(module=torchvision.models)
-    found = list(_counted([f"torchvision/{name}" for name in classifiers]))
-    for family in timm.list_modules():
-        models = [f"timm/{name}" for name in timm.list_models(module=family)]
-        found += sorted(_counted(models))[:each]
-    return [name for _, name in sorted(found)]
+    known = json.loads(sizes.read_text()) if sizes.is_file() else {}
+    families = {family: timm.list_models(module=family) for family in timm.list_modules()}
+    theirs = [f"timm/{name}" for models in families.values() for name in models]
+    own = torchvision.models.list_models(module=torchvision.models)
+    wanted = [*(f"torchvision/{name}" for name in own), *theirs]
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        known |= {name: _count(name) for name in tqdm(missing, desc="sizes")}
+        sizes.write_text(json.dumps(known, indent=1) + "\n")
+    chosen = [f"torchvision/{name}" for name in own]
+    for models in families.values():
+        by_size = sorted((f"timm/{name}" for name in models), key=known.__getitem__)
+        others = [name for name in by_size[1:each] if known[name] <= MOST_WEIGHTS]
+        chosen += [*by_size[:1], *others]
+    return sorted(dict.fromkeys(chosen), key=known.__getitem__)
 
 
 def built(name: str) -> nn.Module:
@@ -64,13 +79,11 @@ def _bare(name: str) -> nn.Module:
         return model
 
 
-def _counted(models: list[str]) -> Iterator[tuple[int, str]]:
-    """Yield the number of weights of each model, and its name."""
-    for name in models:
-        try:
-            with torch.device("meta"):
-                model = _bare(name)
-        except Exception:  # not every model can be built without memory
-            yield 0, name
-            continue
-        yield sum(parameter.numel() for parameter in model.parameters()), name
+def _count(name: str) -> int:
+    """Return the number of weights of a model, 0 if it cannot be built without memory."""
+    try:
+        with torch.device("meta"):
+            model = _bare(name)
+    except Exception:  # whatever its constructor may raise
+        return 0
+    return sum(parameter.numel() for parameter in model.parameters())

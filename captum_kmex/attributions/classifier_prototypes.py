@@ -12,6 +12,7 @@ from captum_kmex.alignment import AlignmentSums, PrototypeAlignment
 from captum_kmex.arguments import checked
 from captum_kmex.arguments.inputs import Inputs, check_inputs
 from captum_kmex.arguments.targets import Target
+from captum_kmex.attributions.one_position import one_position_a_call
 from captum_kmex.attributions.prototype_attribution import Layer, PrototypeAttribution, logged
 from captum_kmex.data.batches import IndexedBatches
 from captum_kmex.data.labels import class_pairs
@@ -46,6 +47,8 @@ class ClassifierPrototypes(PrototypeAttribution):
             of your own on ``layer``, which the convergence delta then compares to the model.
         layout: ``"channels_first"`` or ``"channels_last"``, the layout of ``layer`` where it
             cannot be told from the modules that made it; ``None`` tells by these.
+        output: Which of several outputs to explain, by its key, attribute or place; ``None`` where
+            there is one, or it is named ``logits``.
 
     Example:
         >>> import torch
@@ -75,11 +78,13 @@ class ClassifierPrototypes(PrototypeAttribution):
         head: Layer | None = None,
         *,
         layout: str | None = None,
+        output: str | int | None = None,
     ) -> None:
-        super().__init__(model, layer, head, layout)
+        super().__init__(model, layer, head, layout, output)
 
     @logged
     @checked
+    @one_position_a_call
     def attribute(
         self,
         inputs: Inputs,
@@ -97,7 +102,8 @@ class ClassifierPrototypes(PrototypeAttribution):
 
         Args:
             inputs: Images (N, C, H, W), or a tuple with the images first.
-            target: Class to explain, one or one an image; the model's argmax if ``None``.
+            target: Class to explain, one or one an image; the model's argmax if ``None``. Of
+                outputs (N, J, H, W) a tuple (class, row, column), or a list of them.
             additional_forward_args: Further arguments of the model.
             attribute_to_layer_input: Read ``layer`` at its input.
             units: ``"logit"``: the map sums to logit minus bias; ``"alignment"``:
@@ -137,6 +143,7 @@ class ClassifierPrototypes(PrototypeAttribution):
 
     @torch.no_grad()
     @checked
+    @one_position_a_call
     def compute_convergence_delta(
         self,
         attributions: Tensor,

@@ -52,8 +52,9 @@ class FittedAttribution(PrototypeAttribution):
         n_prototypes: int | Mapping[int, int],
         seed: int,
         layout: str | None,
+        output: str | int | None,
     ) -> None:
-        super().__init__(model, layer, head, layout)
+        super().__init__(model, layer, head, layout, output)
         self.n_prototypes = n_prototypes
         self.seed = seed
         self.own_bank: PrototypeBank | None = None  # ``bank_`` is the one of the present call
@@ -287,7 +288,9 @@ class FittedAttribution(PrototypeAttribution):
         head = OWN_HEAD if self._own_head() is not None else self.head
         named = head if head in (None, OWN_HEAD) else layer_name(self.model, head)
         counts = kept_counts(self.n_prototypes)
-        return {"n_prototypes": counts, "seed": self.seed, "layout": self.layout, "head": named}
+        chosen = {} if self.output is None else {"output": self.output}
+        about = {"n_prototypes": counts, "seed": self.seed, "layout": self.layout, "head": named}
+        return about | chosen
 
     def _look_at(self, batches: IndexedBatches, args: object) -> None:
         """Choose by the first batch what the user left open."""

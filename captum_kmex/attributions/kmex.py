@@ -50,6 +50,8 @@ class KMExAttribution(FittedAttribution):
         seed: Seed of the sample and of k-means, an integer of 64 bits.
         layout: ``"channels_first"`` or ``"channels_last"``, the layout of ``layer`` where it
             cannot be told from the modules that made it; ``None`` tells by these.
+        output: Which of several outputs to explain, by its key, attribute or place; ``None`` where
+            there is one, or it is named ``logits``.
 
     Attributes:
         bank_: The fitted ``PrototypeBank``.
@@ -84,8 +86,9 @@ class KMExAttribution(FittedAttribution):
         n_prototypes: int | Mapping[int, int] = 5,
         seed: int = 0,
         layout: str | None = None,
+        output: str | int | None = None,
     ) -> None:
-        super().__init__(model, layer, None, n_prototypes, seed, layout)
+        super().__init__(model, layer, None, n_prototypes, seed, layout, output)
 
     @logged
     @checked

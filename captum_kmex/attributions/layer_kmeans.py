@@ -15,6 +15,7 @@ from captum_kmex.arguments.measured import Measured
 from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.explained_layers import ExplainedLayersAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
+from captum_kmex.attributions.one_position import one_position_a_call
 from captum_kmex.attributions.prototype_attribution import Layer, logged
 from captum_kmex.attributions.saved_settings import restored
 from captum_kmex.bank.prototype_bank import PrototypeBank
@@ -62,6 +63,8 @@ class LayerKMeansAttribution(ExplainedLayersAttribution):
             fit, else the former. It may be changed after ``fit``.
         layout: ``"channels_first"`` or ``"channels_last"``, the layout of the layers where it
             cannot be told from the modules that made them; ``None`` tells by these.
+        output: Which of several outputs to explain, by its key, attribute or place; ``None`` where
+            there is one, or it is named ``logits``.
 
     Attributes:
         bank_: The fitted ``PrototypeBank``.
@@ -102,8 +105,9 @@ class LayerKMeansAttribution(ExplainedLayersAttribution):
         seed: int = 0,
         surrogate: str | None = None,
         layout: str | None = None,
+        output: str | int | None = None,
     ) -> None:
-        super().__init__(model, layers, head, n_prototypes, seed, layout)
+        super().__init__(model, layers, head, n_prototypes, seed, layout, output)
         self.n_clusters = n_clusters
         self.weighting = weighting
         self.average_top = average_top
@@ -112,6 +116,7 @@ class LayerKMeansAttribution(ExplainedLayersAttribution):
 
     @logged
     @checked
+    @one_position_a_call
     @one_bank_a_call
     def attribute(
         self,
@@ -135,7 +140,8 @@ class LayerKMeansAttribution(ExplainedLayersAttribution):
 
         Args:
             inputs: Images (N, C, H, W), or a tuple with the images first.
-            target: Class to explain; the model's argmax if ``None``.
+            target: Class to explain; the model's argmax if ``None``. Of outputs (N, J, H, W) a
+                tuple (class, row, column), or a list with one an image, as Captum has them.
             additional_forward_args: Further arguments of the model.
             attribute_to_layer_input: Read the layers at their input.
             depth: Shallowest layer to include, by position or name: 0 stacks all layers (B234),
@@ -186,6 +192,7 @@ class LayerKMeansAttribution(ExplainedLayersAttribution):
         return maps, question.delta(maps, explainer.head, explainer.logits)
 
     @checked
+    @one_position_a_call
     @one_bank_a_call
     def compute_convergence_delta(
         self,

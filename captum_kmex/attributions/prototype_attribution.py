@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from captum_kmex.arguments import Setting, checked
 from captum_kmex.arguments.inputs import Inputs, check_forward_args, check_inputs
 from captum_kmex.arguments.objects import engine_of
+from captum_kmex.attributions.one_position import position_of
 from captum_kmex.model.activations import layer_name
 from captum_kmex.model.called import CalledModel, check_module
+from captum_kmex.model.chosen_output import ChosenOutput, original
 from captum_kmex.model.frozen_reader import ModelReader
 from captum_kmex.model.head import HeadSite
 from captum_kmex.model.layout import Layout
@@ -49,16 +51,24 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
     """Base of the attributions: one forward pass of a plain module, without gradients."""
 
     layout = Setting["str | None"]()
+    output = Setting["str | int | None"]()
 
     def __init__(
-        self, model: nn.Module, layer: object, head: Layer | None, layout: str | None
+        self,
+        model: nn.Module,
+        layer: object,
+        head: Layer | None,
+        layout: str | None,
+        output: str | int | None,
     ) -> None:
         super().__init__(model, layer)
         self.head = head
         self.layout = layout
+        self.output = output
         self._site: Site | str | None = None
         self._preparation: Preparation | None = None
         self._called: CalledModel | None = None
+        self._chosen: ChosenOutput | None = None
 
     @classmethod
     def get_name(cls: type[PrototypeAttribution]) -> str:
@@ -76,7 +86,20 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
 
     @property
     def model(self) -> nn.Module:
-        """The module inside any wrapper; of a function, one with the modules that it calls."""
+        """The module inside any wrapper; of a function, one with the modules that it calls.
+
+        Where one of several outputs is explained, or one position of a map of outputs, a module
+        with the same parts that returns that alone.
+        """
+        model, position = self._whole_model(), position_of(self)
+        if self.output is None and not position:
+            return model
+        if self._chosen is None or not self._chosen.is_of(model, self.output, position):
+            self._chosen = ChosenOutput(model, self.output, position)
+        return self._chosen
+
+    def _whole_model(self) -> nn.Module:
+        """Return the module, with all of its outputs."""
         function = self.forward_func
         if isinstance(function, nn.Module) or engine_of(function) or not callable(function):
             return plain_model(function, self.get_name())
@@ -96,7 +119,8 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         channels-last; without such batch norms, only the latter. Features differ by rounding.
         The first explanation runs the model too and compares. The copy is made again when
         parameters, buffers, modules or hooks of the model change, but writes through
-        ``tensor.data`` and to inference tensors go unseen: call ``prepare`` after them.
+        ``tensor.data`` and to inference tensors go unseen: call ``prepare`` after them. One
+        position of a map of outputs is explained with the model itself.
 
         Returns:
             The object itself. Banks, files and copies do not hold the prepared weights.
@@ -109,7 +133,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
             The weights take twice the memory. Models of few convolutions gain little.
         """
         model, preparation = self.model, Preparation()
-        check_module(model, "prepare()")
+        check_module(original(model), "prepare()")
         layers = self._given_layers()
         preparation.current(model, [layer_name(model, layer) for layer in layers])
         self._preparation = preparation
@@ -144,7 +168,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
     ) -> Reading:
         """Run the model once, and remember where its head stands."""
         model, args = self.model, as_arguments(args)
-        check_forward_args(model, images, args)
+        check_forward_args(original(model), images, args)
         reading = read(
             self._source(),
             images,
@@ -163,11 +187,12 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
     def _source(self) -> Source:
         """Return what is read."""
         axis = None if self.layout is None else _LAYOUTS[self.layout]
-        return Source(self.model, self.head, axis, self._preparation)
+        preparation = None if position_of(self) else self._preparation
+        return Source(self.model, self.head, axis, preparation)
 
     def _frozen_reader(self, reading: Reading, at_input: bool, reads_tap: bool) -> ModelReader:
         """Return a copy of the model as it is run now, that reads the layers of a pass."""
-        check_module(self.model, "as_module")
+        check_module(original(self.model), "as_module")
         return ModelReader(
             self._source().running(reading.layers),
             reading.layers,

@@ -35,7 +35,7 @@ def check_settings(settings: Fields, method: str, n_layers: int) -> None:
         ValueError: One is unknown, of another type or out of range.
     """
     common, own = (
-        ("n_prototypes", "seed", "head", "layout"),
+        ("n_prototypes", "seed", "head", "layout", "output"),
         ("n_clusters", "weighting", "average_top", "vote"),
     )
     names = (*common, *(own if method == METHODS[0] else ()))

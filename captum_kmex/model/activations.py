@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning, warn_user
 from captum_kmex.model.calls import Call, CallLog
+from captum_kmex.model.chosen_output import original
 from captum_kmex.model.hooks import Recorder, coarser, is_finite
 from captum_kmex.model.layout import Layout
 from captum_kmex.model.modes import Modes
@@ -266,6 +267,7 @@ def warn_training(model: nn.Module) -> None:
 @contextmanager
 def evaluation(model: nn.Module, *, warns: bool = True) -> Iterator[None]:
     """Evaluation mode for the duration; the last of several threads gives the modes back."""
+    model = original(model)
     with _lock:
         users, modes = _evaluated.get(model, (0, None))
         if not users and any(module.training for module in model.modules()):

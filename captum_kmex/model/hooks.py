@@ -65,6 +65,7 @@ class Recorder:
             if searches or not _have_plain_layout(model, asked - self._known.keys()):
                 for module in filter(gives_clues, model.modules()):
                     stack.callback(module.register_forward_hook(self._clue()).remove)
+                stack.callback(model.register_forward_pre_hook(self._see).remove)
             for name in asked:
                 module = model.get_submodule(name)
                 if name in self.entering:
@@ -137,6 +138,11 @@ class Recorder:
                 self.tap_axis = self._axis(name, value)
 
         return hook
+
+    def _see(self, _: nn.Module, args: object) -> None:
+        images = first_tensor(args)
+        if threading.get_ident() == self._thread and images is not None:
+            self._clues.see(images)
 
     def _clue(self) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001

@@ -86,6 +86,11 @@ class LayoutClues:
         self._width = 0
         self._shape: tuple[int, ...] = ()
         self._grids: deque[tuple[int, int]] = deque(maxlen=_GRIDS_KEPT)
+        self._image: tuple[int, ...] = ()
+
+    def see(self, images: Tensor) -> None:
+        """Learn what the model gets, which a patch embedding without convolutions cuts up."""
+        self._image = tuple(images.shape[1:])
 
     def take(self, module: nn.Module, output: Tensor) -> None:
         """Learn from what a module of ``gives_clues`` returned."""
@@ -93,8 +98,10 @@ class LayoutClues:
             self._axis, self._width, self._shape = 1, output.shape[1], tuple(output.shape)
             self._keep((output.shape[2], output.shape[3]))
         width = _last_width(module)
-        if width is None or output.ndim < 3:
+        if width is None or output.ndim < 3 or self.is_of_heads(output):
             return
+        if output.ndim == 3 and isinstance(module, nn.Linear):
+            self._take_patches(output.shape[1], module.in_features)
         is_first = output.ndim == 4 and output.shape[1] == width
         is_last = output.shape[-1] == width
         if is_first and is_last and type(module) not in _CHANNELS_LAST:
@@ -127,6 +134,21 @@ class LayoutClues:
             if 0 <= prefix < min(cells, _MOST_TOLD_PREFIXES) and not is_transposed:
                 return height, width
         return None
+
+    def is_of_heads(self, output: Tensor) -> bool:
+        """Whether (N, heads, T, D) are tokens (N, T, ...) that attention has split: no map."""
+        is_split = output.ndim == 4 and len(self._shape) == 3
+        return is_split and self._shape[1] == output.shape[2]
+
+    def _take_patches(self, tokens: int, width: int) -> None:
+        """Keep the grid of a linear layer's tokens that are all pixels of the image, cut up."""
+        if len(self._image) != 3:
+            return
+        channels, *size = self._image
+        side = math.isqrt(width // channels)
+        grid = (size[0] // side, size[1] // side) if side else (0, 0)
+        if side * side * channels == width and grid[0] * grid[1] == tokens:
+            self._keep(grid)
 
     def _keep(self, grid: tuple[int, int]) -> None:
         is_new = not self._grids or self._grids[-1] != grid

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from captum_kmex.text.descriptions import described
 
-__all__ = ["as_logits", "has_logits"]
+__all__ = ["as_logits", "has_logits", "main_output"]
 
 _NAME = "logits"  # under which models of Hugging Face return them
+_NAMES = (_NAME, "out")  # and segmentation models of torchvision their map
 
 
 def as_logits(output: object, images: Tensor) -> Tensor:
@@ -30,7 +31,7 @@ def as_logits(output: object, images: Tensor) -> Tensor:
     if len(found) != 1:  # which of several they are is the user's to say
         raise ValueError(
             f"the model must return logits (N, J) for {len(images)} images; got {_said(output)}. "
-            "Wrap it in a module that returns the logits"
+            f"{_remedy(output, len(found))}"
         )
     return found[0]
 
@@ -40,9 +41,35 @@ def has_logits(output: object, images: Tensor) -> bool:
     return len(_tables(output, len(images))) == 1
 
 
+def main_output(output: object, ndim: int) -> Tensor | None:
+    """Return the one tensor that a model's output is, or that is its main part.
+
+    Of an object or a dictionary that is its ``logits`` or ``out``; else the one of so many
+    dimensions.
+
+    Args:
+        output: What the model returned.
+        ndim: Dimensions that a map of outputs is to have.
+    """
+    if isinstance(output, Tensor):
+        return output
+    for name in _NAMES:
+        named = _named(output, name)
+        if isinstance(named, Tensor):
+            return named
+    parts = output.values() if isinstance(output, Mapping) else output
+    held = list(parts) if isinstance(parts, Iterable) else []
+    found = [part for part in held if isinstance(part, Tensor) and part.ndim == ndim]
+    return found[0] if len(found) == 1 else None
+
+
+def _named(output: object, name: str) -> object:
+    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+
+
 def _tables(output: object, count: int) -> list[Tensor]:
     """Return what in an output may be the logits (N, J)."""
-    named = output.get(_NAME) if isinstance(output, Mapping) else getattr(output, _NAME, None)
+    named = _named(output, _NAME)
     held: Iterable[object] = [output]
     if isinstance(named, Tensor):
         held = [named]
@@ -61,6 +88,17 @@ def _table(part: Tensor, count: int) -> Tensor | None:
     if part.ndim < 2 and part.numel() == count:
         return part.reshape(-1, 1)  # one logit, squeezed
     return part if part.ndim == 2 and len(part) == count else None
+
+
+def _remedy(output: object, count: int) -> str:
+    """Return what to do about an output with so many tables that may be logits."""
+    if count > 1:
+        return "Choose one: output= takes its key, attribute or place"
+    main = main_output(output, 4)
+    if main is not None and main.ndim > 2 and main.is_floating_point():
+        indices = "class, row, column" if main.ndim == 4 else f"{main.ndim - 1} indices"
+        return f"A map of outputs is explained at one position: target=({indices})"
+    return "Wrap it in a module that returns the logits"
 
 
 def _said(output: object) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from captum_kmex.model.activations import Trace, trace, warn_training
+from captum_kmex.model.chosen_output import original
 from captum_kmex.model.copies import copied
 from captum_kmex.model.hooks import own_hooks
 from captum_kmex.model.modes import evaluated
@@ -187,6 +188,7 @@ def _bare_copy(model: nn.Module) -> nn.Module:
 
 def _pairs(model: nn.Module) -> list[Pair]:
     """Return convolutions with the batch norms that alone read them, each run once."""
+    model = original(model)
     try:
         _, *others = inspect.signature(model.forward).parameters.values()
         defaults = {p.name: p.default for p in others if p.default is not p.empty}

@@ -59,6 +59,7 @@ class Timeline:
         images = inputs[0]
         self._count, self._size = len(images), (images.shape[-2], images.shape[-1])
         self._clues = LayoutClues()
+        self._clues.see(images)
         self._given = {tensor.data_ptr() for tensor in inputs}
         self._found: list[tuple[Tap, Place | None]] = []
         self._last: tuple[Tensor, int] | None = None  # held, so that its memory is not used again
@@ -120,7 +121,7 @@ class Timeline:
 
     def _place(self, tap: Tap, value: Tensor) -> Place | None:
         is_map = value.is_floating_point() and value.ndim in (3, 4) and len(value) == self._count
-        if not is_map or value.data_ptr() in self._given:
+        if not is_map or value.data_ptr() in self._given or self._clues.is_of_heads(value):
             return None
         layout = self._clues.axis(value)
         if value.ndim == 3 and not isinstance(layout, tuple):

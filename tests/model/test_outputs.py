@@ -123,6 +123,72 @@ def test_segments_layers_and_class_agnostic_prototypes_need_no_logits(wrap, imag
     assert torch.equal(fitted.bank_.codebooks[0].centroids, twin.bank_.codebooks[0].centroids)
 
 
+MANY = {
+    "place": (lambda z, x: (x, z, 2 * z), 2),
+    "place_from_the_end": (lambda z, x: [x, z, 2 * z], -1),
+    "key": (lambda z, _: {"genus": z, "species": 2 * z}, "species"),
+    "whole_key": (lambda z, _: {0: z, 1: 2 * z}, 1),
+    "attribute": (lambda z, x: Returned(z, z, 2 * z), "hidden_states"),
+    "named_tuple": (lambda z, x: Output(z, 2 * z), "hidden"),
+    "beside_logits": (lambda z, _: {"logits": z, "aux": 2 * z}, "aux"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
+@pytest.mark.parametrize(("wrap", "output"), MANY.values(), ids=MANY)
+def test_one_of_several_outputs_is_chosen_by_its_key_attribute_or_place(
+    wrap, output, images, labels, tmp_path
+):
+    model, plain = Wrapped(wrap).eval(), make_net()
+    expected = 2 * ClassifierPrototypes(plain).attribute(images, 1)
+    columns = ClassifierPrototypes(model, output=output)
+    torch.testing.assert_close(columns.attribute(images, 1), expected)
+    torch.testing.assert_close(columns.logits(images), 2 * plain(images).detach())
+    torch.testing.assert_close(columns.as_module(images, target=1)(images)["attribution"], expected)
+    torch.testing.assert_close(columns.prepare().attribute(images, 1), expected)
+    layers = LayerKMeansAttribution(model, NAMES, n_prototypes=1, output=output)
+    layers.fit([(images, labels)])
+    found = layers.explain(images, 1)
+    assert found.delta.abs().max() < 1e-5
+    layers.save(tmp_path / "bank.safetensors")
+    loaded = LayerKMeansAttribution.load(tmp_path / "bank.safetensors", model)
+    assert loaded.output == output
+    assert torch.equal(loaded.attribute(images, 1), found.attribution)
+    kmex = KMExAttribution(model, "net.stage3", n_prototypes=1, output=output)
+    assert kmex.fit([(images, labels)]).predict(images).shape == (12,)
+
+
+def test_function_with_several_outputs(images):
+    net = make_net()
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        z = net(x)
+        return z, 2 * z[:, :2]
+
+    attribution = ClassifierPrototypes(both, output=1)
+    expected = 2 * ClassifierPrototypes(net).attribute(images, 1)
+    torch.testing.assert_close(attribution.attribute(images, 1), expected)
+
+
+def test_output_that_is_not_there_is_refused_with_those_that_are(images):
+    model = Wrapped(lambda z, _: {"genus": z, "species": z}).eval()
+    with pytest.raises(ValueError, match=r"no output 'order'; it has \['genus', 'species'\]"):
+        ClassifierPrototypes(model, output="order").attribute(images)
+    with pytest.raises(ValueError, match=r"output= takes its key, attribute or place"):
+        ClassifierPrototypes(model).attribute(images)
+    with pytest.raises(ValueError, match="no output 3"):
+        ClassifierPrototypes(Wrapped(lambda z, _: (z, z)).eval(), output=3).attribute(images)
+
+
+def test_position_of_one_of_several_maps(images):
+    model = Wrapped(lambda z, x: {"edges": x, "classes": z[:, :, None, None] * x[:, :, :2, :2]})
+    attribution = LayerKMeansAttribution(model.eval(), NAMES, n_clusters=3, output="classes")
+    found = attribution.explain(images, (1, 0, 1))
+    with torch.no_grad():
+        torch.testing.assert_close(found.output, model(images)["classes"][:, 1, 0, 1])
+    assert found.delta.abs().max() < 1e-5
+
+
 def test_entry_that_holds_the_logits_is_preferred_to_the_others():
     z, x = torch.rand(2, 3), torch.rand(2, 1, 4, 4)
     assert as_logits({"aux": z + 1, "logits": z}, x) is z

@@ -1,0 +1,136 @@
+"""One position a call: of a map of outputs, a target of several indices explains one position.
+
+Captum's targets of outputs (N, J, H, W) are tuples (class, row, column). At one position the
+outputs are logits (N, J), of which all else is asked; images with other positions are explained
+one position after the other.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_kmex.arguments.kinds import whole_number
+from captum_kmex.exceptions import TargetError
+from captum_kmex.explaining.joined import joined
+from captum_kmex.explaining.result import ExplanationData
+
+__all__ = ["one_position_a_call", "position_of"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_Position = tuple[int, ...]
+_positions: ContextVar[Mapping[int, _Position]] = ContextVar(
+    "_positions", default=MappingProxyType({})
+)
+_ASKED = ("target", "contrast")
+
+
+def position_of(attribution: object) -> _Position:
+    """Return the position that the present call is about; empty where outputs are logits."""
+    return _positions.get().get(id(attribution), ())
+
+
+def one_position_a_call(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a method with ``inputs`` and ``target`` take targets of several indices."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        bound = signature.bind(*args, **kwargs)
+        rows = _rows(bound.arguments)
+        if rows is None:
+            return function(*args, **kwargs)
+        attribution, count = args[0], len(rows)
+        found = []
+        for position in dict.fromkeys(rows):
+            these = [i for i, own in enumerate(rows) if own == position]
+            given = bound.arguments.items()
+            part = {name: _part(name, value, these, count) for name, value in given}
+            with _at(attribution, position):
+                found.append((these, function(**cast("Any", part))))
+        return _joined(found)
+
+    return call
+
+
+@contextmanager
+def _at(attribution: object, position: _Position) -> Iterator[None]:
+    token = _positions.set({**_positions.get(), id(attribution): position})
+    try:
+        yield
+    finally:
+        _positions.reset(token)
+
+
+def _rows(given: Mapping[str, object]) -> list[_Position] | None:
+    """Return the position of each image, if targets have more than one index."""
+    inputs = given["inputs"]
+    images = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
+    if not isinstance(images, Tensor) or not images.ndim:
+        return None
+    found = {name: _positions_in(given.get(name), len(images), name) for name in _ASKED}
+    target, contrast = found["target"], found["contrast"]
+    if target is not None and contrast is not None and target != contrast:
+        raise TargetError(
+            "contrast compares two classes at one position; leave its position out, or give that "
+            "of target"
+        )
+    return contrast if target is None else target
+
+
+def _positions_in(target: object, count: int, name: str) -> list[_Position] | None:
+    """Return what stands after the classes of a target, if something does."""
+    values = target if isinstance(target, list) else [target]
+    if not values or not all(_has_position(value) for value in values):
+        return None  # whatever is wrong with it, is said where classes are read
+    if len(values) not in (1, count):
+        raise TargetError(
+            f"{name} must be one tuple or one for each of {count} images; got {len(values)}"
+        )
+    found = [tuple(int(index) for index in value[1:]) for value in values]
+    return found * count if len(found) == 1 else found
+
+
+def _has_position(value: object) -> bool:
+    is_tuple = isinstance(value, tuple) and len(value) > 1
+    return is_tuple and all(whole_number(index) is not None for index in value)  # type: ignore[union-attr,attr-defined]
+
+
+def _part(name: str, value: object, rows: Sequence[int], count: int) -> object:
+    """Return what an argument is for some of the images, with classes as the only indices."""
+    if name in _ASKED and isinstance(value, tuple):
+        return value[0]
+    if name in _ASKED and isinstance(value, list):
+        values = value if len(value) == count else value * count
+        return [values[i][0] if isinstance(values[i], tuple) else values[i] for i in rows]
+    if isinstance(value, tuple):
+        return tuple(_part("", item, rows, count) for item in value)
+    is_batch = isinstance(value, (Tensor, np.ndarray)) and value.ndim > 0 and len(value) == count
+    return value[list(rows)] if is_batch and len(rows) < count else value  # type: ignore[index]
+
+
+def _joined(found: Sequence[tuple[list[int], Any]]) -> Any:
+    """Return the results of some images each, as one of all, in their order."""
+    if len(found) == 1:
+        return found[0][1]
+    order = torch.tensor([i for rows, _ in found for i in rows]).argsort()
+    results = [result for _, result in found]
+    if isinstance(results[0], ExplanationData):
+        return joined(results, order)
+    if isinstance(results[0], tuple):
+        return tuple(_stacked(parts, order) for parts in zip(*results, strict=True))
+    return _stacked(results, order)
+
+
+def _stacked(parts: Sequence[Tensor], order: Tensor) -> Tensor:
+    return torch.cat(list(parts))[order.to(parts[0].device)]

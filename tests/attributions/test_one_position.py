@@ -1,0 +1,230 @@
+"""Outputs of more dimensions, with Captum's tuple targets: one position, and all else as ever."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from captum._utils.common import _select_targets
+from nets import make_net
+from torch import Tensor, nn
+
+from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution, Measured
+from captum_kmex.exceptions import TargetError
+
+N_CLASSES = 4
+
+
+class Dense(nn.Module):
+    """A backbone on a grid of 1/4, a head that keeps positions, and a way back to pixels."""
+
+    def __init__(self, head: nn.Module, wrap=lambda z: z, upsample: str = "bilinear") -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU())
+        self.stage2 = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), nn.ReLU())
+        self.head, self._wrap, self._upsample = head, wrap, upsample
+
+    def forward(self, x: Tensor) -> object:
+        z = self.head(self.stage2(self.stage1(x)))
+        return self._wrap(F.interpolate(z, x.shape[2:], mode=self._upsample))
+
+
+class UNet(nn.Module):
+    """A skip connection: the last map is as fine as the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1 = nn.Sequential(nn.Conv2d(1, 4, 3, 1, 1), nn.ReLU())
+        self.down2 = nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), nn.ReLU())
+        self.up = nn.ConvTranspose2d(6, 4, 2, 2)
+        self.out = nn.Sequential(nn.Conv2d(8, 5, 3, 1, 1), nn.ReLU(), nn.Conv2d(5, N_CLASSES, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.down1(x)
+        return self.out(torch.cat([fine, self.up(self.down2(fine))], 1))
+
+
+class Signals(nn.Module):
+    """Outputs (N, J, T): columns of the picture are the steps of a sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.head = nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), nn.ReLU()), nn.Conv1d(6, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.net(x).mean(2))
+
+
+def linear_head() -> nn.Module:
+    return nn.Conv2d(6, N_CLASSES, 1)
+
+
+def convolutional_head() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(6, 5, 3, 1, 1), nn.ReLU(), nn.Conv2d(5, N_CLASSES, 3, 1, 1))
+
+
+MODELS = {
+    "bilinear": lambda: Dense(linear_head()),
+    "nearest": lambda: Dense(linear_head(), upsample="nearest"),
+    "convolutional": lambda: Dense(convolutional_head()),
+    "softmax": lambda: Dense(linear_head(), lambda z: z.softmax(1)),
+    "torchvision": lambda: Dense(linear_head(), lambda z: {"out": z, "aux": z + 1}),
+    "logits": lambda: Dense(linear_head(), lambda z: {"loss": None, "logits": z}),
+    "tuple": lambda: Dense(linear_head(), lambda z: (z.mean((2, 3)), z)),
+    "one_class": lambda: Dense(nn.Conv2d(6, 1, 1)),
+    "unet": UNet,
+}
+
+
+def built(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return MODELS[name]().eval()
+
+
+def outputs(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        found = model(x)
+    if isinstance(found, dict):
+        return found.get("logits", found.get("out"))
+    return found[1] if isinstance(found, tuple) else found
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    return torch.randn(3, 1, 16, 24, generator=torch.Generator().manual_seed(1))
+
+
+TARGETS = {
+    "tuple": (0, 5, 7),
+    "negative": (-1, -3, 2),
+    "numpy": (np.int64(0), np.int64(5), np.int64(23)),
+    "list": [(0, 5, 7), (0, 2, 3), (0, 5, 7)],
+}
+
+
+@pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.ChosenLayersWarning")
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("name", MODELS)
+def test_map_sums_to_the_output_that_captum_selects(name, target, pictures):
+    model = built(name)
+    expected = _select_targets(outputs(model, pictures), target)
+    attribution = LayerKMeansAttribution(model, n_clusters=3)
+    found = attribution.explain(pictures, target)
+    torch.testing.assert_close(found.output, expected)
+    assert found.delta.abs().max() < 1e-5
+    assert found.head == ("linearised" if name == "softmax" else "exact")
+    total = found.attribution.sum((1, 2, 3)) + found.bias
+    if found.not_linear is not None:
+        total = total + found.not_linear
+    torch.testing.assert_close(total, expected, atol=1e-5, rtol=1e-4)
+    maps, delta = attribution.attribute(pictures, target, return_convergence_delta=True)
+    torch.testing.assert_close(maps, found.attribution)
+    assert delta.abs().max() < 1e-5
+
+
+def test_evidence_of_a_position_is_what_an_independent_sum_says(pictures):
+    model = built("nearest")
+    maps = ClassifierPrototypes(model).attribute(pictures, (2, 9, 14))
+    with torch.no_grad():
+        features = model.stage2(model.stage1(pictures))
+    weight = model.head.weight[2, :, 0, 0].detach()
+    expected = torch.zeros(3, 1, 4, 6)  # pixel (9, 14) is the nearest of cell (2, 3) alone
+    expected[:, 0, 2, 3] = features[:, :, 2, 3] @ weight
+    torch.testing.assert_close(maps, expected)
+
+
+def test_list_of_positions_is_explained_like_each_alone(pictures):
+    attribution = LayerKMeansAttribution(built("unet"), ["down2", "out.1"], n_clusters=3)
+    targets = [(1, 2, 3), (0, 9, 9), (1, 2, 3)]
+    together = attribution.explain(pictures, targets)
+    for i, target in enumerate(targets):
+        alone = attribution.explain(pictures[i : i + 1], target)
+        torch.testing.assert_close(together.attribution[i], alone.attribution[0])
+        rows, others = together.ledger[i], alone.ledger[0]
+        assert [row.evidence for row in rows] == pytest.approx([row.evidence for row in others])
+        assert together.target[i] == target[0]
+
+
+def test_contrast_stands_at_the_position_of_the_target(pictures):
+    model = built("bilinear")
+    attribution = ClassifierPrototypes(model)
+    expected = attribution.attribute(pictures, (3, 1, 2)) - attribution.attribute(
+        pictures, (1, 1, 2)
+    )
+    for contrast in (1, (1, 1, 2), [1, 1, 1]):
+        found = attribution.attribute(pictures, (3, 1, 2), contrast=contrast)
+        torch.testing.assert_close(found, expected)
+    with pytest.raises(TargetError, match="two classes at one position"):
+        attribution.attribute(pictures, (3, 1, 2), contrast=(1, 5, 5))
+
+
+def test_delta_is_computed_of_the_maps_of_positions(pictures):
+    attribution = ClassifierPrototypes(built("bilinear"))
+    targets = [(1, 2, 3), (0, 9, 9), (1, 4, 3)]
+    maps = attribution.attribute(pictures, targets)
+    delta = attribution.compute_convergence_delta(maps + 1, pictures, targets)
+    torch.testing.assert_close(delta, torch.full((3,), float(maps[0].numel())), atol=1e-4, rtol=0)
+
+
+def test_sequences_have_targets_of_two_indices(pictures):
+    torch.manual_seed(0)
+    model = Signals().eval()
+    found = LayerKMeansAttribution(model, "net", n_clusters=3).explain(pictures, (1, 4))
+    with torch.no_grad():
+        torch.testing.assert_close(found.output, model(pictures)[:, 1, 4])
+    assert found.head == "exact"
+    assert found.delta.abs().max() < 1e-5
+
+
+def test_evidence_of_a_position_is_measured(pictures):
+    model = built("convolutional")
+    attribution = LayerKMeansAttribution(model, ["stage1", "stage2"], n_clusters=3)
+    found = attribution.explain(pictures[:1], (1, 4, 4), evidence=Measured(passes="half"))
+    torch.testing.assert_close(found.output, outputs(model, pictures[:1])[:, 1, 4, 4])
+    assert found.delta.abs().max() < 1e-4
+
+
+WRONG = {
+    "none": (None, r"target=\(class, row, column\)"),
+    "class": (2, r"A map of outputs is explained at one position"),
+    "pair": ((2, 1), r"2 indices in a tuple, but outputs \(3, 4, 16, 24\) need 3, the class first"),
+    "four": ((2, 1, 1, 1), "4 indices in a tuple, but outputs"),
+    "row": ((2, 16, 0), r"outside the outputs \(N, 4, 16, 24\)"),
+    "no_class": ((4, 0, 0), "target 4 is out of range for 4 logits"),
+    "too_few": ([(1, 2, 3), (1, 2, 3)], "one for each of 3 images; got 2"),
+    "mixed": ([(1, 2, 3), 1, 2], "has 3 indices in a tuple|one position"),
+}
+
+
+@pytest.mark.parametrize(("target", "message"), WRONG.values(), ids=WRONG)
+def test_targets_that_name_no_output_are_refused(target, message, pictures):
+    attribution = LayerKMeansAttribution(built("bilinear"), ["stage1", "stage2"])
+    with pytest.raises(ValueError, match=message):
+        attribution.attribute(pictures, target)
+
+
+def test_pair_of_a_model_of_logits_is_refused_as_captum_does(images):
+    with pytest.raises(AssertionError, match=r"logits \(N, J\) have one dimension of classes"):
+        ClassifierPrototypes(make_net()).attribute(images, (1, 2))
+
+
+def test_model_is_left_as_it_was(pictures):
+    model = built("bilinear").train()
+    parts = list(model.modules())
+    with pytest.warns(UserWarning, match="training mode"):
+        ClassifierPrototypes(model).attribute(pictures, (1, 2, 3))
+    assert all(part.training for part in parts)
+    assert list(model.modules()) == parts
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+
+
+def test_prepared_models_explain_positions_too(pictures):
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1)
+    ).eval()
+    plain = ClassifierPrototypes(model).attribute(pictures, (1, 2, 3))
+    with pytest.raises(ValueError, match="one position"):
+        ClassifierPrototypes(model).prepare().attribute(pictures)
+    found = ClassifierPrototypes(model).prepare().attribute(pictures, (1, 2, 3))
+    torch.testing.assert_close(found, plain)
