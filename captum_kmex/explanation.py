@@ -12,22 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_kmex.arguments import checked
+from captum_kmex.arguments import checked, resolve_index
 from captum_kmex.explaining.result import FORMAT, ExplanationData
+from captum_kmex.explaining.summary import ledger_table, summary
 from captum_kmex.files.folders import folder_written_whole, repair
 from captum_kmex.text.class_names import ClassNames, read_class_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
+    from PIL.Image import Image
 
 __all__ = ["Explanation", "check_replaceable", "own_files"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation(ExplanationData):
     """Everything ``explain`` found about a batch, with its pictures and its folder of files.
 
-    Its data are those of ``ExplanationData``.
+    Its data are those of ``ExplanationData``. ``result[0]`` is the explanation of one image, and
+    ``for one in result`` goes through all; at the end of a notebook's cell it shows itself.
     """
 
     @checked
@@ -39,6 +42,7 @@ class Explanation(ExplanationData):
         class_names: ClassNames | None = None,
         image: np.ndarray | None = None,
         scale: float | None = None,
+        smooth: bool = False,
         figure: Figure | SubFigure | None = None,
     ) -> tuple[Figure, np.ndarray]:
         """Draw one image's explanation: image, segments, map, ledger, nearest patches.
@@ -51,6 +55,7 @@ class Explanation(ExplanationData):
             image: The picture to show, (H, W) or (H, W, 3); by default the input, rescaled.
             scale: The map's value of full colour, by default its own largest; images compare
                 on ``visualization.evidence_scale(result.attribution)``.
+            smooth: Interpolate between the cells of the map.
             figure: Where to draw; by default a new figure.
 
         Returns:
@@ -59,8 +64,70 @@ class Explanation(ExplanationData):
         from captum_kmex.visualization import plot_explanation
 
         return plot_explanation(
-            self, index, dataset, class_names, image, scale=scale, figure=figure
+            self, index, dataset, class_names, image, scale=scale, smooth=smooth, figure=figure
         )
+
+    @checked
+    def overlay(
+        self,
+        index: int = 0,
+        kind: str = "map",
+        *,
+        image: np.ndarray | None = None,
+        scale: float | None = None,
+        smooth: bool = False,
+    ) -> Image:
+        """Return the map, or the segments, over the picture in grey: a PIL image.
+
+        Args:
+            index: Which image of the batch.
+            kind: ``"map"`` or ``"segments"``.
+            image: The picture, (H, W) or (H, W, 3), in whose size all is drawn; by default the
+                input, rescaled.
+            scale: The map's value of full colour, as in ``plot``.
+            smooth: Interpolate between the cells of the map.
+
+        Returns:
+            An RGB image of the picture's size.
+        """
+        from captum_kmex.visualization.overlays import overlay
+
+        return overlay(self, index, kind, image, scale=scale, smooth=smooth)
+
+    @checked
+    def ledger_table(
+        self, index: int = 0, class_names: ClassNames | None = None
+    ) -> list[dict[str, object]]:
+        """Return an image's ledger as one dict a row; ``pandas.DataFrame(...)`` takes it as it is.
+
+        Args:
+            index: Which image of the batch.
+            class_names: As in ``plot``.
+
+        Returns:
+            Rows, largest absolute evidence first, with ``number``, from 1, as in all pictures;
+            ``prototype``, such as "cat #1", and its ``class``, or ``None``; ``area``, 0 to 1;
+            ``evidence``, in logit units; ``segment``, the id in ``segments``, and
+            ``prototype_index``, in the bank. Measured evidence has also ``error``, ``is_clear``,
+            ``removed`` and ``kept``, as in ``LedgerRow``; ``ties``, as numbers; and whether the
+            row is ``enough`` and ``needed``: one of those that ``sufficient`` and ``necessary``
+            return, or ``None`` where these return it.
+        """
+        index = resolve_index("index", index, len(self))
+        return ledger_table(self, index, self.class_names if class_names is None else class_names)
+
+    def __repr__(self) -> str:
+        return "Explanation: " + "\n  ".join(summary(self))
+
+    def _repr_html_(self) -> str:
+        from captum_kmex.visualization.notebook import explanation_html
+
+        return explanation_html(self)
+
+    def _repr_png_(self) -> bytes:
+        from captum_kmex.visualization.notebook import explanation_png
+
+        return explanation_png(self, 0)
 
     @checked
     def save(

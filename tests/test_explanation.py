@@ -178,7 +178,7 @@ def test_arrays_hold_contrast_when_there_is_one(attr, images):
 def test_explanation_is_its_data_under_its_own_name(attr, images):
     found = attr.explain(images[:2])
     assert type(found) is Explanation
-    assert repr(found).startswith("Explanation(inputs=tensor(")
+    assert repr(found).startswith("Explanation: 2 images, stage1 + stage2 + stage3, ")
     assert Explanation.__module__ == "captum_kmex.explanation"
     again = pickle.loads(pickle.dumps(found))
     assert type(again) is Explanation
@@ -193,3 +193,125 @@ def test_data_alone_can_be_drawn(attr, images):
     figure = Figure()
     plot_explanation(ExplanationData(**fields), figure=figure)
     assert len(figure.axes) > 3
+
+
+def test_one_image_of_a_batch_is_explained_as_in_it(attr, images):
+    found = attr.explain(images, target=1, contrast=0, evidence="measured")
+    one = found[2]
+    assert isinstance(one, Explanation)
+    assert len(one) == 1
+    for name, value in vars(found).items():
+        own = getattr(one, name)
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(own, value[2:3])
+        elif isinstance(value, tuple) and len(value) == 12:
+            assert own == value[2:3]
+        else:
+            assert own == value
+    assert one.manifest()["images"][0]["ledger"] == found.manifest()["images"][2]["ledger"]
+
+
+def test_explanation_is_gone_through_image_by_image(attr, images):
+    found = attr.explain(images[:3])
+    assert [one.ledger[0] for one in found] == list(found.ledger)
+    assert found[-1].ledger == found.ledger[2:]
+    assert found[1:].ledger == found.ledger[1:]
+    with pytest.raises(IndexError, match="out of range"):
+        found[3]
+    with pytest.raises(TypeError, match="integer"):
+        found["first"]
+
+
+def test_prototypes_are_numbered_from_one_within_their_class(book):
+    assert book.numbers.tolist() == [1, 1, 2]
+    agnostic = dataclasses.replace(book, membership=torch.tensor([[0.2, 0.8], [0.9, 0.1], [0, 1]]))
+    assert agnostic.numbers.tolist() == [1, 2, 3]
+    rows = {row.segment: row for row in build_ledger(MAPS, SEGMENTS, EVERYONE, book)[0]}
+    assert [rows[s].prototype_number for s in range(3)] == [1, 1, 2]
+
+
+def test_ledger_table_has_the_numbers_of_the_pictures(attr, images):
+    found = attr.explain(images[:2]).named(["a", "b", "c"])
+    table = found.ledger_table(1)
+    for place, (line, row) in enumerate(zip(table, found.ledger[1], strict=True)):
+        assert line["number"] == place + 1
+        assert line["evidence"] == row.evidence
+        assert line["segment"] == row.segment
+        if attr.is_fitted:
+            own = attr.bank_.codebooks[0].of_class(row.class_index).tolist()
+            number = own.index(row.prototype) + 1
+            assert line["prototype"] == f"{'abc'[row.class_index]} #{number}"
+        else:
+            assert line["prototype"] is None
+    manifest = found.manifest()["images"][1]
+    assert [row["number"] for row in manifest["ledger"]] == [line["number"] for line in table]
+
+
+def test_ledger_table_of_measured_evidence_says_what_is_enough(attr, images):
+    found = attr.explain(images[:1], evidence="measured")
+    table = found.ledger_table()
+    for words, segments in (("enough", found.sufficient()), ("needed", found.necessary())):
+        told = {line["segment"] for line in table if line[words]}
+        assert told == set(segments or ())
+    for line, row in zip(table, found.ledger[0], strict=True):
+        assert [found.ledger[0][number - 1].segment for number in line["ties"]] == list(row.ties)
+
+
+def test_ledger_table_becomes_a_data_frame(attr, images):
+    frame = pytest.importorskip("pandas").DataFrame(attr.explain(images[:1]).ledger_table())
+    assert frame.evidence.abs().is_monotonic_decreasing
+
+
+def test_explanation_is_told_in_a_few_lines(attr, images):
+    found = attr.explain(images, target=1)
+    told = repr(found).splitlines()
+    assert told[0].startswith("Explanation: 12 images, stage1 + stage2 + stage3, allocated")
+    assert len(told) == 7
+    assert told[1].startswith("  0: class 1 (p = ")
+    assert told[-1] == "  and 7 more"
+    assert "  0: bee (p = " in repr(found.named(["ape", "bee", "cat"]))
+    assert "1 image," in repr(found[0])
+
+
+def test_notebook_shows_figures_and_tables_and_leaves_pyplot_alone(attr, images):
+    from matplotlib import pyplot as plt
+
+    before = plt.get_fignums()
+    found = attr.explain(images).named(["<b>", "x", "y"])
+    page = found._repr_html_()
+    assert page.count("<img ") == 3
+    assert page.count("<details>") == 3
+    assert "<b> " not in page.replace("<b>Explanation</b>", "")
+    assert "result[3]" in page
+    assert found._repr_png_().startswith(b"\x89PNG")
+    assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize("kind", ["map", "segments"])
+def test_overlay_is_a_picture_of_the_images_size(attr, images, kind):
+    found = attr.explain(images[:2])
+    picture = np.full((40, 60, 3), 255, np.uint8)
+    drawn = found.overlay(1, kind, image=picture)
+    assert drawn.size == (60, 40)
+    assert drawn.mode == "RGB"
+    assert found.overlay(0, kind).size == (16, 16)
+
+
+def test_overlay_has_full_colour_where_evidence_is_largest(attr, images):
+    found = attr.explain(images[:1])
+    white = np.full((64, 64, 3), 255, np.uint8)
+    pixels = np.asarray(found.overlay(image=white)).astype(int)
+    values = found.attribution[0, 0].abs()
+    y, x = divmod(int(values.argmax()), values.shape[1])
+    step = 64 // values.shape[1]
+    red, _, blue = pixels[y * step + step // 2, x * step + step // 2]
+    sign = float(found.attribution[0, 0, y, x])
+    assert (red - blue) * sign > 0
+    assert abs(red - blue) > 100
+    smooth = np.asarray(found.overlay(image=white, smooth=True)).astype(int)
+    assert (smooth != pixels).any()
+
+
+def test_names_must_be_as_many_as_classes(attr, images):
+    with pytest.raises(ValueError, match="2 names for 3 classes"):
+        attr.explain(images).named(["a", "b"])

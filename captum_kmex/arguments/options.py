@@ -41,12 +41,17 @@ _ROWS = Instance(
     ("captum_kmex.explaining.ledger:LedgerRow",), "a LedgerRow of an explanation's ledger"
 )
 _MARKS = Listed(Values((1, 2), "(K, D) of vectors, or (K,) of their classes"), 2)
+_SHOWN = Option(Picture(takes_tensors=False))
 _GRID = Values((2,), "(h, w)", "whole", is_array=True)
 _PLACE = Text("the name of a layer, or 'input'")
 _FILL = OneOf(
     (Key("captum_kmex.measuring.fills:FILLS"), Values((3, 4, 5), "(1, D, h, w)", "floating-point"))
 )
 _OR_FUNCTION = Option(Model(takes_functions=True), remedy="pass the Python model")
+
+_SWITCHES = dict.fromkeys(
+    ("attribute_to_layer_input", "average_top", "connected", "per_channel", "show_progress",
+     "return_convergence_delta", "smooth"), Option(Switch(), False))  # fmt: skip
 
 _MODELS = {
     "model": Option(Model(), remedy="pass the Python model"),
@@ -80,7 +85,6 @@ _FIT = {
         None,
         "pass one positive number a layer, or a name",
     ),
-    "average_top": Option(Switch(), False),
     "vote": Option(Key("captum_kmex.explaining.votes:VOTES"), "distance"),
     "surrogate": Option(Choice((None, "linearised", "ridge")), None),
     "seed": Option(Whole(-(2**63), 2**63 - 1), 0),
@@ -95,7 +99,6 @@ _FIT = {
     "patch_search": Option(Choice(("sample", "exact")), "sample"),
     "checkpoint": Option(Path(), None),
     "checkpoint_interval": Option(Number(0), 60.0),
-    "show_progress": Option(Switch(), False),
     "path": Option(Path()),
     "strict": Option(Switch(), True),
 }
@@ -104,19 +107,16 @@ _MAPS_OF_LOGITS = Option(Choice(("logit", "alignment")), "logit")
 _MARGINS = Option(Choice(("margin", "distance")), "margin")
 _MASK = Option(Mask(), None)
 _EXPLAIN = {
-    "attribute_to_layer_input": Option(Switch(), False),
     "ClassifierPrototypes.attribute.units": _MAPS_OF_LOGITS,
     "LayerKMeansAttribution.attribute.units": _MAPS_OF_LOGITS,
     "KMExAttribution.attribute.units": _MARGINS,
     "KMExAttribution.compute_convergence_delta.units": _MARGINS,
     "upsample": Option(Choice((None, "input")), None),
     "restrict": Option(Choice((None, "predicted")), None),
-    "connected": Option(Switch(), False),
     "min_area": Option(Whole(1, 2**31 - 1), 1),
     "LayerKMeansAttribution.attribute.segments": _MASK,
     "ExplainedLayersAttribution.explain.segments": _MASK,
     "ExplainedLayersAttribution.explain_targets.segments": _MASK,
-    "per_channel": Option(Switch(), False),
     "needs_head": Option(Switch(), True),
     "evidence": Option(
         OneOf(
@@ -131,7 +131,6 @@ _EXPLAIN = {
     "Measured.baseline": Option(OneOf((_FILL, Listed(_FILL, 1))), "mean"),
     "Measured.passes": Option(Choice(("full", "half")), "full"),
     "Measured.perturbations_per_eval": Option(Whole(1, 10**6), 32),
-    "return_convergence_delta": Option(Switch(), False),
     "attributions": Option(_MAPS),
 }
 
@@ -175,6 +174,8 @@ _FIGURES = {
     "base": Option(Text(), "bias"),
     "height": Option(Number(0, 10, is_open=True), 0.035),
     "legend": Option(Switch(), True),
+    "is_signed": Option(Switch(), None),
+    "Explanation.overlay.kind": Option(Choice(("map", "segments")), "map"),
     "n_numbers": Option(Whole(0, 10**6), 12),
     "percentile": Option(Number(0, 100), 100.0),
     "plot_methods.percentile": Option(Number(0, 100), 99.5),
@@ -201,9 +202,7 @@ _DRAWN = {
     "Explanation.save.folder": Option(Path(is_folder=True)),
     "Explanation.save.images": Option(Listed(Picture()), None),
     "image": Option(Picture(), None),
-    "draw_picture.image": Option(Picture(takes_tensors=False)),
-    "draw_map.image": Option(Picture(takes_tensors=False)),
-    "draw_segments.image": Option(Picture(takes_tensors=False)),
+    **dict.fromkeys(("draw_picture.image", "draw_map.image", "draw_segments.image"), _SHOWN),
     "picture": Option(Callback(), None),
     "indices": Option(Listed(Whole(-(2**31), 2**31 - 1), 1)),
     "wins": Option(
@@ -243,7 +242,7 @@ _COMMANDS = {
 }
 
 OPTIONS: Mapping[str, Option] = MappingProxyType(
-    _MODELS | _FIT | _EXPLAIN | _DATA | _MEASURES | _FIGURES | _DRAWN | _COMMANDS
+    _SWITCHES | _MODELS | _FIT | _EXPLAIN | _DATA | _MEASURES | _FIGURES | _DRAWN | _COMMANDS
 )
 
 

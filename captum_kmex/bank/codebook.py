@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_kmex.arguments import checked
 from captum_kmex.bank.representatives import Representatives
 
-__all__ = ["Codebook", "is_agnostic", "owners"]
+__all__ = ["Codebook", "is_agnostic", "owners", "prototype_numbers"]
 
 _TENSORS = ("centroids", "membership", "counts", "spread")
 
@@ -24,6 +24,15 @@ def is_agnostic(membership: Tensor) -> bool:
 def owners(membership: Tensor) -> Tensor:
     """Return the class of each prototype (K,), the most frequent one where there are several."""
     return membership.argmax(1) if is_agnostic(membership) else membership
+
+
+def prototype_numbers(membership: Tensor) -> Tensor:
+    """Return the number that each prototype is shown by (K,), as in ``Codebook.numbers``."""
+    if is_agnostic(membership):
+        return torch.arange(1, len(membership) + 1)
+    own, order = membership.cpu().sort(stable=True)
+    places = torch.arange(1, len(own) + 1) - torch.searchsorted(own, own)
+    return torch.empty_like(places).scatter_(0, order, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +63,14 @@ class Codebook:
     def owners(self) -> Tensor:
         """The class of each prototype (K,), the most frequent one where there are several."""
         return owners(self.membership)
+
+    @property
+    def numbers(self) -> Tensor:
+        """The number that each prototype is shown by (K,): from 1 among those of its class.
+
+        Class-agnostic ones are counted over all.
+        """
+        return prototype_numbers(self.membership)
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors but for the representatives."""

@@ -17,6 +17,7 @@ from captum_kmex.bank.fields import METHODS, check_bank_tensors, check_provenanc
 from captum_kmex.bank.fingerprint import ModelFingerprint
 from captum_kmex.bank.representatives import Representatives
 from captum_kmex.bank.ridge_head import Surrogate
+from captum_kmex.bank.summary import bank_html, bank_summary
 from captum_kmex.bank.tensor_kinds import part
 from captum_kmex.exceptions import UncheckedFileWarning, warn_user
 from captum_kmex.files.atomic import discard_unfinished
@@ -46,7 +47,7 @@ _FIELDS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PrototypeBank:
     """Fitted prototypes and where they come from.
 
@@ -124,6 +125,12 @@ class PrototypeBank:
                 UncheckedFileWarning,
             )
         return bank
+
+    def __repr__(self) -> str:
+        return bank_summary(self)
+
+    def _repr_html_(self) -> str:
+        return bank_html(self)
 
     def depth(self, depth: object) -> int:
         """Return the position of a codebook.

@@ -48,6 +48,8 @@ class LedgerRow:
         kept: What it has above the baseline when the segment alone is kept.
         error: Standard deviation of the evidence.
         ties: Segments whose evidence cannot be told from this one's.
+        prototype_number: What the prototype is shown by, "class #1": its number from 1 among
+            those of its class, or among all if it is class-agnostic; ``None`` if there is none.
     """
 
     segment: int
@@ -60,6 +62,7 @@ class LedgerRow:
     kept: float | None = None
     error: float | None = None
     ties: tuple[int, ...] = ()
+    prototype_number: int | None = None
 
     @property
     def is_clear(self) -> bool | None:
@@ -84,6 +87,7 @@ def build_ledger(
     areas = segment_sums(torch.ones_like(maps), segments, count)
     cells = segments[0].numel()
     owners = None if book is None else book.owners.tolist()
+    numbers = None if book is None else book.numbers.tolist()
     found = None if book is None else book.representatives
     ledgers = []
     for i in range(len(segments)):
@@ -100,6 +104,7 @@ def build_ledger(
                 share,
                 value,
                 near,
+                prototype_number=None if numbers is None else numbers[prototype],
             )
             for segment, prototype, share, value, near in zip(
                 order.tolist(), own.tolist(), shares, evidence, patches, strict=True

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from captum_kmex.arguments import checked, resolve_index
+from captum_kmex.classes import class_count
 from captum_kmex.explaining.account import Account
 from captum_kmex.explaining.evidence import Question
 from captum_kmex.explaining.explainer import Explainer
 from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.explaining.segmenters import Competition
+from captum_kmex.text.class_names import ClassNames, read_class_names
 
 __all__ = ["FORMAT", "SCHEMA_VERSION", "ExplanationData"]
 
@@ -21,13 +24,17 @@ _Data = TypeVar("_Data", bound="ExplanationData")
 
 FORMAT = "captum_kmex.explanation"
 SCHEMA_VERSION = 1
+_OF_IMAGES = (  # fields with an entry an image
+    "inputs", "target", "contrast", "logits", "attribution", "segments", "ledger", "bias", "output",
+    "class_scores", "prediction", "enough", "needed", "not_linear",
+)  # fmt: skip
 _ALWAYS = ("target", "logits", "attribution", "segments", "bias", "output")
 _IF_THERE = ("contrast", "class_scores", "prediction", "not_linear")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExplanationData:
-    """Everything ``explain`` found about a batch.
+    """Everything ``explain`` found about a batch; ``[i]`` is that of one image.
 
     Attributes:
         inputs: The images (N, C, H, W).
@@ -56,6 +63,7 @@ class ExplanationData:
             linearised at each image; ``"ridge"``, the surrogate of a fit; ``"own"``, the user's.
         not_linear: What the linearisation leaves over of the output (N,), if ``head`` is that:
             the larger beside the output, the less the map tells.
+        class_names: A name for each class, if ``named`` gave them, for pictures and tables.
     """
 
     inputs: Tensor
@@ -78,6 +86,7 @@ class ExplanationData:
     needed: tuple[tuple[int, ...] | None, ...] | None = None
     head: str = "exact"
     not_linear: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
 
     @classmethod
     def of(
@@ -125,6 +134,37 @@ class ExplanationData:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def __getitem__(self: _Data, index: int | slice) -> _Data:
+        """Return the explanation of one image, as a batch of one; or that of several.
+
+        Raises:
+            IndexError: There is no such image.
+            TypeError: Neither a number nor a slice.
+        """
+        if not isinstance(index, slice):
+            place = range(len(self))[index]  # raises what a list would
+            index = slice(place, place + 1)
+        found = {name: getattr(self, name) for name in _OF_IMAGES}
+        there = {name: value[index] for name, value in found.items() if value is not None}
+        return replace(self, **there)
+
+    def __iter__(self: _Data) -> Iterator[_Data]:
+        return (self[i] for i in range(len(self)))
+
+    @checked
+    def named(self: _Data, class_names: ClassNames) -> _Data:
+        """Return the same with names of the classes, for its pictures and tables.
+
+        Args:
+            class_names: As in ``Explanation.plot``.
+
+        Raises:
+            TypeError: No names.
+            ValueError: More or fewer than classes.
+        """
+        names = read_class_names(class_names, class_count(self.logits.shape[1]))
+        return replace(self, class_names=names)
 
     @property
     def delta(self) -> Tensor:
@@ -204,5 +244,8 @@ class ExplanationData:
             "picture": f"{i:04d}.png",
             "sufficient": None if self.enough is None else self.enough[i],
             "necessary": None if self.needed is None else self.needed[i],
-            "ledger": [asdict(row) for row in self.ledger[i]],
+            "ledger": [
+                {"number": number, **asdict(row)}
+                for number, row in enumerate(self.ledger[i], start=1)
+            ],
         }

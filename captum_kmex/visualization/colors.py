@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, to_hex, to_rgb
 from numpy.typing import NDArray
 
 from captum_kmex.arguments import checked
@@ -17,6 +17,7 @@ __all__ = [
     "NEGATIVE",
     "PALETTE",
     "POSITIVE",
+    "SEQUENTIAL",
     "TOTAL",
     "palette_distances",
     "segment_color",
@@ -29,6 +30,10 @@ POSITIVE, NEGATIVE, TOTAL = "#B2182B", "#2166AC", "#555555"
 # white at zero, red and blue, which stay apart with any colour vision; the ends are the two above:
 # beyond them RdBu is nearly black, and a picture could not be seen through it
 DIVERGING = ListedColormap(colormaps["RdBu_r"](np.linspace(0.1, 0.9, 255)), name="evidence")
+# where nothing speaks against the class: the same white and red at the ends, and more between
+SEQUENTIAL: Colormap = LinearSegmentedColormap.from_list(
+    "evidence_for", [to_hex(DIVERGING(127)), "#FDE9B8", "#FBB463", "#E8593B", POSITIVE]
+)
 
 # Okabe & Ito (2008), but for black; then, one after the other, the colour of middle lightness and
 # chroma whose distance to all before it, as the worst of four kinds of vision sees it, is largest.

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from captum_kmex.arguments import checked
-from captum_kmex.bank.codebook import owners
+from captum_kmex.bank.codebook import owners, prototype_numbers
 from captum_kmex.explaining.pixel_wins import PrototypeWins
 from captum_kmex.text.class_names import ClassNames, class_name, read_class_names
 from captum_kmex.visualization.colors import segment_color
@@ -47,7 +47,7 @@ def plot_confusions(
     figure = canvas(figure, 1.75 * side + 1.6, side + 0.7)
     axes = figure.subplots(1, 2, width_ratios=[1.25, 1])
     given = None if class_names is None else read_class_names(class_names)
-    names = [fitted("{}", [class_name(c, given, "")], _ROOM, 8) for c in range(n_classes)]
+    names = [fitted("{}", [class_name(c, given, "")], _ROOM, 9) for c in range(n_classes)]
     _draw_matrix(wins.class_shares().numpy(), names, axes[0])
     _draw_prototypes(wins, names, n_prototypes, axes[1])
     return figure.figure, axes
@@ -55,7 +55,7 @@ def plot_confusions(
 
 def _draw_matrix(shares: NDArray[np.float64], names: Sequence[str], ax: Axes) -> None:
     drawn = ax.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
-    small = 8 if len(names) <= _WRITTEN else 6
+    small = 9 if len(names) <= _WRITTEN else 6  # of very many, as small as the cells
     ax.set_xticks(range(len(names)), names, fontsize=small, rotation=90 if _long(names) else 0,
                   **PLAIN)  # fmt: skip
     ax.set_yticks(range(len(names)), names, fontsize=small, **PLAIN)
@@ -63,12 +63,12 @@ def _draw_matrix(shares: NDArray[np.float64], names: Sequence[str], ax: Axes) ->
     ax.set_ylabel("images of", fontsize=9)
     ax.set_title("pixels won, % of each class's", fontsize=9)
     if len(names) > _WRITTEN:
-        ax.figure.colorbar(drawn, ax=ax, shrink=0.7).ax.tick_params(labelsize=7)
+        ax.figure.colorbar(drawn, ax=ax, shrink=0.7).ax.tick_params(labelsize=9)
         return
     for (row, column), share in np.ndenumerate(shares):
         if np.isfinite(share):
             color = "white" if share > 0.55 else "black"
-            ax.text(column, row, f"{100 * share:.0f}", fontsize=7, color=color, ha="center",
+            ax.text(column, row, f"{100 * share:.0f}", fontsize=9, color=color, ha="center",
                     va="center")  # fmt: skip
 
 
@@ -78,19 +78,19 @@ def _draw_prototypes(wins: PrototypeWins, names: Sequence[str], count: int, ax: 
     most = np.nan_to_num(foreign) * wins.counts.sum(0).numpy()
     chosen = (-most).argsort(kind="stable")[:count]
     chosen = chosen[(-foreign[chosen]).argsort(kind="stable")]
-    owner = owners(wins.membership)
+    owner, numbers = owners(wins.membership), prototype_numbers(wins.membership)
     shares = 100 * np.nan_to_num(foreign[chosen])
     ax.barh(
         range(len(chosen)), shares, color=[segment_color(rivals[k]) for k in chosen], height=0.7
     )
     for y, (k, share) in enumerate(zip(chosen, shares, strict=True)):
-        ax.text(share + 1, y, f"{share:.0f} %, most of {names[rivals[k]]}", fontsize=7,
+        ax.text(share + 1, y, f"{share:.0f} %, most of {names[rivals[k]]}", fontsize=9,
                 va="center", **PLAIN)  # fmt: skip
-    labels = [f"{names[int(owner[k])]} #{k}" for k in chosen]
-    ax.set_yticks(range(len(chosen)), labels, fontsize=8, **PLAIN)
+    labels = [f"{names[int(owner[k])]} #{int(numbers[k])}" for k in chosen]
+    ax.set_yticks(range(len(chosen)), labels, fontsize=9, **PLAIN)
     ax.set_xlim(0, 145)
     ax.set_xticks([0, 50, 100])
-    ax.tick_params(axis="x", labelsize=7)
+    ax.tick_params(axis="x", labelsize=9)
     ax.invert_yaxis()
     ax.set_xlabel("share of their pixels from other classes' images, %", fontsize=9)
     ax.set_title("prototypes that win most foreign pixels", fontsize=9)

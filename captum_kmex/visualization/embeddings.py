@@ -143,8 +143,8 @@ def _draw_plane(
         ax.scatter(x, y, marker=marker, s=size, c=found, edgecolors="black",
                    linewidths=0.8, label=name)  # fmt: skip
     ax.set(xticks=[], yticks=[])
-    ax.set_xlabel(plane.axes[0], fontsize=8)
-    ax.set_ylabel(plane.axes[1], fontsize=8)
+    ax.set_xlabel(plane.axes[0], fontsize=9)
+    ax.set_ylabel(plane.axes[1], fontsize=9)
     ax.margins(y=0.08)
 
 
@@ -167,16 +167,19 @@ def _draw_legends(
     """Say beside the plane which colour is which class, below it which mark is which kind."""
     dots = [
         Line2D([], [], linestyle="none", marker="o", color=segment_color(c), markersize=5,
-               label=fitted("{}", [class_name(c, names, "")], _ROOM, 7))
+               label=fitted("{}", [class_name(c, names, "")], _ROOM, 9))
         for c in np.unique(labels).tolist()
     ]  # fmt: skip
     if dots:
-        beside = ax.legend(handles=dots, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7,
-                           frameon=False, handletextpad=0.1)  # fmt: skip
+        beside = ax.legend(handles=dots, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9,
+                           frameon=False, handletextpad=0.1, handlelength=1.2,
+                           borderpad=0.2)  # fmt: skip
         for text in beside.get_texts():
             text.set(**PLAIN)
         ax.add_artist(beside)  # the next legend would replace it
         beside.set_clip_on(False)  # otherwise the layout leaves no room for it
     if kinds:
-        ax.legend(handles=prototype_handles(kinds), loc="upper center", fontsize=7, frameon=False,
-                  bbox_to_anchor=(0.5, -0.06), ncols=len(kinds))  # fmt: skip
+        below = ax.legend(handles=prototype_handles(kinds), loc="upper center", fontsize=9,
+                          frameon=False, bbox_to_anchor=(0.5, -0.06), ncols=len(kinds),
+                          handletextpad=0.3, columnspacing=1.2)  # fmt: skip
+        below.set_clip_on(False)

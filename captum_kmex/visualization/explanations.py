@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_kmex.arguments import checked, resolve_index
-from captum_kmex.classes import class_logits, class_of
 from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.explaining.result import ExplanationData
+from captum_kmex.explaining.summary import headline
 from captum_kmex.text.class_names import ClassNames, class_name
 from captum_kmex.visualization.colors import segment_color
 from captum_kmex.visualization.ledgers import draw_ledger, fewest_segments
@@ -27,6 +28,7 @@ from captum_kmex.visualization.panels import (
     draw_scale,
     draw_segments,
     evidence_scale,
+    has_signs,
 )
 from captum_kmex.visualization.pictures import (
     Canvas,
@@ -38,10 +40,12 @@ from captum_kmex.visualization.pictures import (
     relative_height,
 )
 
-__all__ = ["plot_contrast", "plot_explanation"]
+__all__ = ["panel_size", "plot_contrast", "plot_explanation"]
 
-_TITLE = 0.8  # of a column's width, beside which the ledger's labels need theirs
-_SCALE = "logit, if every cell were like this"
+_WIDTH = 10.8  # of a new figure, in inches
+_TITLE = 0.9  # of a column's width, beside which the ledger's labels need theirs
+_SIZE = 9.5  # of letters, in points
+_SCALE = "logit, if all cells were so"
 
 
 @checked
@@ -53,6 +57,7 @@ def plot_explanation(
     image: Picture | None = None,
     *,
     scale: float | None = None,
+    smooth: bool = False,
     figure: Canvas | None = None,
 ) -> tuple[Figure, NDArray[np.object_]]:
     """Draw one image's explanation: image, segments, map, ledger and nearest patches.
@@ -63,35 +68,47 @@ def plot_explanation(
         The figure and its axes: four, then one for each patch.
     """
     index = resolve_index("index", index, len(explanation))
+    class_names = explanation.class_names if class_names is None else class_names
     rows = explanation.ledger[index]
     shown = picture(explanation.inputs[index] if image is None else image)
     patches = [row for row in rows[:4] if row.representatives] if dataset is not None else []
-    side = 2.6 * max(0.8, relative_height(shown))
-    figure = canvas(figure, 12.4, side + 0.95 + (1.3 if patches else 0))
-    heights = [side + 0.75, 1.25] if patches else [1.0]
+    side = _side(shown)
+    figure = canvas(figure, _WIDTH, side + 1.0 + (1.35 if patches else 0))
+    heights = [side + 0.8, 1.35] if patches else [1.0]
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
-    top = grid[0].subgridspec(1, 4, width_ratios=[1, 1, 1, 1.45])
+    top = grid[0].subgridspec(1, 4, width_ratios=[1, 1, 1, 1.5])
     axes = [figure.add_subplot(top[0, i]) for i in range(4)]
     draw_picture(shown, axes[0])
     _headline(explanation, index, class_names, axes[0])
     _segment_panel(explanation, index, shown, axes[1])
     values = explanation.attribution[index]
-    drawn = draw_map(density(values), shown, axes[2], scale or evidence_scale([values]))
+    full = scale or evidence_scale([values])
+    drawn = draw_map(density(values), shown, axes[2], full, smooth=smooth)
     draw_scale(drawn, _SCALE)
-    _evidence_title(explanation, class_names, axes[2])
+    _evidence_title(explanation, class_names, axes[2], drawn.get_clim()[0] < 0)
     _ledger_panel(explanation, index, axes[3], class_names)
     if patches and dataset is not None:
         axes += _patch_row(figure, grid[1], patches, rows, dataset)
     return figure.figure, np.array(axes, dtype=object)
 
 
+def panel_size(image: Picture) -> tuple[float, float]:
+    """Return width and height, in inches, of a figure of an explanation without patches."""
+    return _WIDTH, _side(image) + 1.0
+
+
+def _side(image: Picture) -> float:
+    """Return the height of each picture, in inches."""
+    return 2.35 * max(0.9, relative_height(image))
+
+
 def _segment_panel(explanation: ExplanationData, index: int, shown: Picture, ax: Axes) -> None:
     rows = explanation.ledger[index]
     draw_segments(explanation.segments[index].cpu().numpy(), rows, shown, ax)
     restricted = ", own prototypes only" if explanation.restricted else ""
-    ax.set_title(f"{len(rows)} segments{restricted}", fontsize=9)
-    origin = fitted("{}", [explanation.origin], _TITLE * column_width(ax), 8)
-    ax.set_xlabel(origin, fontsize=8, **PLAIN)
+    ax.set_title(f"{len(rows)} segments{restricted}", fontsize=_SIZE)
+    origin = fitted("{}", [explanation.origin], _TITLE * column_width(ax), 9)
+    ax.set_xlabel(origin, fontsize=9, **PLAIN)
 
 
 def _ledger_panel(
@@ -106,8 +123,8 @@ def _ledger_panel(
     r2 = explanation.surrogate_r2
     surrogate = "" if r2 is None else f" (of a surrogate, R² = {r2:.2f})"
     surrogate = surrogate if left is None else ", linearised"
-    ax.set_title(f"ledger: {base} + segments = {total}{surrogate}", fontsize=9)
-    ax.set_xlabel(fewest_segments(explanation, index), fontsize=8)
+    ax.set_title(f"ledger: {base} + segments = {total}{surrogate}", fontsize=_SIZE)
+    ax.set_xlabel(fewest_segments(explanation, index), fontsize=9)
 
 
 def _patch_row(
@@ -125,7 +142,7 @@ def _patch_row(
         for j, patch in enumerate(row.representatives[:3]):
             ax = figure.add_subplot(cells[0, 3 * i + j])
             draw_patch(patch, dataset, segment_color(rank), ax)
-            ax.set_title(f"{rank + 1}: d={patch.distance:.2f}", fontsize=7)
+            ax.set_title(f"{rank + 1}: d={patch.distance:.2f}", fontsize=9)
             axes.append(ax)
     return axes
 
@@ -134,31 +151,20 @@ def _headline(
     explanation: ExplanationData, index: int, class_names: ClassNames | None, ax: Axes
 ) -> None:
     """Write what is explained above a picture."""
-    template, names = _headline_parts(explanation, index, class_names)
-    ax.set_title(fitted(template, names, _TITLE * column_width(ax), 9), fontsize=9, **PLAIN)
+    template, names = headline(explanation, index, class_names)
+    ax.set_title(fitted(template, names, _TITLE * column_width(ax), _SIZE), fontsize=_SIZE, **PLAIN)
 
 
-def _headline_parts(
-    explanation: ExplanationData, index: int, class_names: ClassNames | None
-) -> tuple[str, list[str]]:
-    owner = int(class_of(explanation.target, explanation.logits)[index])
-    name = class_name(owner, class_names)
-    output = float(explanation.output[index])
-    if explanation.contrast is not None:
-        other = class_name(int(explanation.contrast[index]), class_names)
-        return f"{{}}, not {{}}: {output:+.2f}", [name, other]
-    share = float(class_logits(explanation.logits).softmax(1)[index, owner])
-    return f"{{}} (p = {share:.2f})", [name]
-
-
-def _evidence_title(explanation: ExplanationData, class_names: ClassNames | None, ax: Axes) -> None:
+def _evidence_title(
+    explanation: ExplanationData, class_names: ClassNames | None, ax: Axes, is_signed: bool
+) -> None:
     """Write above a map what its colours mean."""
-    title = "evidence: red for, blue against"
+    title = "red for, blue against" if is_signed else "evidence, all of it for"
     if explanation.logits.shape[1] == 1:
         names = [class_name(c, class_names) for c in (1, 0)]
         room = _TITLE * column_width(ax)
-        title = fitted("red: {}, blue: {}", names, room, 9)
-    ax.set_title(title, fontsize=9, **PLAIN)
+        title = fitted("red: {}, blue: {}", names, room, _SIZE)
+    ax.set_title(title, fontsize=_SIZE, **PLAIN)
 
 
 @checked
@@ -170,6 +176,7 @@ def plot_contrast(
     class_names: ClassNames | None = None,
     image: Picture | None = None,
     scale: str = "each",
+    smooth: bool = False,
     figure: Canvas | None = None,
 ) -> tuple[Figure, NDArray[np.object_]]:
     """Draw why one class and not another: both maps, their difference and its ledger.
@@ -184,6 +191,7 @@ def plot_contrast(
         image: The picture to show; by default the input, rescaled.
         scale: ``"shared"``: the three maps have one scale; ``"each"``: the two classes share
             one, and the difference, which may be small, has its own.
+        smooth: Interpolate between the cells of the maps.
         figure: Where to draw.
 
     Returns:
@@ -205,6 +213,7 @@ def plot_contrast(
         'ledger: bias + segments = difference'
     """
     index = resolve_index("index", index, len(target))
+    class_names = target.class_names if class_names is None else class_names
     both = contrasted(target, contrast, index)
     shown = picture(target.inputs[index] if image is None else image)
     side = 2.7 * max(0.6, relative_height(shown))
@@ -221,11 +230,15 @@ def plot_contrast(
     shared = evidence_scale(maps if scale == "shared" else maps[:2])
     axes[1, 2].set_anchor("W")  # beside the other two: its column is as wide as the ledger
     scales = [shared, shared, shared if scale == "shared" else evidence_scale(maps[2:])]
-    for ax, values, title, output, full in zip(axes[1], maps, titles, outputs, scales, strict=True):
-        drawn = draw_map(density(values), shown, ax, full)
+    values = [density(found) for found in maps]
+    paint = partial(draw_map, is_signed=has_signs(values, scales), smooth=smooth)
+    for ax, found, title, output, full in zip(
+        axes[1], values, titles, outputs, scales, strict=True
+    ):
+        draw_scale(paint(found, shown, ax, full), _SCALE)
         template = " less ".join(["{}"] * len(title)) + f": {output:+.2f}"
-        ax.set_title(fitted(template, title, _TITLE * column_width(ax), 9), fontsize=9, **PLAIN)
-        draw_scale(drawn, _SCALE)
+        written = fitted(template, title, _TITLE * column_width(ax), _SIZE)
+        ax.set_title(written, fontsize=_SIZE, **PLAIN)
     return figure.figure, axes
 
 

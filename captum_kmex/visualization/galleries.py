@@ -47,9 +47,9 @@ def plot_prototypes(
 ) -> tuple[Figure, NDArray[np.object_]]:
     """Draw prototypes, one a row: nearest training patches, in context and cropped.
 
-    Each row begins with the prototype's number, its count of rows, and the root mean square of
-    their distances to it, in the units of the patches' distances; rows of class-agnostic
-    prototypes go on with their commonest classes.
+    Each row begins with the prototype's number from 1 among those of its class, its count of
+    rows, and the root mean square of their distances to it, in the units of the patches'
+    distances; rows of class-agnostic prototypes go on with their commonest classes.
 
     Args:
         source: A fitted attribution or its bank.
@@ -121,11 +121,11 @@ def _chosen(book: Codebook, class_index: int | None, prototypes: Sequence[int] |
 def _write_facts(book: Codebook, k: int, ax: Axes, class_names: ClassNames | None) -> None:
     owner = book.membership[k]
     name = class_name(int(owner), class_names) if owner.ndim == 0 else "prototype"
-    title = fitted(f"{{}} #{k}", [name], column_width(ax) - _GAP, 9, "bold")
+    title = fitted(f"{{}} #{int(book.numbers[k])}", [name], column_width(ax) - _GAP, 9, "bold")
     facts = f"{int(book.counts[k]):,} rows\nrms distance {float(book.spread[k]) ** 0.5:.2f}"
     ax.axis("off")
     ax.text(0, 0.62, title, fontsize=9, weight="bold", transform=ax.transAxes, **PLAIN)
-    ax.text(0, 0.5, facts, fontsize=8, va="top", transform=ax.transAxes)
+    ax.text(0, 0.5, facts, fontsize=9, va="top", transform=ax.transAxes)
 
 
 def _draw_classes(book: Codebook, k: int, ax: Axes, class_names: ClassNames | None) -> None:
@@ -136,8 +136,8 @@ def _draw_classes(book: Codebook, k: int, ax: Axes, class_names: ClassNames | No
     ax.barh(range(len(order)), shares[order], color=colors, height=0.75, alpha=0.5)
     for y, c in enumerate(order):
         name = class_name(int(c), class_names, "")
-        text = fitted(f"{{}} {shares[c]:.0%}", [name], column_width(ax) - _GAP, 7)
-        ax.text(0.03, y, text, fontsize=7, va="center", **PLAIN)
+        text = fitted(f"{{}} {shares[c]:.0%}", [name], column_width(ax) - _GAP, 9)
+        ax.text(0.03, y, text, fontsize=9, va="center", **PLAIN)
     ax.set(xlim=(0, 1), ylim=(_N_BARS - 0.4, -0.6), xticks=[], yticks=[])
     ax.spines[["top", "right", "bottom"]].set_visible(False)
 
@@ -154,7 +154,7 @@ def _draw_patches(
         ax.axis("off")
     for patch, first in zip(patches, range(0, len(cells), step), strict=False):
         draw_patch(patch, dataset, color, cells[first])
-        cells[first].set_title(f"image {patch.index}, d = {patch.distance:.2f}", fontsize=6.5)
+        cells[first].set_title(f"image {patch.index}, d = {patch.distance:.2f}", fontsize=9)
         if has_crops:
             draw_crop(patch, dataset, color, cells[first + 1])
 

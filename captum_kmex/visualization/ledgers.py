@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from captum_kmex.arguments import checked
 from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.explaining.result import ExplanationData
+from captum_kmex.explaining.summary import numbers_of
 from captum_kmex.text.class_names import ClassNames, class_name
 from captum_kmex.visualization.colors import NEGATIVE, POSITIVE, TOTAL, segment_color
 from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
@@ -19,7 +20,7 @@ __all__ = ["draw_ledger", "fewest_segments"]
 _N_ROWS = 8
 _MOST_RANKS = 8  # told below the ledger
 _PALE = 0.35
-_SIZE = 7  # of the labels' letters, in points
+_SIZE = 9  # of the labels' letters, in points
 _LABELS = 0.42  # of the ledger's width, that the labels take at most
 
 
@@ -63,11 +64,11 @@ def draw_ledger(
     ax.set_xlim(low - 0.02 * (high - low), high + 0.22 * (high - low))
     digits = 2 if max(map(abs, values)) >= 1 else 3
     for y, value in enumerate(values):
-        ax.text(1.0, y, f"{value:+.{digits}f}", transform=ax.get_yaxis_transform(), fontsize=7,
+        ax.text(1.0, y, f"{value:+.{digits}f}", transform=ax.get_yaxis_transform(), fontsize=_SIZE,
                 ha="right", va="center")  # fmt: skip
     ax.axvline(0, color="black", lw=0.6)
     ax.invert_yaxis()
-    ax.tick_params(axis="x", labelsize=7)
+    ax.tick_params(axis="x", labelsize=_SIZE)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
 
@@ -76,13 +77,13 @@ def fewest_segments(explanation: ExplanationData, index: int) -> str:
     """Return the fewest segments that keep the class, and that change it, by their ranks."""
     if explanation.enough is None:
         return ""
-    order = [row.segment for row in explanation.ledger[index]]
+    rows = explanation.ledger[index]
     found = {
         "enough": explanation.sufficient(index),
         "needed": explanation.necessary(index),
     }
     ranks = {
-        word: " ".join(str(order.index(segment) + 1) for segment in segments)
+        word: " ".join(map(str, numbers_of(rows, segments)))
         for word, segments in found.items()
         if segments is not None and len(segments) <= _MOST_RANKS
     }
@@ -135,5 +136,5 @@ def _lines(
 def _label(rank: int, row: LedgerRow, class_names: ClassNames | None, room: float) -> str:
     if row.class_index is None:
         return f"{rank + 1} · {row.area:.0%}"
-    owner = class_name(row.class_index, class_names, "")
-    return fitted(f"{rank + 1} · {{}} #{row.prototype} · {row.area:.0%}", [owner], room, _SIZE)
+    owner, number = class_name(row.class_index, class_names, ""), row.prototype_number
+    return fitted(f"{rank + 1} · {{}} #{number} · {row.area:.0%}", [owner], room, _SIZE)

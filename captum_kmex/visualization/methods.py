@@ -14,7 +14,14 @@ from torch.nn.functional import interpolate
 
 from captum_kmex.arguments import check_count, checked, resolve_index
 from captum_kmex.visualization.colors import DIVERGING
-from captum_kmex.visualization.panels import density, draw_map, draw_scale, panel_scales
+from captum_kmex.visualization.lettering import PLAIN, column_width, fitted, row_height
+from captum_kmex.visualization.panels import (
+    density,
+    draw_map,
+    draw_scale,
+    has_signs,
+    panel_scales,
+)
 from captum_kmex.visualization.pictures import (
     Canvas,
     Picture,
@@ -35,6 +42,7 @@ def plot_methods(
     scale: str = "each",
     percentile: float = 99.5,
     names: Sequence[str] | None = None,
+    smooth: bool = False,
     figure: Canvas | None = None,
 ) -> tuple[Figure, NDArray[np.object_]]:
     """Draw a grid of maps: one row an image, one column a method.
@@ -47,6 +55,7 @@ def plot_methods(
             (see ``density``), so that grids of any size compare.
         percentile: Share of a map's cells, in percent, whose colour is not clipped.
         names: A name for each image.
+        smooth: Interpolate between the cells of the maps.
         figure: Where to draw.
 
     Returns:
@@ -65,19 +74,31 @@ def plot_methods(
             )
     scales = _grid_scales(maps, scale, percentile)
     shown = [picture(image) for image in images]
+    is_signed = _is_signed(maps, scales)
     height = 1.6 * relative_height(shown[0]) + (0.28 if scale == "each" else 0.08)
     figure = canvas(figure, 1.7 * (1 + len(maps)), height * len(shown) + 0.5)
     axes = figure.subplots(len(shown), 1 + len(maps), squeeze=False)
     for i, line in enumerate(axes):
         draw_picture(shown[i], line[0])
-        line[0].set_ylabel("" if names is None else names[i], fontsize=9)
+        name = "" if names is None else fitted("{}", [str(names[i])], row_height(line[0]), 9)
+        line[0].set_ylabel(name, fontsize=9, **PLAIN)
         for ax, method, full in zip(line[1:], maps, scales[i], strict=True):
-            drawn = draw_map(density(maps[method][i]), shown[i], ax, full)
+            drawn = draw_map(density(maps[method][i]), shown[i], ax, full, is_signed, smooth)
             if scale == "each" or i == len(shown) - 1:
                 draw_scale(drawn)
     for ax, name in zip(axes[0], ["input", *maps], strict=True):
-        ax.set_title(name, fontsize=9)
+        shown_name = fitted("{}", [name], column_width(ax), 9)
+        ax.set_title(shown_name, fontsize=9, **PLAIN)
     return figure.figure, axes
+
+
+def _is_signed(maps: Mapping[str, Tensor], scales: Sequence[Sequence[float]]) -> bool:
+    """Whether any map of the grid needs blue: all have one code of colours."""
+    columns = zip(*scales, strict=True)
+    return any(
+        has_signs(map(density, found), column)
+        for found, column in zip(maps.values(), columns, strict=True)
+    )
 
 
 def _grid_scales(maps: Mapping[str, Tensor], scale: str, percentile: float) -> list[list[float]]:

@@ -10,19 +10,28 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from captum_kmex.arguments import checked
 from captum_kmex.arguments.inputs import check_choice
 from captum_kmex.explaining.ledger import LedgerRow
-from captum_kmex.visualization.colors import DIVERGING, check_segments, segment_colors
-from captum_kmex.visualization.pictures import Picture, bare
+from captum_kmex.visualization.colors import (
+    DIVERGING,
+    SEQUENTIAL,
+    check_segments,
+    segment_colors,
+)
+from captum_kmex.visualization.lettering import column_width
+from captum_kmex.visualization.numbering import number_places
+from captum_kmex.visualization.pictures import Picture, bare, shade
 
-__all__ = ["density", "draw_map", "draw_scale", "draw_segments", "evidence_scale", "panel_scales"]
+__all__ = ["density", "draw_map", "draw_scale", "draw_segments", "evidence_scale", "has_signs",
+           "panel_scales"]  # fmt: skip
 
 _N_NUMBERS = 12  # numbers in one picture that can still be read
-_ROOM = 0.075  # of the longer side, that a number takes
+_WIDE, _HIGH = 17.0, 15.0  # points that a number takes with its ground
+_ROOM = 0.075  # of the picture's sides, that it takes at least
+_UNSEEN = 0.01  # of full colour, that looks like none
 
 
 @checked
@@ -101,49 +110,86 @@ def draw_segments(
     thin = 0.5 * min(1.0, 32 / max(segments.shape))  # points; thinner where cells are small
     lines = _borders(segments) * (width, height) - 0.5
     ax.add_collection(LineCollection(list(lines), colors="black", linewidths=thin), autolim=False)
-    points = [_inner_point(segments == segment) for segment in order[:n_numbers]]
-    places = (np.array(points).reshape(-1, 2) + 0.5) * (width, height) - 0.5
-    _draw_numbers(places, _ROOM * max(image.shape[:2]), ax)
+    _draw_numbers(segments, order[:n_numbers], image, ax)
     bare(ax)
 
 
-def _draw_numbers(places: NDArray[np.float64], room: float, ax: Axes) -> None:
-    """Write the ranks at their places (M, 2), but for those with no room beside the ones before."""
-    box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8}
-    taken = np.empty((0, 2))
-    for rank, place in enumerate(places):
-        if (np.abs(taken - place).max(1) < room).any():
-            continue
-        taken = np.concatenate([taken, place[None]])
-        x, y = place
-        ax.text(x, y, str(rank + 1), fontsize=7, ha="center", va="center", bbox=box)
+def _draw_numbers(
+    segments: NDArray[np.int64], order: Sequence[int], image: Picture, ax: Axes
+) -> None:
+    """Write the numbers of segments, with a line to those that have no room for theirs."""
+    height, width = image.shape[:2]
+    points = max(column_width(ax), 1.0)  # of the picture's width, at most
+    longer = _ROOM * max(width, height)
+    room = (
+        max(_WIDE / points, longer / width),
+        max(_HIGH / points * width / height, longer / height),
+    )
+    box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85}
+    size = np.array([width, height])
+    for number, label in enumerate(number_places(segments, order, room), start=1):
+        x, y = np.array(label.place) * size - 0.5
+        if label.place != label.anchor:
+            x0, y0 = np.array(label.anchor) * size - 0.5
+            ax.plot([x0, x], [y0, y], color="white", lw=1.8, solid_capstyle="round")
+            ax.plot([x0, x], [y0, y], color="black", lw=0.8, marker="o", ms=2, markevery=[0])
+        ax.text(x, y, str(number), fontsize=9, ha="center", va="center", bbox=box)
 
 
 @checked
-def draw_map(values: NDArray[np.floating], image: Picture, ax: Axes, scale: float) -> AxesImage:
-    """Draw a signed map over the image: red for the class, blue against it, white at zero.
+def draw_map(
+    values: NDArray[np.floating],
+    image: Picture,
+    ax: Axes,
+    scale: float,
+    is_signed: bool | None = None,
+    smooth: bool = False,
+) -> AxesImage:
+    """Draw a map over the image in grey: red for the class, blue against it, white at zero.
+
+    Where nothing speaks against the class, from white by yellow to the same red, which tells
+    more values apart.
 
     Args:
         values: Map (h, w).
         image: Picture (H, W[, 3]).
         ax: Where to draw.
         scale: The value of full colour.
+        is_signed: Whether blue is needed; ``None`` looks at the values (see ``has_signs``).
+        smooth: Interpolate between the cells, rather than show them as they are.
 
     Returns:
         The coloured map, for a colour bar; the picture lies over it as a shade.
     """
-    norm = Normalize(-scale, scale)
+    if is_signed is None:
+        is_signed = has_signs([values], [scale])
     drawn = ax.imshow(
-        values, cmap=DIVERGING, norm=norm, extent=_extent(image), interpolation="nearest"
+        values,
+        cmap=DIVERGING if is_signed else SEQUENTIAL,
+        norm=Normalize(-scale if is_signed else 0, scale),
+        extent=_extent(image),
+        interpolation="bilinear" if smooth else "nearest",
     )
-    _draw_shade(image, ax, 0.45)
+    _draw_shade(image, ax, 0.5)
     bare(ax)
     return drawn
 
 
+def has_signs(values: Iterable[NDArray[np.floating]], scales: Iterable[float]) -> bool:
+    """Whether any of several maps speaks against the class by more than can be seen.
+
+    Args:
+        values: The maps of one figure, which has one code of colours.
+        scales: The value of full colour of each.
+    """
+    return any(
+        float(found.min()) < -_UNSEEN * scale for found, scale in zip(values, scales, strict=True)
+    )
+
+
 @checked
 def draw_scale(drawn: AxesImage, label: str = "", height: float = 0.035) -> Axes:
-    """Draw the colours of a map below it, with zero and both ends.
+    """Draw the colours of a map below it, with zero and its ends.
 
     Args:
         drawn: What ``draw_map`` returned.
@@ -151,14 +197,15 @@ def draw_scale(drawn: AxesImage, label: str = "", height: float = 0.035) -> Axes
         height: Height of the bar, as a share of the map's.
     """
     inset = drawn.axes.inset_axes((0.1, -0.035 - height, 0.8, height))
-    _, end = drawn.get_clim()
-    end = end or 1.0
-    bar = inset.figure.colorbar(drawn, cax=inset, orientation="horizontal", ticks=[-end, 0, end])
+    low, end = drawn.get_clim()
     text = f"{end:.3g}" if 0.001 <= end < 1000 else f"{end:.1e}".replace("e+0", "e")
-    bar.set_ticklabels([f"-{text}", "0", f"+{text}"])
-    bar.ax.tick_params(labelsize=6, length=2, pad=1)
+    ticks = {-end: f"-{text}", 0: "0", end: f"+{text}"}
+    shown = [at for at in ticks if at >= low]
+    bar = inset.figure.colorbar(drawn, cax=inset, orientation="horizontal", ticks=shown)
+    bar.set_ticklabels([ticks[at] for at in shown])
+    bar.ax.tick_params(labelsize=9, length=2, pad=1)
     bar.outline.set_linewidth(0.4)
-    bar.set_label(label, fontsize=6, labelpad=1)
+    bar.set_label(label, fontsize=9, labelpad=1)
     return inset
 
 
@@ -167,18 +214,9 @@ def _extent(image: Picture) -> tuple[float, float, float, float]:
 
 
 def _draw_shade(image: Picture, ax: Axes, strength: float) -> None:
-    """Darken what is drawn where the picture is dark.
-
-    Grey pictures on black, such as digits, are turned round, as in print: their ground would
-    hide the colours.
-    """
-    grey = image if image.ndim == 2 else image.mean(2)
-    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    is_drawing = image.ndim == 2 and np.median(edge) < 0.1
-    dark = 0.6 * grey if is_drawing else 1 - grey
-    shade = np.zeros((*grey.shape, 4))
-    shade[..., 3] = strength * np.clip(dark, 0, 1)
-    ax.imshow(shade)
+    """Darken what is drawn where the picture is dark."""
+    dark = shade(image, strength)
+    ax.imshow(np.stack([*np.zeros((3, *dark.shape)), dark], -1))
 
 
 def _borders(segments: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -188,10 +226,3 @@ def _borders(segments: NDArray[np.int64]) -> NDArray[np.float64]:
     y, x = np.nonzero(segments[1:] != segments[:-1])
     level = np.stack([np.stack([x, y + 1], -1), np.stack([x + 1, y + 1], -1)], 1)
     return np.concatenate([upright, level]).astype(np.float64)
-
-
-def _inner_point(mask: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the cell of a segment farthest from its border, as x, y."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    y, x = divmod(int(depth.argmax()), mask.shape[1])
-    return float(x), float(y)

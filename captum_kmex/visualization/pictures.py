@@ -18,7 +18,7 @@ from captum_kmex.explaining.ledger import Patch
 from captum_kmex.visualization.colors import Color
 
 __all__ = ["Canvas", "Picture", "bare", "canvas", "draw_crop", "draw_patch", "draw_picture",
-           "picture", "relative_height"]  # fmt: skip
+           "picture", "relative_height", "shade"]  # fmt: skip
 
 Picture = NDArray[np.float64]
 Canvas = Figure | SubFigure
@@ -39,6 +39,22 @@ def picture(image: Tensor | NDArray[np.number]) -> Picture:
     array = np.clip((array - low) / max(high - low, 1e-12), 0, 1)
     stretched = array.mean(0) if array.shape[0] != 3 else array.transpose(1, 2, 0)
     return np.asarray(stretched)
+
+
+def shade(image: Picture, strength: float) -> Picture:
+    """Return how much a picture darkens the colours that it lies over (H, W).
+
+    Grey pictures on black, such as digits, are turned round, as in print: their ground would
+    hide the colours.
+
+    Args:
+        image: Picture (H, W[, 3]).
+        strength: What black takes from the colours, 0 to 1.
+    """
+    grey = image if image.ndim == 2 else image.mean(2)
+    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    is_drawing = image.ndim == 2 and np.median(edge) < 0.1
+    return np.asarray(strength * np.clip(0.6 * grey if is_drawing else 1 - grey, 0, 1))
 
 
 def relative_height(image: Picture) -> float:

@@ -265,6 +265,9 @@ def _figures(w: World) -> dict[str, Case]:
     }
     return {name: Case(_public(name), good) for name, good in found.items()} | {
         "Explanation.plot": Case(result.plot, canvas),
+        "Explanation.overlay": Case(result.overlay, {}),
+        "Explanation.ledger_table": Case(result.ledger_table, {}),
+        "Explanation.named": Case(result.named, {"class_names": ["a", "b", "c"]}),
         "Explanation.save": Case(result.save, {"folder": w.folder / "explained"}),
         "Explanation.sufficient": Case(w.measured.sufficient, {"index": 0}),
         "Explanation.necessary": Case(w.measured.necessary, {"index": 0}),

@@ -13,6 +13,7 @@ from captum_kmex.visualization.colors import (
     NEGATIVE,
     PALETTE,
     POSITIVE,
+    SEQUENTIAL,
     palette_distances,
     segment_color,
 )
@@ -110,6 +111,14 @@ def test_evidence_is_white_at_zero_and_ends_in_the_colors_of_the_ledger():
     np.testing.assert_allclose(DIVERGING(0.5)[:3], 0.97, atol=0.01)
     np.testing.assert_allclose(DIVERGING(1.0)[:3], to_rgb(POSITIVE), atol=0.01)
     np.testing.assert_allclose(DIVERGING(0.0)[:3], to_rgb(NEGATIVE), atol=0.01)
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_more_evidence_is_darker_where_there_is_none_against(vision):
+    lightness = seen(SEQUENTIAL(np.linspace(0, 1, 20))[:, :3], vision)[:, 0]
+    assert (np.diff(lightness) < 0).all()
+    np.testing.assert_allclose(SEQUENTIAL(1.0)[:3], DIVERGING(1.0)[:3], atol=0.01)
+    np.testing.assert_allclose(SEQUENTIAL(0.0)[:3], DIVERGING(0.5)[:3], atol=0.01)
 
 
 @pytest.mark.parametrize("vision", VISIONS)

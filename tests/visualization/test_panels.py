@@ -27,8 +27,8 @@ from captum_kmex.visualization import (
     segment_color,
     visualize_image_attr,
 )
-from captum_kmex.visualization.colors import NEGATIVE, POSITIVE
-from captum_kmex.visualization.panels import panel_scales
+from captum_kmex.visualization.colors import NEGATIVE, POSITIVE, SEQUENTIAL
+from captum_kmex.visualization.panels import has_signs, panel_scales
 
 mpl.use("Agg")
 
@@ -109,9 +109,30 @@ def test_shade_of_a_drawing_on_black_leaves_its_ground_clear(ax):
 
 
 def test_scale_bar_names_zero_and_both_ends(ax):
-    bar = draw_scale(draw_map(np.zeros((2, 2)), np.ones((4, 4)), ax, 12.5), "logit")
+    bar = draw_scale(draw_map(np.diag([-1.0, 1.0]), np.ones((4, 4)), ax, 12.5), "logit")
     assert [text.get_text() for text in bar.get_xticklabels()] == ["-12.5", "0", "+12.5"]
     assert bar.get_xlabel() == "logit"
+
+
+def test_map_without_evidence_against_is_drawn_from_zero_on(ax):
+    drawn = draw_map(np.array([[0.0, 2.0]]), np.ones((4, 4)), ax, 12.5)
+    assert drawn.get_cmap() is SEQUENTIAL
+    assert drawn.get_clim() == (0, 12.5)
+    bar = draw_scale(drawn, "logit")
+    assert [text.get_text() for text in bar.get_xticklabels()] == ["0", "+12.5"]
+
+
+@pytest.mark.parametrize(("least", "is_signed"), [(-0.2, True), (-0.05, False), (0.0, False)])
+def test_blue_is_drawn_where_it_can_be_seen(least, is_signed):
+    values = [np.array([[0.0, 3.0]]), np.array([[least, 1.0]])]
+    assert has_signs(values, [10.0, 10.0]) is is_signed
+
+
+def test_smooth_map_holds_the_same_values(ax):
+    values = np.arange(4.0).reshape(2, 2)
+    drawn = draw_map(values, np.ones((8, 8)), ax, 3.0, smooth=True)
+    assert drawn.get_interpolation() == "bilinear"
+    np.testing.assert_array_equal(drawn.get_array(), values)
 
 
 def test_outlines_run_between_segments(ax):
@@ -133,6 +154,22 @@ def test_numbers_stand_in_their_segments_and_not_on_each_other(ax):
         assert segments[int((y + 0.5) // 8), int((x + 0.5) // 8)] == int(text.get_text()) - 1
     apart = np.abs(places[:, None] - places[None]).max(-1)
     assert apart[~np.eye(len(places), dtype=bool)].min() >= 0.075 * 224
+
+
+def test_every_leading_row_has_its_number_with_a_line_where_its_segment_has_no_room(ax):
+    segments = np.full((20, 20), 12)
+    segments[0, :12] = np.arange(12)  # single cells in a row
+    rows = [LedgerRow(i, i, None, 1 / 400, 1.0) for i in range(13)]
+    draw_segments(segments, rows, np.ones((100, 100)), ax)
+    assert [text.get_text() for text in ax.texts] == [str(i) for i in range(1, 13)]
+    places = np.array([text.get_position() for text in ax.texts])
+    apart = np.abs(places[:, None] - places[None]).max(-1)
+    assert apart[~np.eye(12, dtype=bool)].min() >= 0.075 * 100 - 1e-9
+    lines = [line.get_xydata() for line in ax.lines[::2]]
+    assert lines
+    for start, end in lines:
+        number = int(np.abs(places - end).max(1).argmin())
+        assert segments[int((start[1] + 0.5) // 5), int((start[0] + 0.5) // 5)] == number
 
 
 def ledger(evidence):
