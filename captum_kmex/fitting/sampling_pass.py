@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 
 import torch
@@ -137,7 +138,7 @@ def _offer(
 ) -> None:
     """Offer every pixel of the batch; only those that can still enter are computed."""
     images, tags = pairs
-    n_pixels = source.grid[0] * source.grid[1]
+    n_pixels = math.prod(source.grid)
     classes = tags if options.labels is not None else torch.zeros_like(tags)
     keys = row_keys(options.seed, indices, n_pixels)[images]
     masses = None if source.masses is None else source.masses[images]
