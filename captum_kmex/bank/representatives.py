@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,8 @@ class Representatives:
 
     Attributes:
         indices: Integer tensor (K, m), data-set indices; -1 where there are fewer than m.
-        boxes: Integer tensor (K, m, 4), the grid cell as x0, y0, x1, y1 in input pixels.
+        boxes: Integer tensor (K, m, 4), the grid cell as x0, y0, x1, y1 in input pixels; (K, m, 2)
+            of signals, (K, m, 6) of volumes.
         distances: Float tensor (K, m), in the prototypes' space; inf where there is none.
     """
 
@@ -25,19 +27,20 @@ class Representatives:
     distances: Tensor
 
 
-def cell_boxes(cells: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Return the boxes (..., 4) of grid cells as x0, y0, x1, y1 in input pixels.
+def cell_boxes(cells: Tensor, grid: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Return the boxes (..., 2 d) of grid cells in input pixels.
+
+    A box is where the cell begins and then where it ends, the last dimension first: x0, y0, x1,
+    y1 of a picture.
 
     Args:
         cells: Integer tensor of flat cell indices.
-        grid: Rows and columns of the grid.
-        size: Height and width of the input.
+        grid: Cells along each of d dimensions: rows and columns.
+        size: Input pixels along each: height and width.
     """
-    y, x = cells // grid[1], cells % grid[1]
-
-    def edges(position: Tensor, count: int, pixels: int) -> tuple[Tensor, Tensor]:
-        return position * pixels // count, -(-(position + 1) * pixels // count)
-
-    x0, x1 = edges(x, grid[1], size[1])
-    y0, y1 = edges(y, grid[0], size[0])
-    return torch.stack([x0, y0, x1, y1], -1)
+    begin, end = [], []
+    for count, pixels in zip(reversed(grid), reversed(size), strict=True):
+        position, cells = cells % count, cells // count
+        begin.append(position * pixels // count)
+        end.append(-(-(position + 1) * pixels // count))
+    return torch.stack([*begin, *end], -1)
