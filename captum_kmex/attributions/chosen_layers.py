@@ -70,7 +70,7 @@ class LayersAttribution(FittedAttribution):
 
     def _look_at(self, batches: IndexedBatches, args: object) -> None:
         if self.layers is None:
-            self._choose_layers(first_inputs(batches), args)
+            self._choose_layers(first_inputs(batches, self.model), args)
 
     def _choose_layers(self, images: tuple[Tensor, ...], args: object) -> None:
         """Take the layers that ``suggest_layers`` names, where the user left them out."""

@@ -20,6 +20,7 @@ from captum_kmex.deployment.evidence import HeadEvidence, fixed_head, fixed_targ
 from captum_kmex.deployment.models import ExplainedModel
 from captum_kmex.exceptions import HeadNotFoundError, NotFittedError
 from captum_kmex.explaining.evidence import Question, finish_map
+from captum_kmex.grids import axes_of
 from captum_kmex.model.activations import layer_name
 from captum_kmex.model.head import is_close, own_head, weights
 from captum_kmex.model.reading import Reading, Site, plain_arithmetic
@@ -125,7 +126,7 @@ class ClassifierPrototypes(PrototypeAttribution):
         """
         if per_channel and upsample is not None:
             raise ValueError("per_channel=True keeps the layer's grid; leave upsample= out")
-        images = check_inputs(inputs)
+        images = check_inputs(inputs, self.model)
         reading = self.read(images, additional_forward_args, attribute_to_layer_input)
         head, features = reading.linear_head, reading.feature_map
         question = Question.of(target, contrast, reading.logits, units)
@@ -159,7 +160,10 @@ class ClassifierPrototypes(PrototypeAttribution):
         ``attribute_to_layer_input`` matters only with a head of your own on ``layer``.
         """
         reading = self._read_head(
-            check_inputs(inputs), additional_forward_args, attribute_to_layer_input, False
+            check_inputs(inputs, self.model),
+            additional_forward_args,
+            attribute_to_layer_input,
+            False,
         )
         question = Question.of(target, contrast, reading.logits, "logit")
         return question.delta(attributions, reading.linear_head, reading.logits)
@@ -210,7 +214,8 @@ class ClassifierPrototypes(PrototypeAttribution):
             everyone = torch.arange(len(columns), device=columns.device)
             sums = sums or AlignmentSums(columns, everyone, len(everyone))
             rows, classes = class_pairs("target", batch.targets, reading.logits)
-            sums.add(reading.feature_map.mean((2, 3))[rows], classes)
+            features = reading.feature_map
+            sums.add(features.mean(axes_of(features))[rows], classes)
         if sums is None:
             raise ValueError("the loader yielded no batch; pass one with at least one image")
         return sums.result()
@@ -250,7 +255,7 @@ class ClassifierPrototypes(PrototypeAttribution):
             HeadNotFoundError: The logits are not affine in a feature map.
             ValueError: Malformed inputs, or a ``layer`` that the head does not read.
         """
-        images = check_inputs(inputs)
+        images = check_inputs(inputs, self.model)
         return self._read_head(images, additional_forward_args, attribute_to_layer_input, True)
 
     def _read_head(

@@ -56,7 +56,7 @@ class ExplainedLayersAttribution(StackedLayersAttribution):
         Returns:
             An ``Explanation`` of the whole batch.
         """
-        images = check_inputs(inputs)
+        images = check_inputs(inputs, self.model)
         explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         start, question = explainer.depth(depth), explainer.question(target, contrast)
         how = explainer.competition(question, restrict, connected, min_area, segments)
@@ -106,7 +106,7 @@ class ExplainedLayersAttribution(StackedLayersAttribution):
             TargetError: Malformed targets, or not as many contrasts.
             ValueError: Malformed inputs, layers or options.
         """
-        images = check_inputs(inputs)
+        images = check_inputs(inputs, self.model)
         explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         start, questions = explainer.depth(depth), explainer.questions(targets, contrasts)
         how = explainer.competition(questions[0], None, connected, min_area, segments)

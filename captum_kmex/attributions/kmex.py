@@ -128,7 +128,7 @@ class KMExAttribution(FittedAttribution):
             ValueError: Malformed inputs or options, or a class without prototypes.
             TargetError: Malformed target.
         """
-        images, bank = check_inputs(inputs), self.bank_
+        images, bank = check_inputs(inputs, self.model), self.bank_
         reading = self.read(images, additional_forward_args, attribute_to_layer_input)
         question = Question.of(target, contrast, class_logits(reading.logits), units)
         with plain_arithmetic(images[0]):
@@ -152,7 +152,10 @@ class KMExAttribution(FittedAttribution):
         units: str = "margin",
     ) -> Tensor:
         """Return sum of the maps minus margin or distance (N,)."""
-        images, at_input = check_inputs(inputs), attribute_to_layer_input or self.bank_.at_input
+        images, at_input = (
+            check_inputs(inputs, self.model),
+            attribute_to_layer_input or self.bank_.at_input,
+        )
         reading = self.read(images, additional_forward_args, at_input)
         question = Question.of(target, contrast, class_logits(reading.logits), units)
         with plain_arithmetic(images[0]):
@@ -232,7 +235,7 @@ class KMExAttribution(FittedAttribution):
             HeadNotFoundError: There is no head that tells which map to pool; pass ``layer``.
             ValueError: Malformed inputs, or others than those that the bank is for.
         """
-        images, at_input = check_inputs(inputs), attribute_to_layer_input
+        images, at_input = check_inputs(inputs, self.model), attribute_to_layer_input
         if not self.is_fitted:
             return self._read_map(images, additional_forward_args, at_input)
         check_call(self.bank_, self.layer_names, images[0], at_input)
@@ -271,9 +274,8 @@ class KMExAttribution(FittedAttribution):
         at_input: bool,
         needs_logits: bool = True,  # noqa: ARG002  # prototypes of classes do
     ) -> Observation:
-        reading = self._read_map(check_inputs(batch.inputs), args, at_input)
-        pooled = reading.feature_map.mean((2, 3))
-        return Observation(reading.logits, [PooledRows(pooled)])
+        reading = self._read_map(check_inputs(batch.inputs, self.model), args, at_input)
+        return Observation(reading.logits, [PooledRows.of(reading.feature_map)])
 
     def _read_map(self, images: tuple[Tensor, ...], args: object, at_input: bool) -> Reading:
         """Return the pass, with the map to pool (N, D, h, w) as its tap."""

@@ -172,7 +172,7 @@ class LayerKMeansAttribution(ExplainedLayersAttribution):
             ValueError: Malformed inputs, layers or options.
             TargetError: Malformed target.
         """
-        images = check_inputs(inputs)
+        images = check_inputs(inputs, self.model)
         explainer = self._explainer(images, additional_forward_args, attribute_to_layer_input)
         start, question = explainer.depth(depth), explainer.question(target, contrast, units)
         how = explainer.competition(question, restrict, connected, min_area, segments)
@@ -209,7 +209,9 @@ class LayerKMeansAttribution(ExplainedLayersAttribution):
         Of measured ones ``attribute(..., return_convergence_delta=True)`` tells.
         """
         at_input = attribute_to_layer_input or (self.is_fitted and self.bank_.at_input)
-        explainer = self._explainer(check_inputs(inputs), additional_forward_args, at_input)
+        explainer = self._explainer(
+            check_inputs(inputs, self.model), additional_forward_args, at_input
+        )
         question = explainer.question(target, contrast)
         return question.delta(attributions, explainer.head, explainer.logits)
 
@@ -241,7 +243,7 @@ class LayerKMeansAttribution(ExplainedLayersAttribution):
                 "ClassifierPrototypes(model).as_module(x) needs no fit"
             )
         bank = self.bank_
-        images = check_inputs(inputs)
+        images = check_inputs(inputs, self.model)
         explainer = self._explainer(images, None, bank.at_input)
         start = explainer.depth(depth)
         reading, logits = explainer.reading, explainer.logits

@@ -35,7 +35,7 @@ def chosen_layers(
     return names
 
 
-def first_inputs(batches: IndexedBatches) -> tuple[Tensor, ...]:
+def first_inputs(batches: IndexedBatches, model: nn.Module) -> tuple[Tensor, ...]:
     """Return the inputs of the first batch, which the fit will read again.
 
     Raises:
@@ -47,7 +47,7 @@ def first_inputs(batches: IndexedBatches) -> tuple[Tensor, ...]:
             "pass layers=, or a DataLoader or list"
         )
     for batch in batches:
-        return check_inputs(batch.inputs)
+        return check_inputs(batch.inputs, model)
     raise ValueError("the loader yielded no batch; pass one with at least one image")
 
 

@@ -32,7 +32,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Attribution = TypeVar("_Attribution", bound="PrototypeAttribution")
 
-_LAYOUTS: dict[str, Layout] = {"channels_first": 1, "channels_last": 3}
+_LAYOUTS: dict[str, Layout] = {"channels_first": 1, "channels_last": -1}
 
 
 def logged(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -151,7 +151,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         Raises:
             ValueError: Malformed inputs, or a model that returns something else.
         """
-        images = check_inputs(inputs)
+        images = check_inputs(inputs, self.model)
         return self._read(images, [], additional_forward_args, needs_head=False).logits
 
     def _read(

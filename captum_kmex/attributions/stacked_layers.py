@@ -24,6 +24,7 @@ from captum_kmex.explaining.segmenters import (
 from captum_kmex.explaining.segments import enlarged_mask
 from captum_kmex.explaining.votes import Classification
 from captum_kmex.fitting.options import Observation
+from captum_kmex.grids import axes_of, grid_of
 from captum_kmex.model.reading import plain_arithmetic
 
 __all__ = ["StackedLayersAttribution"]
@@ -62,7 +63,7 @@ class StackedLayersAttribution(LayersAttribution):
         Pieces of fewer than ``min_area`` cells go to the segment that they share most border
         with.
         """
-        images = check_inputs(inputs)
+        images = check_inputs(inputs, self.model)
         explainer = self._explainer(
             images,
             additional_forward_args,
@@ -105,10 +106,11 @@ class StackedLayersAttribution(LayersAttribution):
             min_area: Fewest cells of a connected piece.
 
         Returns:
-            Integer tensor (N, 1, H, W) at the size of the input, int64, counted from 0 in each
-            image without gaps. Numbers of two images have nothing to do with each other.
+            Integer tensor (N, 1, H, W), (N, 1, T) or (N, 1, D, H, W) at the size of the input,
+            int64, counted from 0 in each image without gaps. Numbers of two images have nothing
+            to do with each other.
         """
-        images = check_inputs(inputs)[0]
+        images = check_inputs(inputs, self.model)[0]
         labels = self.segment(
             inputs,
             target,
@@ -119,7 +121,7 @@ class StackedLayersAttribution(LayersAttribution):
             connected=connected,
             min_area=min_area,
         )
-        return enlarged_mask(labels, (images.shape[2], images.shape[3]))
+        return enlarged_mask(labels, grid_of(images))
 
     @checked
     @one_bank_a_call
@@ -140,7 +142,7 @@ class StackedLayersAttribution(LayersAttribution):
             ValueError: ``vote`` is neither of the two.
         """
         at_input = self.bank_.at_input
-        images = check_inputs(inputs)
+        images = check_inputs(inputs, self.model)
         explainer = self._explainer(images, additional_forward_args, at_input, needs_head=False)
         start = explainer.depth(depth)
         with plain_arithmetic(explainer.logits):
@@ -183,7 +185,10 @@ class StackedLayersAttribution(LayersAttribution):
             ValueError: Malformed inputs or layers, or others than those that the bank is for.
         """
         return self._explainer(
-            check_inputs(inputs), additional_forward_args, attribute_to_layer_input, needs_head
+            check_inputs(inputs, self.model),
+            additional_forward_args,
+            attribute_to_layer_input,
+            needs_head,
         )
 
     @property
@@ -237,7 +242,7 @@ class StackedLayersAttribution(LayersAttribution):
     def _observe(
         self, batch: Batch, args: object, at_input: bool, needs_logits: bool = True
     ) -> Observation:
-        images = check_inputs(batch.inputs)
+        images = check_inputs(batch.inputs, self.model)
         before = self._site
         reading = self._read_layers(
             self.layer_names,
@@ -253,6 +258,7 @@ class StackedLayersAttribution(LayersAttribution):
             stack = weighted_stack(reading.blocks, self.weighting or "balanced")
             has_head = reading.head is not None or self._own_head() is not None
             needs_ridge = reading.has_logits and not has_head
-            pooled = reading.blocks[-1].mean((2, 3)) if needs_ridge else None
+            deepest = reading.blocks[-1]
+            pooled = deepest.mean(axes_of(deepest)) if needs_ridge else None
         depths = [stack.suffix(start) for start in range(len(stack.blocks))]
         return Observation(reading.logits, depths, stack.weights, pooled)

@@ -156,7 +156,7 @@ def patch_kinds(
     """
     return {
         "indices": TensorKind(INTEGER, shape, -1),
-        "boxes": TensorKind(INTEGER, (*shape, 4), 0),
+        "boxes": TensorKind(INTEGER, (*shape, "/ends of a box"), 0),
         "distances": TensorKind(dtype, shape, 0, takes_infinity=True, alike="rows"),
     }
 
@@ -196,7 +196,8 @@ def check_patches(patches: Mapping[str, Tensor], prefix: str) -> None:
         raise ValueError(
             f"{prefix}indices is -1 where {prefix}distances is finite, or the other way round"
         )
-    if not bool((boxes[..., :2] <= boxes[..., 2:]).all()):
+    sides = boxes.shape[-1] // 2
+    if boxes.shape[-1] not in (2, 4, 6) or not (boxes[..., :sides] <= boxes[..., sides:]).all():
         raise ValueError(f"{prefix}boxes holds boxes that end before they begin")
 
 

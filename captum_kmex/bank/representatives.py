@@ -17,7 +17,8 @@ class Representatives:
 
     Attributes:
         indices: Integer tensor (K, m), data-set indices; -1 where there are fewer than m.
-        boxes: Integer tensor (K, m, 4), the grid cell as x0, y0, x1, y1 in input pixels.
+        boxes: Integer tensor (K, m, 4), the grid cell as x0, y0, x1, y1 in input pixels; (K, m, 2)
+            of signals, (K, m, 6) of volumes.
         distances: Float tensor (K, m), in the prototypes' space; inf where there is none.
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +18,7 @@ from captum_kmex.composite.by_class import ClassChunk
 from captum_kmex.composite.nearness import LogNearness
 from captum_kmex.composite.packed import PackedPrototypes
 from captum_kmex.composite.resizing import resize, resize_matrix
+from captum_kmex.grids import grid_of
 
 __all__ = ["nearest_at_once", "nearest_by_tiles"]
 
@@ -30,21 +33,21 @@ class Stack(Protocol):
 
     @property
     def blocks(self) -> tuple[Tensor, ...]:
-        """Float tensors (N, D_l, h_l, w_l), shallow to deep."""
+        """Float tensors ``(N, D_l, *grid_l)``, shallow to deep."""
 
     @property
     def scales(self) -> tuple[Tensor, ...]:
-        """Weight over norm of each block's resized vectors, (N, 1, H, W) a block."""
+        """Weight over norm of each block's resized vectors, ``(N, 1, *grid)`` a block."""
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Height and width of the shallowest block."""
+    def grid(self) -> tuple[int, ...]:
+        """The grid of the shallowest block."""
 
 
 def nearest_at_once(
     stack: Stack, prototypes: PackedPrototypes, nearness: LogNearness | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return best scores and indices (N, H, W) from the scores of all pixels together.
+    """Return best scores and indices ``(N, *grid)`` from the scores of all pixels together.
 
     Scores stand (pixel, prototype), so that resizing and argmax run along memory; NumPy's
     argmax is several times faster than torch's.
@@ -58,10 +61,10 @@ def nearest_at_once(
     parts = prototypes.values.split([block.shape[1] for block in stack.blocks], -1)
     total = prototypes.offsets.unsqueeze(-2)  # (1, K) or (N, 1, K)
     for part, block, scale in zip(parts, stack.blocks, stack.scales, strict=True):
-        cells = block.flatten(2).transpose(1, 2)  # (N, h * w, D_l)
+        cells = block.flatten(2).transpose(1, 2)  # (N, cells, D_l)
         products = torch.bmm(cells, part.mT.expand(images, -1, -1))
-        maps = products.unflatten(1, block.shape[2:]).permute(0, 3, 1, 2)
-        resized = resize(maps, grid).permute(0, 2, 3, 1).flatten(1, 2)
+        maps = products.unflatten(1, block.shape[2:]).movedim(-1, 1)
+        resized = resize(maps, grid).movedim(1, -1).flatten(1, -2)
         total = torch.addcmul(total, resized, scale.flatten(1).unsqueeze(2))
     if nearness is not None:
         for chunk in prototypes.chunks(prototypes.count):
@@ -77,7 +80,7 @@ def nearest_by_tiles(
     tile_scores: int,
     nearness: LogNearness | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return best scores and indices (N, H, W), a tile of one image's grid at a time.
+    """Return best scores and indices ``(N, *grid)``, a tile of one image's grid at a time.
 
     The scores of a tile are one matrix product: of its pixels' finest vectors and resizing
     weights, with the finest part of the prototypes, their offsets and the deeper blocks'
@@ -93,11 +96,11 @@ def nearest_by_tiles(
     chunks = prototypes.chunks(_PROTOTYPES)
     tiling = _tiling(
         stack.grid,
-        tuple((block.shape[2], block.shape[3]) for block in stack.blocks[1:]),
+        tuple(map(grid_of, stack.blocks[1:])),
         max(1, min(_TILE_PIXELS, tile_scores // max(chunk.count for chunk in chunks))),
         like.dtype,
     )
-    shape = (images, stack.grid[0] * stack.grid[1])
+    shape = (images, math.prod(stack.grid))
     best, index = like.new_full(shape, -torch.inf), torch.zeros(shape, dtype=torch.int64)
     for chunk in chunks:
         scorer = _TileScorer(stack, tiling, prototypes, chunk, nearness)
@@ -151,7 +154,7 @@ class _TileScorer:
             self.operand[:top] = self.finest
 
     def best(self, image: int) -> tuple[Tensor, Tensor]:
-        """Return best scores and indices (H * W,) of an image, in the order of the tiles."""
+        """Return best scores and indices (P,) of an image, in the order of the tiles."""
         if image % self.together == 0:
             self._multiply(image)
         self._weigh(image)
@@ -203,10 +206,10 @@ class _Tiling:
 
     Attributes:
         bounds: Where each tile's pixels begin and the last one's end.
-        pixels: Index tensor (H * W,), flat grid positions, tile by tile.
-        positions: Index tensor (H * W,), its inverse.
+        pixels: Index tensor (P,), flat grid positions, tile by tile.
+        positions: Index tensor (P,), its inverse.
         cells: A deeper block, index tensor (tiles, c) of the cells that each tile draws on.
-        weights: A deeper block, float tensor (c, H * W) of each pixel's weights on these.
+        weights: A deeper block, float tensor (c, P) of each pixel's weights on these.
     """
 
     bounds: tuple[int, ...]
@@ -218,35 +221,52 @@ class _Tiling:
 
 @lru_cache(maxsize=64)
 def _tiling(
-    grid: tuple[int, int], deeper: tuple[tuple[int, int], ...], pixels: int, dtype: torch.dtype
+    grid: tuple[int, ...], deeper: tuple[tuple[int, ...], ...], pixels: int, dtype: torch.dtype
 ) -> _Tiling:
     """Cut a grid into tiles of at most ``pixels``, to draw on few cells of deeper grids."""
-    height, width = grid
-    columns = -(-width // -(-width // min(_TILE_WIDTH, pixels)))
-    down = _cuts(height, max(1, pixels // columns), [size[0] for size in deeper])
-    across = _cuts(width, columns, [size[1] for size in deeper])
-    tiles = [(slice(*rows), slice(*cols)) for rows in pairwise(down) for cols in pairwise(across)]
-    flat = torch.arange(height * width).view(grid)
+    steps = _steps(grid, pixels)
+    cuts = [_cuts(grid[i], steps[i], [size[i] for size in deeper]) for i in range(len(grid))]
+    intervals = [[slice(*ends) for ends in pairwise(side)] for side in cuts]
+    tiles = list(itertools.product(*intervals))
+    flat = torch.arange(math.prod(grid)).view(grid)
     members = [flat[tile].flatten() for tile in tiles]
     order = torch.cat(members)
     bounds = (0, *np.cumsum([len(part) for part in members]).tolist())
     cells, weights = [], []
     for size in deeper:
-        vertical = resize_matrix(height, size[0], dtype, torch.device("cpu"))
-        horizontal = resize_matrix(width, size[1], dtype, torch.device("cpu"))
-        drawn = [_drawn(vertical[rows], horizontal[cols]) for rows, cols in tiles]
+        pairs = zip(grid, size, strict=True)
+        sides = [resize_matrix(new, old, dtype, torch.device("cpu")) for new, old in pairs]
+        drawn = [_drawn([sides[i][part] for i, part in enumerate(tile)]) for tile in tiles]
         most = max(len(used) for used, _ in drawn)
         cells.append(torch.stack([_pad(used, most) for used, _ in drawn]))
         weights.append(torch.cat([_pad(part, most) for _, part in drawn], 1))
     return _Tiling(bounds, order, order.argsort(), tuple(cells), tuple(weights))
 
 
-def _drawn(down: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the flat cells that a tile draws on and the weights (cells, pixels) on them."""
-    rows, columns = down.any(0).nonzero().squeeze(1), across.any(0).nonzero().squeeze(1)
-    cells = rows[:, None] * across.shape[1] + columns
-    weights = torch.kron(down[:, rows].contiguous(), across[:, columns].contiguous())
-    return cells.flatten(), weights.T
+def _steps(grid: Sequence[int], pixels: int) -> list[int]:
+    """Return the sides of a tile of at most so many pixels: even columns, then rows."""
+    width = grid[-1]
+    most = pixels if len(grid) == 1 else min(_TILE_WIDTH, pixels)
+    steps = [-(-width // -(-width // most))]
+    left = pixels // steps[0]
+    for size in reversed(grid[:-1]):
+        steps.append(max(1, left))
+        left //= min(size, steps[-1])
+    return steps[::-1]
+
+
+def _drawn(sides: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the flat cells that a tile draws on and the weights (cells, pixels) on them.
+
+    Args:
+        sides: Along each side, the resizing matrix of the tile's positions.
+    """
+    cells, weights = torch.zeros(1, dtype=torch.int64), sides[0].new_ones(1, 1)
+    for side in sides:
+        used = side.any(0).nonzero().squeeze(1)
+        cells = (cells[:, None] * side.shape[1] + used).flatten()
+        weights = torch.kron(weights, side[:, used].contiguous())
+    return cells, weights.T
 
 
 def _pad(rows: Tensor, length: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_kmex.composite.by_class import ClassChunk, ClassRuns
+from captum_kmex.grids import axes_of
 
 __all__ = ["LogNearness", "mean_log_nearness"]
 
@@ -94,9 +95,9 @@ def mean_log_nearness(best: Tensor, squares: Tensor, size: float) -> Tensor:
     """Return minus the mean log distance over positions (N, C).
 
     Args:
-        best: Float tensor (N, C, H, W), the scores of each class's nearest prototype.
-        squares: Float tensor (N, 1, H, W), squared norms of the rows.
+        best: Float tensor ``(N, C, *grid)``, the scores of each class's nearest prototype.
+        squares: Float tensor ``(N, 1, *grid)``, squared norms of the rows.
         size: Squared norm of a row none of whose blocks is zero.
     """
     distances = (squares - 2 * best).clamp_min(0) / size
-    return -0.5 * (distances + _NEAR).log().mean((2, 3))
+    return -0.5 * (distances + _NEAR).log().mean(axes_of(best))

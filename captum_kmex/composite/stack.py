@@ -20,6 +20,7 @@ from captum_kmex.composite.resizing import (
     resized_at,
     transposed_resize,
 )
+from captum_kmex.grids import grid_of
 from captum_kmex.scaling import unit_scale
 
 __all__ = [
@@ -43,7 +44,7 @@ class StackedBlocks:
     at their own resolution and only the products are resized.
 
     Attributes:
-        blocks: Float tensors (N, D_l, h_l, w_l), shallow to deep. Only directions count: each
+        blocks: Float tensors ``(N, D_l, *grid_l)``, shallow to deep. Only directions count: each
             image's block is kept times a power of two that brings its largest value near 1.
         weights: One weight a block.
         is_scaled: The blocks are so already.
@@ -62,9 +63,9 @@ class StackedBlocks:
             vars(self).update(blocks=blocks, is_scaled=True)
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Height and width of the shallowest block."""
-        return self.blocks[0].shape[2], self.blocks[0].shape[3]
+    def grid(self) -> tuple[int, ...]:
+        """The grid of the shallowest block."""
+        return grid_of(self.blocks[0])
 
     @property
     def width(self) -> int:
@@ -80,7 +81,7 @@ class StackedBlocks:
 
     @cached_property
     def scales(self) -> tuple[Tensor, ...]:
-        """Weight over norm of each block's resized vectors, (N, 1, H, W) a block."""
+        """Weight over norm of each block's resized vectors, ``(N, 1, *grid)`` a block."""
         return tuple(
             weight / norm.clamp_min(torch.finfo(norm.dtype).eps)
             for weight, norm in zip(self.weights, self._norms, strict=True)
@@ -96,7 +97,7 @@ class StackedBlocks:
 
     @cached_property
     def squared_norms(self) -> Tensor:
-        """Squared norm of the composite rows (N, H, W): sum of w_l^2 where no block is zero."""
+        """Squared norm of the composite rows ``(N, *grid)``: sum of w_l^2 where none is zero."""
         pairs = zip(self.scales, self._norms, strict=True)
         return torch.stack([(scale * norm).square() for scale, norm in pairs]).sum(0).squeeze(1)
 
@@ -106,12 +107,12 @@ class StackedBlocks:
         return math.fsum(weight**2 for weight in self.weights)
 
     def scores(self, prototypes: Tensor) -> Tensor:
-        """Return ``<z_p, p_k> - |p_k|^2 / 2`` (N, K, H, W), largest for the nearest prototype.
+        """Return ``<z_p, p_k> - |p_k|^2 / 2`` ``(N, K, *grid)``, largest for the nearest.
 
         Args:
             prototypes: Float tensor (K, D), or (N, K, D) with its own prototypes an image.
         """
-        total = prototype_offsets(prototypes)[..., None, None]
+        total = prototype_offsets(prototypes)[(..., *[None] * len(self.grid))]
         widths = [block.shape[1] for block in self.blocks]
         parts = prototypes.split(widths, -1)
         for part, block, scale in zip(parts, self.blocks, self.scales, strict=True):
@@ -126,20 +127,20 @@ class StackedBlocks:
             prototypes: Float tensor (K, D), or (N, K, D) with its own prototypes an image.
 
         Returns:
-            Index tensor (N, H, W), lowest index at ties, and float tensor (N, H, W). Memory
-            does not grow with K.
+            Index tensor ``(N, *grid)``, lowest index at ties, and float tensor ``(N, *grid)``.
+            Memory does not grow with K.
         """
         best, index = self.best(prototypes)
         return index, self.distances(best)
 
     def distances(self, best: Tensor) -> Tensor:
-        """Return squared distances (N, H, W) to the prototypes that have these scores."""
+        """Return squared distances ``(N, *grid)`` to the prototypes that have these scores."""
         return (self.squared_norms - 2 * best).clamp_min(0)
 
     def best(
         self, prototypes: Tensor | PackedPrototypes, nearness: LogNearness | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return each pixel's best score and its prototype, both (N, H, W).
+        """Return each pixel's best score and its prototype, both ``(N, *grid)``.
 
         Args:
             prototypes: As in ``nearest``, which finds the distances too.
@@ -166,8 +167,7 @@ class StackedBlocks:
 
     def _together(self) -> int:
         """Return how many prototypes' scores are computed at once."""
-        images, (height, width) = len(self.blocks[0]), self.grid
-        return max(1, _SCORES_BYTES // (4 * images * height * width))
+        return max(1, _SCORES_BYTES // (4 * len(self.blocks[0]) * math.prod(self.grid)))
 
     def _nearest_by_chunks(
         self, prototypes: PackedPrototypes, nearness: LogNearness | None
@@ -201,10 +201,10 @@ class StackedBlocks:
             images: Index tensor (M,) into the batch.
             pixels: Index tensor (M,) into the flattened grid.
         """
-        y, x = pixels // self.grid[1], pixels % self.grid[1]
+        places = torch.unravel_index(pixels, self.grid)
         parts = []
         for block, weight in zip(self.blocks, self.weights, strict=True):
-            vectors = resized_at(block, self.grid, images, y, x)
+            vectors = resized_at(block, self.grid, images, *places)
             norm = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
             parts.append(vectors.mul_(weight / norm.clamp_min(torch.finfo(norm.dtype).eps)))
         return torch.cat(parts, 1)
@@ -213,11 +213,11 @@ class StackedBlocks:
         """Return the sums of the rows of each cluster (N, K, D), by transposed resizing.
 
         Args:
-            membership: Float tensor (N, K, H, W), 1 where a pixel belongs to a cluster.
+            membership: Float tensor ``(N, K, *grid)``, 1 where a pixel belongs to a cluster.
         """
         parts = []
         for block, scale in zip(self.blocks, self.scales, strict=True):
-            weighted = transposed_resize(membership * scale, (block.shape[2], block.shape[3]))
+            weighted = transposed_resize(membership * scale, grid_of(block))
             parts.append(torch.matmul(weighted.flatten(2), block.flatten(2).transpose(1, 2)))
         return torch.cat(parts, 2)
 
@@ -228,9 +228,9 @@ class _Products:
     def __init__(self, block: Tensor) -> None:
         self._block = block
 
-    def norm(self, grid: tuple[int, int]) -> Tensor:
-        """Return the norms of the resized vectors (N, 1, H, W)."""
-        if self._block.shape[-2:] == grid:
+    def norm(self, grid: tuple[int, ...]) -> Tensor:
+        """Return the norms of the resized vectors ``(N, 1, *grid)``."""
+        if self._block.shape[2:] == grid:
             return self._squares.sqrt().unsqueeze(1)
         return norm_from_products(self._neighbours, grid)
 

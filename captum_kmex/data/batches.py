@@ -10,7 +10,7 @@ from itertools import chain
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -62,18 +62,21 @@ class IndexedBatches:
         loader: A ``DataLoader``, or an iterable of ``(images, labels)``, of ``images``, or of
             dicts with one image tensor and ``"label"`` (see ``items``).
         device: Where the batches go.
+        model: What they are for, if that is known.
 
     Raises:
         TypeError: Not an iterable of batches.
     """
 
-    def __init__(self, loader: Iterable[object], device: torch.device) -> None:
+    def __init__(
+        self, loader: Iterable[object], device: torch.device, model: nn.Module | None = None
+    ) -> None:
         if isinstance(loader, (Tensor, Dataset, Mapping)) or not isinstance(loader, Iterable):
             raise TypeError(
                 f"fit takes a DataLoader or an iterable of batches; got {type(loader).__name__}."
                 " Wrap it: DataLoader(dataset, batch_size=64)"
             )
-        self.device = device
+        self.device, self._model = device, model
         self._loader, self._order = _in_order(loader)
         self.is_repeatable = not isinstance(loader, Iterator)
         self._is_shared = self._order is not None and not _has_plain_sampler(loader)
@@ -108,7 +111,7 @@ class IndexedBatches:
             first = count
         number = first - 1
         for number, batch in enumerate(_drawing_apart(loader), first):
-            inputs, targets = _split(batch)
+            inputs, targets = _split(batch, self._model)
             if marks is not None:
                 marks.note(number, inputs, targets)
             stop = start + len(inputs[0])
@@ -239,12 +242,14 @@ def _reads_all(loader: DataLoader[object], size: int) -> bool:
     return sampler.num_samples == size
 
 
-def _split(batch: object) -> tuple[tuple[Tensor, ...], Tensor | None]:
+def _split(
+    batch: object, model: nn.Module | None = None
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
     """Return the inputs and the labels of one batch."""
     inputs = inputs_of(batch, BATCH)
     labels = label_of(batch, BATCH)
     try:
         return inputs, label_tensor(labels, len(inputs[0]))
     except ValueError:
-        check_inputs(inputs)  # what is no batch of images has no number of labels either
+        check_inputs(inputs, model)  # what is no batch of images has no number of labels either
         raise

@@ -13,6 +13,7 @@ from captum_kmex.composite.by_class import best_by_class
 from captum_kmex.exceptions import HeadNotFoundError, TargetError
 from captum_kmex.explaining.evidence import Question
 from captum_kmex.explaining.margins import margin_density
+from captum_kmex.grids import axes_of, over_grid
 from captum_kmex.model.head import LinearHead
 from captum_kmex.model.linearised import Head
 
@@ -83,7 +84,7 @@ class HeadEvidence(nn.Module):
         self.rectified, self.target = head.rectified, target
 
     def forward(self, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the explained class (N,), its density (N, 1, h, w) and left-out bias (N,)."""
+        """Return the explained class (N,), its density ``(N, 1, *grid)`` and left-out bias."""
         head = LinearHead(self.columns, self.offset, self.rectified)
         target = _explained_class(self.target, logits)
         question = Question(target)
@@ -129,16 +130,16 @@ class CentroidMargin(nn.Module):
         return cls(centroids, book.membership, bank.n_classes, target)
 
     def forward(self, logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the explained class (N,), its density (N, 1, h, w) and class scores (N, C).
+        """Return the explained class (N,), its density ``(N, 1, *grid)``, class scores (N, C).
 
         The density is NaN for a class without prototypes, and its score minus infinity.
         """
-        differences = features.mean((2, 3)).unsqueeze(1) - self.centroids
+        differences = features.mean(axes_of(features)).unsqueeze(1) - self.centroids
         distances = differences.square().sum(2)
         best, index = best_by_class(-distances, self.classes, self.n_classes)
         target = _explained_class(self.target, class_logits(logits)).unsqueeze(1)
         rival = best.scatter(1, target, -torch.inf).argmax(1, keepdim=True)
-        a, b = (self.centroids[index.gather(1, c)][:, 0, :, None, None] for c in (target, rival))
-        density = margin_density(features, a, b)
-        unknown = best.gather(1, target).isinf()[..., None, None]
+        own, other = (self.centroids[index.gather(1, c)][:, 0] for c in (target, rival))
+        density = margin_density(features, over_grid(own, features), over_grid(other, features))
+        unknown = over_grid(best.gather(1, target).isinf(), features)
         return target.squeeze(1), density.masked_fill(unknown, torch.nan), -(-best).sqrt()

@@ -24,8 +24,8 @@ class Account:
     """What was found of a batch for one question.
 
     Attributes:
-        maps: Maps (N, 1, H, W) in logit units.
-        segments: Segment of each pixel (N, H, W).
+        maps: Maps ``(N, 1, *grid)`` in logit units.
+        segments: Segment of each pixel ``(N, *grid)``.
         ledger: Rows of each image.
         verdict: How the prototypes vote, if there are any.
         bias: What no pixel accounts for (N,).
@@ -77,7 +77,7 @@ def accounts_by_segments(
     """Return the accounts of maps by segments of a depth, collected for a vote.
 
     Args:
-        maps: Maps (N, 1, H, W) in logit units, one a question.
+        maps: Maps ``(N, 1, *grid)`` in logit units, one a question.
         segments: The segments of all of them.
         biases: What the maps leave out, (N,) each.
         explainer: The batch.

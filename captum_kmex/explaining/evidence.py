@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from captum_kmex.composite.resizing import resize_keeping_mean
 from captum_kmex.composite.stack import StackedBlocks
 from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.explaining.segments import segment_means
+from captum_kmex.grids import grid_of
 from captum_kmex.model.linearised import Head
 
 __all__ = ["DepthEvidence", "Question", "carried_down", "finish_map", "summed"]
@@ -63,14 +65,14 @@ class Question:
         return cls(explained, resolve_target(contrast, logits, names[1]), units)
 
     def density(self, head: Head, tap: Tensor) -> Tensor:
-        """Return the head's map (N, 1, h, w) as a density: its mean is what the map sums to."""
+        """Return the head's map ``(N, 1, *grid)`` as a density: its mean is the map's sum."""
         if self.units == "alignment":
             return head.alignment(tap, self.target)
         evidence = head.evidence(tap, self.target)
         return evidence if self.contrast is None else evidence - head.evidence(tap, self.contrast)
 
     def contributions(self, head: Head, tap: Tensor) -> Tensor:
-        """Return the evidence by channel (N, D, h, w); it sums to what the map sums to.
+        """Return the evidence by channel ``(N, D, *grid)``; it sums to what the map sums to.
 
         Raises:
             ValueError: Alignment units.
@@ -126,7 +128,7 @@ class DepthEvidence:
 
     Attributes:
         depth: Place of the shallowest layer.
-        densities: A question, float tensor (N, 1, H, W); its mean is output minus bias.
+        densities: A question, float tensor ``(N, 1, *grid)``; its mean is output minus bias.
         averaged: The segments within which they are constant; ``None`` at the deepest layer,
             where the head's map is used as it is.
     """
@@ -146,7 +148,7 @@ def carried_down(
     """Carry densities from the deepest layer down: resize, average within segments, repeat.
 
     Args:
-        densities: Maps of the head, float tensors (N, 1, h, w).
+        densities: Maps of the head, float tensors ``(N, 1, *grid)``.
         stack: The layers.
         last: Place of the layer where this ends.
         average_top: Average within the segments of the deepest layer too.
@@ -167,19 +169,19 @@ def finish_map(density: Tensor, images: Tensor, upsample: str | None, *, sums: b
     """Bring a density to its final units and, if asked, to the input's shape.
 
     Args:
-        density: Float tensor (N, 1, h, w).
-        images: The input (N, C, H, W).
-        upsample: ``"input"`` returns (N, C, H, W), each channel an equal part, so that the sum
-            over channels is the map and the sum over everything is unchanged.
+        density: Float tensor ``(N, 1, *grid)``.
+        images: The input ``(N, C, *size)``.
+        upsample: ``"input"`` returns the input's shape, each channel an equal part, so that the
+            sum over channels is the map and the sum over everything is unchanged.
         sums: The map's sum is the meaning of the density's mean.
     """
     if upsample == "input":
         channels = images.shape[1]
-        density = resize_keeping_mean(density, (images.shape[2], images.shape[3])) / channels
-        density = density.expand(-1, channels, -1, -1)
+        density = resize_keeping_mean(density, grid_of(images)) / channels
+        density = density.expand(-1, channels, *grid_of(images))
     return (summed(density) if sums else density).contiguous()
 
 
 def summed(density: Tensor) -> Tensor:
-    """Return a density (N, 1, h, w), whose mean counts, as a map whose sum is that mean."""
-    return density / (density.shape[2] * density.shape[3])
+    """Return a density ``(N, 1, *grid)``, whose mean counts, as a map whose sum is that mean."""
+    return density / math.prod(grid_of(density))

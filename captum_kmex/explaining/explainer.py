@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from captum_kmex.arguments import resolve_depth
+from captum_kmex.arguments.masks import masks_of
 from captum_kmex.arguments.targets import Target, paired_targets
 from captum_kmex.classes import class_of
 from captum_kmex.composite.stack import StackedBlocks
@@ -59,7 +60,7 @@ class Explainer:
 
     @cached_property
     def head_and_map(self) -> tuple[Head, Tensor]:
-        """The head, or what stands in for it, and the map (N, D, h, w) that it reads.
+        """The head, or what stands in for it, and the map ``(N, D, *grid)`` that it reads.
 
         Raises:
             NotFittedError: The model has none, and there was no fit to find a stand-in.
@@ -136,19 +137,20 @@ class Explainer:
             restrict: ``"predicted"``, so that only prototypes of its class compete.
             connected: Split segments into connected components.
             min_area: Fewest cells of a piece.
-            segments: A mask (N, 1, H, W) or (1, 1, H, W) in place of all that.
+            segments: A mask ``(N, 1, *size)`` or ``(1, 1, *size)`` in place of all that.
 
         Raises:
             NotFittedError: A restriction needs prototypes.
             ValueError: The explained class has no prototypes, or segments from outside are to be
-                made otherwise.
+                made otherwise, or are none of these images.
         """
         if segments is not None:
             if restrict is not None or connected or min_area > 1:
                 raise ValueError(
                     "segments= are taken as they are; leave restrict=, connected= and min_area= out"
                 )
-            return Competition(given=GivenSegments.of(segments, self.logits))
+            masks = masks_of(segments, self.reading.blocks[-1])
+            return Competition(given=GivenSegments.of(masks, self.logits))
         if restrict is None:
             return Competition(None, connected, min_area)
         classes = class_of(question.target, self.logits)
@@ -168,7 +170,7 @@ class Explainer:
         return self.segmenter.segments(self.stack, depth, competition, is_voting)
 
     def density(self, question: Question, depth: int, competition: Competition) -> Tensor:
-        """Return a question's map (N, 1, H, W) at one depth; its mean is output minus bias.
+        """Return a question's map ``(N, 1, *grid)`` at one depth; its mean is output minus bias.
 
         Segments from outside take the place of all depths: the head's map is averaged within
         them, on their own grid.

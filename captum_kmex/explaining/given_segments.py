@@ -21,7 +21,7 @@ class GivenSegments:
     """The segments of a mask, whatever made it.
 
     Attributes:
-        numbers: The mask's number of each pixel's segment, index tensor (N, H, W).
+        numbers: The mask's number of each pixel's segment, index tensor ``(N, *size)``.
         labels: The same, counted from 0 in each image without gaps.
         named: The mask's number of each segment (N, S); -1 where an image has fewer.
     """
@@ -35,8 +35,8 @@ class GivenSegments:
         """Spread a mask over a batch.
 
         Args:
-            mask: Index tensor (N, 1, H, W) of numbers from 0, with any gaps; or (1, 1, H, W),
-                one for all images.
+            mask: Index tensor ``(N, 1, *size)`` of numbers from 0, with any gaps; or one mask,
+                for all images.
             logits: Float tensor (N, J), whose device it is brought to.
 
         Raises:
@@ -56,12 +56,12 @@ class GivenSegments:
         return cls(*own)
 
     def average(self, density: Tensor) -> Tensor:
-        """Bring a density (N, 1, h, w) to the mask's grid and average it within segments.
+        """Bring a density ``(N, 1, *grid)`` to the mask's grid and average it within segments.
 
         Its mean, and so the sum of the map, stays what it is: on any grid the means are of as
         many pixels as there are, in float64 where the device has it.
         """
-        grid = (self.labels.shape[1], self.labels.shape[2])
+        grid = tuple(self.labels.shape[1:])
         has_float64 = density.device.type != "mps"
         fine = resample_keeping_mean(density.double() if has_float64 else density, grid)
         return segment_means(fine, self.labels, self.named.shape[1]).to(density)
@@ -70,7 +70,7 @@ class GivenSegments:
         """Return the rows of each image by the mask's numbers, largest absolute evidence first.
 
         Args:
-            maps: Float tensor (N, 1, H, W) on the mask's grid, in logit units.
+            maps: Float tensor ``(N, 1, *size)`` on the mask's grid, in logit units.
         """
         ledgers = build_ledger(maps, self.labels, self.named, None)
         return tuple(tuple(replace(row, segment=row.prototype) for row in rows) for rows in ledgers)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -9,11 +12,12 @@ from captum_kmex.clustering.gram import gram_kmeans, start_uniforms
 from captum_kmex.clustering.lloyd import cluster_means, memberships
 from captum_kmex.composite.resizing import resize_matrix
 from captum_kmex.composite.stack import StackedBlocks
+from captum_kmex.grids import axes_of, grid_text
 
 __all__ = ["cluster_image_rows"]
 
 _STARTS = 8
-_SEED_GRID = 9  # cells along each side of the subgrid that seeds the clusters
+_SEEDS = 81  # cells of the subgrid that seeds the clusters, or more if they are many
 
 
 def cluster_image_rows(
@@ -40,11 +44,11 @@ def cluster_image_rows(
     Reference:
         Boubekki et al., NAVE (2024).
     """
-    height, width = stack.grid
-    if not 1 <= n_clusters <= height * width:
+    pixels = math.prod(stack.grid)
+    if not 1 <= n_clusters <= pixels:
         raise ValueError(
-            f"n_clusters={n_clusters} should be between 1 and the {height}x{width} grid's "
-            f"{height * width} pixels; ask for fewer clusters or choose a shallower layer"
+            f"n_clusters={n_clusters} should be between 1 and the {grid_text(stack.grid)} grid's "
+            f"{pixels} pixels; ask for fewer clusters or choose a shallower layer"
         )
     centroids = _image_start(stack, n_clusters, seed)
     previous: Tensor | None = None
@@ -55,7 +59,7 @@ def cluster_image_rows(
             break
         previous = labels
         members = memberships(labels.flatten(1), n_clusters, centroids).unflatten(2, stack.grid)
-        counts = members.sum((2, 3)).unsqueeze(2)
+        counts = members.sum(axes_of(members)).unsqueeze(2)
         means = stack.sums(members) / counts.clamp_min(1)
         centroids = torch.where(counts > 0, means, centroids)
     return centroids
@@ -63,7 +67,7 @@ def cluster_image_rows(
 
 def _image_start(stack: StackedBlocks, n_clusters: int, seed: int) -> Tensor:
     """Return the best of several starts on a subgrid (N, K, D)."""
-    pixels = _subgrid(*stack.grid, n_clusters).to(stack.blocks[0].device)
+    pixels = _subgrid(stack.grid, n_clusters).to(stack.blocks[0].device)
     images = torch.arange(len(stack.blocks[0]), device=pixels.device)
     rows = _rows_at(stack, pixels)
     uniforms = start_uniforms(n_clusters, _STARTS, torch.Generator().manual_seed(seed))
@@ -84,25 +88,34 @@ def _in_order_of_appearance(labels: Tensor, n_clusters: int) -> Tensor:
 
 def _rows_at(stack: StackedBlocks, pixels: Tensor) -> Tensor:
     """Return the composite rows (N, M, D) of the same pixels of every image."""
-    (height, width), parts = stack.grid, []
+    places, parts = torch.unravel_index(pixels, stack.grid), []
     for block, scale in zip(stack.blocks, stack.scales, strict=True):
         own = scale.flatten(2).index_select(2, pixels)
         if block.shape[2:] == stack.grid:
             vectors = block.flatten(2).index_select(2, pixels)
         else:
-            down = resize_matrix(height, block.shape[2], block.dtype, block.device)
-            across = resize_matrix(width, block.shape[3], block.dtype, block.device)
-            weights = down[pixels // width, :, None] * across[pixels % width, None]
-            vectors = block.flatten(2) @ weights.flatten(1).T
+            weights = block.new_ones(len(pixels), 1)
+            for place, new, old in zip(places, stack.grid, block.shape[2:], strict=True):
+                matrix = resize_matrix(new, old, block.dtype, block.device)
+                weights = (weights.unsqueeze(2) * matrix[place].unsqueeze(1)).flatten(1)
+            vectors = block.flatten(2) @ weights.T
         parts.append(vectors * own)
     return torch.cat(parts, 1).transpose(1, 2)
 
 
-def _subgrid(height: int, width: int, n_clusters: int) -> Tensor:
+def _subgrid(grid: Sequence[int], n_clusters: int) -> Tensor:
     """Return flat indices of an even subgrid, the whole grid where it has few pixels."""
-    if height * width <= max(_SEED_GRID**2, 4 * n_clusters):
-        return torch.arange(height * width)
-    side = max(_SEED_GRID, round((4 * n_clusters) ** 0.5))
-    rows = torch.linspace(0, height - 1, min(side, height)).round().long()
-    columns = torch.linspace(0, width - 1, min(side, width)).round().long()
-    return (rows[:, None] * width + columns).flatten()
+    cells = math.prod(grid)
+    if cells <= max(_SEEDS, 4 * n_clusters):
+        return torch.arange(cells)
+    power = 1 / len(grid)
+    side = max(math.ceil(_SEEDS**power), round((4 * n_clusters) ** power))
+    counts = [min(side, size) for size in grid]
+    while math.prod(counts) < n_clusters:  # of a thin grid, more along its longest sides
+        longest = max(range(len(grid)), key=lambda i: grid[i] / counts[i])
+        counts[longest] += 1
+    places = torch.zeros(1, dtype=torch.int64)
+    for size, count in zip(grid, counts, strict=True):
+        along = torch.linspace(0, size - 1, count).round().long()
+        places = (places[:, None] * size + along).flatten()
+    return places

@@ -22,12 +22,13 @@ class Patch:
 
     Attributes:
         index: Position of the image in the training set.
-        box: x0, y0, x1, y1 in input pixels.
+        box: x0, y0, x1, y1 in input pixels; of a signal its two ends, of a volume x0, y0, z0, x1,
+            y1, z1.
         distance: Distance to the prototype, in the prototypes' space.
     """
 
     index: int
-    box: tuple[int, int, int, int]
+    box: tuple[int, ...]
     distance: float
 
 
@@ -76,8 +77,8 @@ def build_ledger(
     """Return the rows of each image, largest absolute evidence first.
 
     Args:
-        maps: Float tensor (N, 1, H, W), in logit units.
-        segments: Index tensor (N, H, W).
+        maps: Float tensor ``(N, 1, *grid)``, in logit units.
+        segments: Index tensor ``(N, *grid)``.
         prototypes: Prototype of each segment (N, S).
         book: The codebook, if fitted.
     """
@@ -125,7 +126,7 @@ def _patches(found: Representatives, prototypes: Tensor) -> list[tuple[Patch, ..
     parts = (found.indices[own], found.boxes[own], found.distances[own])
     return [
         tuple(
-            Patch(index, (box[0], box[1], box[2], box[3]), far)
+            Patch(index, tuple(box), far)
             for index, box, far in zip(*of_one, strict=True)
             if index >= 0
         )

@@ -12,6 +12,7 @@ from captum_kmex.bank.checks import check_classes
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.composite.by_class import best_by_class
 from captum_kmex.explaining.evidence import Question
+from captum_kmex.grids import axes_of, over_grid
 
 __all__ = ["CentroidMargins", "margin_density", "squared_distances"]
 
@@ -23,13 +24,13 @@ def squared_distances(rows: Tensor, centroids: Tensor) -> Tensor:
 
 
 def margin_density(features: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return what each position adds to ``|h - b|^2 - |h - a|^2``, as a density (N, 1, h, w).
+    """Return what each position adds to ``|h - b|^2 - |h - a|^2``, a density ``(N, 1, *grid)``.
 
     With ``h = mean_p h_p`` it is ``mean_p 2 <h_p - (a + b) / 2, a - b>``.
 
     Args:
-        features: Float tensor (N, D, h, w).
-        a: The nearer prototype of each image (N, D, 1, 1).
+        features: Float tensor ``(N, D, *grid)``.
+        a: The nearer prototype of each image ``(N, D, 1, ..., 1)``.
         b: The farther one, likewise.
     """
     return 2 * ((features - (a + b) / 2) * (a - b)).sum(1, keepdim=True)
@@ -43,7 +44,7 @@ class CentroidMargins:
 
     Attributes:
         bank: Class-wise centroids of pooled embeddings.
-        features: Float tensor (N, D, h, w).
+        features: Float tensor ``(N, D, *grid)``.
     """
 
     bank: PrototypeBank
@@ -52,7 +53,7 @@ class CentroidMargins:
     @cached_property
     def pooled(self) -> Tensor:
         """The embeddings (N, D)."""
-        return self.features.mean((2, 3))
+        return self.features.mean(axes_of(self.features))
 
     @cached_property
     def nearest(self) -> tuple[Tensor, Tensor]:
@@ -63,7 +64,7 @@ class CentroidMargins:
         return -best, index
 
     def answer(self, question: Question) -> tuple[Tensor, Tensor]:
-        """Return the density (N, 1, h, w) of a distance or of a margin, and what it adds up to.
+        """Return the density of a distance or a margin, and what it adds up to.
 
         Raises:
             ValueError: A contrast of distances, or as ``distance`` and ``margin``.
@@ -75,18 +76,18 @@ class CentroidMargins:
         return self.distance(question.target)
 
     def distance(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the density (N, 1, h, w) of the squared distance to a class (N,), and it (N,).
+        """Return the density ``(N, 1, *grid)`` of the squared distance to a class (N,), and it.
 
         Raises:
             ValueError: A class without prototypes.
         """
         check_classes(self.bank, target)
         own = self._of(target)
-        offset = (self.pooled - own.flatten(1))[..., None, None]
+        offset = over_grid(self.pooled - own.flatten(1), self.features)
         return ((self.features - own) * offset).sum(1, keepdim=True), self._least(target)
 
     def margin(self, target: Tensor, contrast: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the density (N, 1, h, w) of the margin by which a class wins, and it (N,).
+        """Return the density ``(N, 1, *grid)`` of the margin by which a class wins, and it (N,).
 
         Args:
             target: Explained class (N,).
@@ -119,6 +120,6 @@ class CentroidMargins:
         return self.nearest[0].gather(1, classes.unsqueeze(1)).squeeze(1)
 
     def _of(self, classes: Tensor) -> Tensor:
-        """Return each image's nearest centroid of its class (N, D, 1, 1)."""
+        """Return each image's nearest centroid of its class ``(N, D, 1, ..., 1)``."""
         chosen = self.nearest[1].gather(1, classes.unsqueeze(1)).squeeze(1)
-        return self._centroids[chosen][..., None, None]
+        return over_grid(self._centroids[chosen], self.features)

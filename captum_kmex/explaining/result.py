@@ -37,13 +37,13 @@ class ExplanationData:
     """Everything ``explain`` found about a batch; ``[i]`` is that of one image.
 
     Attributes:
-        inputs: The images (N, C, H, W).
+        inputs: The images ``(N, C, *size)``.
         layers: Layers of the depth explained, shallow to deep.
         target: Explained class (N,).
         contrast: Class it is contrasted with (N,), or ``None``.
         logits: The model's logits (N, J).
-        attribution: Map (N, 1, h, w) in logit units.
-        segments: Segment of each pixel (N, h, w), as it was given if it comes from outside.
+        attribution: Map ``(N, 1, *grid)`` in logit units.
+        segments: Segment of each pixel ``(N, *grid)``, as it was given if it comes from outside.
         ledger: Rows of each image, largest absolute evidence first; they add up to output
             minus bias, and minus ``not_linear`` if there is any.
         bias: What no pixel accounts for (N,): the head's bias, or the logit of an empty map; of
@@ -101,7 +101,7 @@ class ExplanationData:
         """Gather everything about a batch that was read once.
 
         Args:
-            images: The images (N, C, H, W).
+            images: The images ``(N, C, *size)``.
             explainer: The batch.
             question: What is explained, in logit units.
             depth: Place of the shallowest layer.

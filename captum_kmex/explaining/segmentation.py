@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from captum_kmex.explaining.image_clusters import cluster_image_rows
 from captum_kmex.explaining.segments import connected_segments
 from captum_kmex.explaining.speckle import without_speckle
 from captum_kmex.explaining.votes import distance_scores
+from captum_kmex.grids import grid_text
 
 __all__ = ["Segmentation", "segment_by_class", "segment_by_image", "segment_by_prototypes"]
 
@@ -27,11 +29,11 @@ class Segmentation:
     """Segments of one depth.
 
     Attributes:
-        labels: Segment of each pixel, index tensor (N, H, W).
+        labels: Segment of each pixel, index tensor ``(N, *grid)``.
         count: Number of segments, the same for every image.
         prototypes: Prototype (or cluster) of each segment, integer tensor (N, count).
-        nearest: Prototype (or cluster) of each pixel, index tensor (N, H, W).
-        best: Its score, float tensor (N, H, W).
+        nearest: Prototype (or cluster) of each pixel, index tensor ``(N, *grid)``.
+        best: Its score, float tensor ``(N, *grid)``.
         stack: The composite whose pixels were assigned.
         nearness: How near the pixels come to each class, where it was asked for.
     """
@@ -52,8 +54,8 @@ class Segmentation:
 
         Args:
             stack: The composite.
-            best: Score of each pixel's nearest prototype (N, H, W).
-            nearest: The prototype (N, H, W).
+            best: Score of each pixel's nearest prototype ``(N, *grid)``.
+            nearest: The prototype ``(N, *grid)``.
             count: Number of prototypes.
         """
         everyone = torch.arange(count, device=nearest.device)
@@ -62,7 +64,7 @@ class Segmentation:
 
     @cached_property
     def distances(self) -> Tensor:
-        """Squared distance of each pixel to its prototype, float tensor (N, H, W)."""
+        """Squared distance of each pixel to its prototype, float tensor ``(N, *grid)``."""
         return self.stack.distances(self.best)
 
     def log_nearness(self, book: Codebook, n_classes: int) -> Tensor:
@@ -82,12 +84,12 @@ def segment_by_image(
     min_area: int = 1,
 ) -> Segmentation:
     """Cluster each image's own pixels and assign them; warn where there are fewer pixels."""
-    height, width = stack.grid
-    count = min(n_clusters, height * width)
+    count = min(n_clusters, math.prod(stack.grid))
     if count < n_clusters:
         warn_user(
-            f"n_clusters={n_clusters} is more than the {count} pixels of the {height}x{width} grid "
-            f"of this depth; {count} are used. Ask for fewer, or choose a shallower layer",
+            f"n_clusters={n_clusters} is more than the {count} pixels of the "
+            f"{grid_text(stack.grid)} grid of this depth; {count} are used. Ask for fewer, or "
+            "choose a shallower layer",
             FewPixelsWarning,
         )
     found = stack.best(cluster_image_rows(stack, count, seed=seed))

@@ -23,8 +23,8 @@ def segment_sums(maps: Tensor, segments: Tensor, n_segments: int) -> Tensor:
     """Return the sum of each map over each segment (N, S).
 
     Args:
-        maps: Float tensor (N, 1, H, W) or (N, H, W).
-        segments: Index tensor (N, H, W) in [0, S).
+        maps: Float tensor ``(N, 1, *grid)`` or ``(N, *grid)``.
+        segments: Index tensor ``(N, *grid)`` in [0, S).
         n_segments: S, the same for every image.
     """
     sums = maps.new_zeros(segments.shape[0], n_segments)  # len() would fix the batch in an export
@@ -32,11 +32,11 @@ def segment_sums(maps: Tensor, segments: Tensor, n_segments: int) -> Tensor:
 
 
 def segment_means(maps: Tensor, segments: Tensor, n_segments: int) -> Tensor:
-    """Replace each value by its segment's mean (N, 1, H, W); every segment keeps its sum.
+    """Replace each value by its segment's mean ``(N, 1, *grid)``; every segment keeps its sum.
 
     Args:
-        maps: Float tensor (N, 1, H, W).
-        segments: Index tensor (N, H, W) in [0, S).
+        maps: Float tensor ``(N, 1, *grid)``.
+        segments: Index tensor ``(N, *grid)`` in [0, S).
         n_segments: S, the same for every image.
     """
     sums = segment_sums(maps, segments, n_segments)
@@ -64,7 +64,7 @@ def class_scores(segments: Tensor, membership: Tensor, n_classes: int) -> Tensor
     """Return the share of pixels won by each class's prototypes (N, C) (eq. 10).
 
     Args:
-        segments: Index tensor (N, H, W) of nearest prototypes.
+        segments: Index tensor ``(N, *grid)`` of nearest prototypes.
         membership: Class of each prototype, as in ``to_classes``.
         n_classes: C.
 
@@ -82,8 +82,8 @@ def predicted_class(
     """Return the class with the most pixels (N,); of tied ones, that of the nearest pixels.
 
     Args:
-        segments: Index tensor (N, H, W) of nearest prototypes.
-        distances: Float tensor (N, H, W), squared distance of each pixel to its prototype.
+        segments: Index tensor ``(N, *grid)`` of nearest prototypes.
+        distances: Float tensor ``(N, *grid)``, squared distance of each pixel to its prototype.
         membership: Class of each prototype, as in ``to_classes``.
         n_classes: C.
     """
@@ -98,23 +98,28 @@ def predicted_class(
 
 
 def connected_segments(segments: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Split segments into 4-connected components, numbered from 0 in each image.
+    """Split segments into connected components, numbered from 0 in each image.
+
+    Cells that share a side are connected: two neighbours in a signal, four in an image, six in a
+    volume.
 
     Args:
-        segments: Index tensor (N, H, W).
+        segments: Index tensor ``(N, *grid)``.
 
     Returns:
-        Index tensor (N, H, W) of components and, an image, the original id of each component.
+        Index tensor ``(N, *grid)`` of components and, an image, the original id of each one.
     """
     from scipy.sparse import coo_matrix  # a fifth of the package's import, and needed here only
     from scipy.sparse.csgraph import connected_components
 
     labels = segments.cpu().numpy()
     cells = np.arange(labels.size).reshape(labels.shape)
-    right = labels[:, :, 1:] == labels[:, :, :-1]
-    below = labels[:, 1:] == labels[:, :-1]
-    starts = np.concatenate([cells[:, :, :-1][right], cells[:, :-1][below]])
-    ends = np.concatenate([cells[:, :, 1:][right], cells[:, 1:][below]])
+    pairs = []
+    for axis in range(1, labels.ndim):
+        own, places = np.moveaxis(labels, axis, 0), np.moveaxis(cells, axis, 0)
+        is_same = own[1:] == own[:-1]
+        pairs.append(np.stack([places[:-1][is_same], places[1:][is_same]]))
+    starts, ends = np.concatenate(pairs, 1)
     graph = coo_matrix((np.ones(len(starts), bool), (starts, ends)), (labels.size, labels.size))
     _, joined = connected_components(graph, directed=False)
     numbered = np.empty_like(labels)
@@ -126,19 +131,18 @@ def connected_segments(segments: Tensor) -> tuple[Tensor, list[Tensor]]:
     return torch.from_numpy(numbered).to(segments.device), owners
 
 
-def enlarged_mask(segments: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarged_mask(segments: Tensor, size: tuple[int, ...]) -> Tensor:
     """Return segments on a grid of another size, each image's counted from 0 without gaps.
 
     Args:
-        segments: Index tensor (N, h, w).
-        size: Height and width H, W; a pixel is of the cell that holds its centre.
+        segments: Index tensor ``(N, *grid)``.
+        size: Size of the new grid; a pixel is of the cell that holds its centre.
 
     Returns:
-        Integer tensor (N, 1, H, W), int64.
+        Integer tensor ``(N, 1, *size)``, int64.
     """
-    rows, columns = (
-        (2 * torch.arange(new, device=segments.device) + 1) * old // (2 * new)
-        for new, old in zip(size, segments.shape[1:], strict=True)
-    )
-    enlarged = segments[:, rows[:, None], columns]
-    return torch.stack([image.unique(return_inverse=True)[1] for image in enlarged]).unsqueeze(1)
+    for axis, new in enumerate(size, 1):
+        old = segments.shape[axis]
+        places = (2 * torch.arange(new, device=segments.device) + 1) * old // (2 * new)
+        segments = segments.index_select(axis, places)
+    return torch.stack([image.unique(return_inverse=True)[1] for image in segments]).unsqueeze(1)

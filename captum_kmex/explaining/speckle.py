@@ -16,7 +16,7 @@ __all__ = ["without_speckle"]
 
 
 def without_speckle(segments: Tensor, min_area: int) -> Tensor:
-    """Give each 4-connected piece of too few cells to the segment that surrounds it most.
+    """Give each connected piece of too few cells to the segment that surrounds it most.
 
     The smallest piece goes first; of equal ones, that which begins first, row by row. It goes to
     the segment with which it shares the longest border, of equal ones to that of the lowest
@@ -24,11 +24,11 @@ def without_speckle(segments: Tensor, min_area: int) -> Tensor:
     small, or the image is one piece.
 
     Args:
-        segments: Index tensor (N, H, W).
+        segments: Index tensor ``(N, *grid)``.
         min_area: Fewest cells of a piece; 1 changes nothing.
 
     Returns:
-        Index tensor (N, H, W); numbers stay what they stand for.
+        Index tensor ``(N, *grid)``; numbers stay what they stand for.
     """
     if min_area <= 1:
         return segments
@@ -45,7 +45,7 @@ class _Pieces:
     """The pieces of one image and which of them touch.
 
     Args:
-        numbered: Piece of each cell (H, W), from 0 without gaps.
+        numbered: Piece of each cell ``(*grid)``, from 0 without gaps.
         owners: Segment of each piece.
     """
 
@@ -101,9 +101,8 @@ class _Pieces:
 
 def _sides(numbered: NDArray[np.int64], count: int) -> list[Counter[int]]:
     """Return, for each piece, how many sides of cells it shares with each other one."""
-    across = np.stack([numbered[:, :-1], numbered[:, 1:]], -1).reshape(-1, 2)
-    down = np.stack([numbered[:-1], numbered[1:]], -1).reshape(-1, 2)
-    pairs = np.concatenate([across, down])
+    along = (np.moveaxis(numbered, axis, 0) for axis in range(numbered.ndim))
+    pairs = np.concatenate([np.stack([one[:-1], one[1:]], -1).reshape(-1, 2) for one in along])
     borders = pairs[pairs[:, 0] != pairs[:, 1]]
     pairs, lengths = np.unique(borders, axis=0, return_counts=True)
     sides: list[Counter[int]] = [Counter() for _ in range(count)]

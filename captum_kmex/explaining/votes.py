@@ -45,11 +45,11 @@ class Ballot(Protocol):
 
     @property
     def nearest(self) -> Tensor:
-        """Prototype of each pixel, index tensor (N, H, W)."""
+        """Prototype of each pixel, index tensor ``(N, *grid)``."""
 
     @property
     def distances(self) -> Tensor:
-        """Squared distance of each pixel to it, float tensor (N, H, W)."""
+        """Squared distance of each pixel to it, float tensor ``(N, *grid)``."""
 
     def log_nearness(self) -> Tensor:
         """Return minus the mean log distance to each class (N, C), if class-wise."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from captum_kmex.data.batches import Batch
 from captum_kmex.fitting.options import FitOptions, Observation
 from captum_kmex.fitting.rows import RowSource, widest
 from captum_kmex.fitting.state import State, added
+from captum_kmex.grids import axes_of, over_grid
 
 __all__ = ["LloydPass", "LloydSums"]
 
@@ -100,18 +102,18 @@ class LloydSums(State):
         """
         images, tags = pairs
         classes = torch.zeros_like(tags) if self._book.is_agnostic else tags
-        n_pixels = source.grid[0] * source.grid[1]
-        for chunk in self._prototypes.chunks(classes, n_pixels, _SCORES):
+        for chunk in self._prototypes.chunks(classes, math.prod(source.grid), _SCORES):
             self._add(source.select(images[chunk]), classes[chunk], tags[chunk])
 
     def _add(self, rows: RowSource, classes: Tensor, tags: Tensor) -> None:
         owner = self._prototypes.owner.to(classes.device)[classes]  # (n, K)
         prototypes = self._prototypes.centroids.to(rows.squared_norms)[classes]
         nearest, _ = rows.nearest(prototypes)
-        clusters = torch.arange(self._prototypes.count, device=nearest.device)[:, None, None]
-        members = (nearest.unsqueeze(1) == clusters).to(prototypes)  # (n, K, H, W)
-        counts = members.sum((2, 3))
-        squares = (members * rows.squared_norms.unsqueeze(1)).sum((2, 3))
+        clusters = torch.arange(self._prototypes.count, device=nearest.device)
+        members = (nearest.unsqueeze(1) == over_grid(clusters, nearest)).to(prototypes)
+        axes = axes_of(members)  # (n, K, *grid)
+        counts = members.sum(axes)
+        squares = (members * rows.squared_norms.unsqueeze(1)).sum(axes)
         totals = torch.stack([counts, squares], 2)
         if self.totals.shape[1] > 2:
             votes = counts.new_zeros(*counts.shape, self.totals.shape[1] - 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from captum_kmex.data.batches import Batch
 from captum_kmex.fitting.options import FitOptions, Observation
 from captum_kmex.fitting.rows import RowSource
 from captum_kmex.fitting.state import State, added, beside
+from captum_kmex.grids import grid_of
 
 __all__ = ["NearestPatches", "PatchPass"]
 
@@ -52,9 +54,8 @@ class PatchPass(State):
         """Let the images of a batch compete."""
         self.n_images += len(batch.indices)
         pairs = self._options.pairs(batch, seen.logits)
-        height, width = batch.inputs[0].shape[-2:]
         for search, source in zip(self._searches, seen.sources, strict=True):
-            search.add(source, pairs, batch.indices, (height, width))
+            search.add(source, pairs, batch.indices, grid_of(batch.inputs[0]))
 
     def result(self) -> list[Codebook]:
         """Return the codebooks with their patches."""
@@ -73,7 +74,7 @@ class NearestPatches(State):
 
     Attributes:
         indices: Integer tensor (K, m), as of ``Representatives``.
-        boxes: Integer tensor (K, m, 4).
+        boxes: Integer tensor (K, m, 2 d), of d sides; (K, m, 0) before the first batch.
         distances: Float tensor (K, m).
     """
 
@@ -89,18 +90,19 @@ class NearestPatches(State):
         kinds = patch_kinds(shape, book.centroids.dtype)
         none = Representatives(
             torch.full(shape, -1, device=device),
-            torch.zeros((*shape, 4), dtype=torch.int64, device=device),
+            torch.zeros((*shape, 0), dtype=torch.int64, device=device),
             book.centroids.new_full(shape, torch.inf),
         )
         for name, kind in kinds.items():
-            self.declare(name, getattr(none, name), kind, beside)
+            join = _boxes_beside if name == "boxes" else beside
+            self.declare(name, getattr(none, name), kind, join)
 
     def add(
         self,
         source: RowSource,
         pairs: tuple[Tensor, Tensor],
         indices: Tensor,
-        size: tuple[int, int],
+        size: tuple[int, ...],
     ) -> None:
         """Let the images of one batch compete.
 
@@ -108,13 +110,14 @@ class NearestPatches(State):
             source: The batch's rows.
             pairs: Images and classes, as from ``class_pairs``.
             indices: Integer tensor (N,), data-set indices.
-            size: Height and width of the input.
+            size: Size of the input.
         """
+        if not self.boxes.shape[2]:
+            self.boxes = self.boxes.new_zeros(*self.boxes.shape[:2], 2 * len(size))
         images, classes = pairs
         if self._book.is_agnostic:
             images, classes = torch.arange(len(indices)).to(indices), torch.zeros_like(indices)
-        n_pixels = source.grid[0] * source.grid[1]
-        for chunk in self._prototypes.chunks(classes, n_pixels, _SCORES):
+        for chunk in self._prototypes.chunks(classes, math.prod(source.grid), _SCORES):
             chosen, own = images[chunk], classes[chunk]
             rows = source.select(chosen)
             scores = rows.scores(self._prototypes.centroids[own])
@@ -147,7 +150,7 @@ class NearestPatches(State):
         distances = found.distances.masked_fill(_repeated(found.indices), torch.inf)
         indices = found.indices.masked_fill(distances.isinf(), -1)
         kept = distances.argsort(dim=1, stable=True)[:, : self._count]
-        boxes = found.boxes.gather(1, kept.unsqueeze(2).expand(-1, -1, 4))
+        boxes = found.boxes.gather(1, kept.unsqueeze(2).expand(-1, -1, found.boxes.shape[2]))
         return Representatives(indices.gather(1, kept), boxes, distances.gather(1, kept))
 
     def share(self) -> None:
@@ -163,6 +166,12 @@ class NearestPatches(State):
     def result(self) -> Representatives:
         """Return what was collected, on the CPU."""
         return Representatives(self.indices.cpu(), self.boxes.cpu(), self.distances.cpu())
+
+
+def _boxes_beside(parts: Sequence[Tensor]) -> Tensor:
+    """Return all columns; those of a machine that saw no image have no ends yet."""
+    ends = max(own.shape[2] for own in parts)
+    return beside([own if own.shape[2] else own.new_zeros(*own.shape[:2], ends) for own in parts])
 
 
 def _repeated(names: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from captum_kmex.attributions.kmex import KMExAttribution
 from captum_kmex.attributions.one_bank import one_bank_a_call
 from captum_kmex.data.batches import IndexedBatches
 from captum_kmex.data.labels import class_pairs
+from captum_kmex.grids import axes_of
 from captum_kmex.model.reading import Reading
 
 __all__ = ["pooled_embeddings"]
@@ -38,7 +39,8 @@ def pooled_embeddings(
     for batch in IndexedBatches(loader, attribution.device):
         reading = _reading(attribution, batch.inputs)
         images, classes = class_pairs("target", batch.targets, reading.logits)
-        rows.append(reading.feature_map.mean((2, 3))[images].detach().cpu())
+        features = reading.feature_map
+        rows.append(features.mean(axes_of(features))[images].detach().cpu())
         labels.append(classes.cpu())
     if not rows:
         raise ValueError("the loader yielded no batch; pass one with at least one image")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_kmex.exceptions import LayerCallWarning, TrainModeWarning, warn_user
+from captum_kmex.grids import grid_of
 from captum_kmex.model.calls import Call, CallLog
 from captum_kmex.model.chosen_output import original
 from captum_kmex.model.hooks import Recorder, coarser, is_finite
@@ -44,15 +45,15 @@ class Trace:
         logits: Float tensor (N, J), the model's output.
         has_logits: They are the model's; otherwise zeros, of a model that returns none.
         outcome: The same in the model's own type, with the tape of its tail if a cut records it.
-        features: Layer name to its output, float tensor (N, D, H, W), detached copies.
+        features: Layer name to its output, float tensor ``(N, D, *grid)``, detached copies.
         entering: Layer name to its input, likewise.
         order: Names of the recorded modules in the order in which they first finished.
         dtype: The coarsest floating-point type among the records and the output.
-        size: Height and width of the input.
+        size: Size of the input.
         axes: Layer name to the dimension of its channels; of its input, if that was recorded.
         tap_axis: The same of the tap.
         calls: The last module calls in order of completion (empty unless asked for).
-        taps: Module name to the map (N, D, H, W) of its last call: of ``tap``, and of some of
+        taps: Module name to the map ``(N, D, *grid)`` of its last call: of ``tap``, and of some of
             the last modules where calls were asked for.
     """
 
@@ -63,7 +64,7 @@ class Trace:
     entering: dict[str, Tensor]
     order: tuple[str, ...]
     dtype: torch.dtype
-    size: tuple[int, int]
+    size: tuple[int, ...]
     axes: dict[str, Layout]
     tap_axis: Layout = 1
     calls: tuple[Call, ...] = ()
@@ -147,7 +148,7 @@ def trace(
 
     Args:
         model: The unwrapped model.
-        inputs: Positional tensors, the image batch (N, C, H, W) first.
+        inputs: Positional tensors, the batch ``(N, C, *size)`` first.
         layers: Modules whose output is recorded, at their first call.
         entering: Modules whose input is recorded, at their first call.
         tap: One more module whose output is recorded, at its last call, not of the user's
@@ -164,8 +165,8 @@ def trace(
         ValueError: A layer never ran, has no grid, or holds NaN or Inf; or the output is
             not (N, J) logits.
     """
-    size = (inputs[0].shape[-2], inputs[0].shape[-1])
-    recorder = Recorder(layers, entering, tap, axes)
+    size = grid_of(inputs[0])
+    recorder = Recorder(layers, entering, tap, axes, inputs[0].ndim)
     log = CallLog(size, tail, with_moments) if tail else None
     with recorder.attached(model, log, watched):
         output = _forward(model, inputs, additional_forward_args, cut)
@@ -206,7 +207,7 @@ def run(
 
     Args:
         model: The unwrapped model.
-        inputs: Positional tensors, the image batch (N, C, H, W) first.
+        inputs: Positional tensors, the batch ``(N, C, *size)`` first.
         args: Further positional arguments.
         cut: Where to cut the pass.
         count: Rows of logits, if a cut makes them other than one an image.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from captum_kmex.model.layout import Layout, feature_grid
+from captum_kmex.model.layout import CONVOLUTIONS, Layout, feature_grid
 
 __all__ = ["Call", "CallLog", "MapMoments", "Record", "is_linear", "moments"]
 
@@ -21,7 +22,7 @@ _PARTS = (4, 8)  # into how many a map is cut to take its moments, by images and
 def is_linear(module: nn.Module) -> bool:
     """Whether a module may be a head: a linear layer or a 1x1 convolution."""
     return isinstance(module, nn.Linear) or (
-        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+        isinstance(module, CONVOLUTIONS) and set(module.kernel_size) == {1}
     )
 
 
@@ -41,7 +42,7 @@ class MapMoments:
 
     @classmethod
     def of(cls, grid: Tensor) -> MapMoments:
-        """Take the moments of a map (N, D, H, W), a part of it at a time."""
+        """Take the moments of a map ``(N, D, *grid)``, a part of it at a time."""
         parts = _PARTS if grid.numel() > _WHOLE else (1, 1)
         images, channels = (
             max(1, -(-size // count)) for size, count in zip(grid.shape[:2], parts, strict=True)
@@ -73,14 +74,14 @@ class Record:
 
     Attributes:
         shape: Its shape.
-        grid: Shape (N, D, H, W) of the map that it is, if it is one.
+        grid: Shape ``(N, D, *grid)`` of the map that it is, if it is one.
         moments: Moments of that map, where they were asked for.
         values: The tensor itself if it is a table (N, F).
         token: The first token (N, D) if it is a row of tokens (N, T, D).
     """
 
     shape: tuple[int, ...]
-    grid: tuple[int, int, int, int] | None = None
+    grid: tuple[int, ...] | None = None
     moments: MapMoments | None = None
     values: Tensor | None = None
     token: Tensor | None = None
@@ -88,12 +89,17 @@ class Record:
     @property
     def positions(self) -> int:
         """Cells of the map, 0 if it is none."""
-        return 0 if self.grid is None else self.grid[2] * self.grid[3]
+        return 0 if self.grid is None else math.prod(self.grid[2:])
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it is a map of as many dimensions as the input, no row of tokens."""
+        return self.grid is not None and len(self.shape) == len(self.grid)
 
     @property
     def is_spatial(self) -> bool:
-        """Whether it is a map (N, D, H, W) of more than one cell, no row of tokens."""
-        return len(self.shape) == 4 and self.positions > 1
+        """Whether it is such a map of more than one cell."""
+        return self.is_map and self.positions > 1
 
     @property
     def table(self) -> Tensor | None:
@@ -130,7 +136,7 @@ class CallLog:
     only until another one follows, as the pass itself does.
 
     Args:
-        size: Height and width of the input, in pixels.
+        size: Size of the input, in pixels.
         tail: Number of calls to remember.
         with_moments: Remember moments of maps, not shapes alone.
 
@@ -138,7 +144,7 @@ class CallLog:
         calls: The last calls in order of completion.
     """
 
-    def __init__(self, size: tuple[int, int], tail: int, with_moments: bool) -> None:
+    def __init__(self, size: tuple[int, ...], tail: int, with_moments: bool) -> None:
         self.calls: deque[Call] = deque(maxlen=tail)
         self._size, self._with_moments = size, with_moments
         self._shrinking = _Shrinking()
@@ -171,7 +177,7 @@ class CallLog:
             self._keep(_KeptMap(name, grid, after.moments))
 
     def maps(self) -> dict[str, Tensor]:
-        """Return copies of the last maps (N, D, H, W) that nothing has written to, by module."""
+        """Return copies of the last maps ``(N, D, *grid)`` that nothing has written to."""
         return {kept.name: kept.copied().grid for kept in self._kept if kept.is_untouched()}
 
     def _keep(self, new: _KeptMap) -> None:
@@ -218,13 +224,13 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _record(
-    tensor: Tensor | None, size: tuple[int, int], axis: Layout, with_moments: bool
+    tensor: Tensor | None, size: tuple[int, ...], axis: Layout, with_moments: bool
 ) -> Record | None:
     """Remember a tensor of a pass.
 
     Args:
         tensor: What a module got or returned.
-        size: Height and width of the input, in pixels.
+        size: Size of the input, in pixels.
         axis: Dimension of the channels if it is a map.
         with_moments: Keep moments and tables; otherwise shapes alone.
     """
@@ -235,13 +241,13 @@ def _record(
         grid = feature_grid(tensor, size, "", axis)
     except ValueError:
         grid = None
-    height_width = None if grid is None else tuple(grid.shape)
+    on_grid = None if grid is None else tuple(grid.shape)
     if not with_moments or not tensor.is_floating_point():
-        return Record(shape, height_width)  # type: ignore[arg-type]  # four, as a grid has
+        return Record(shape, on_grid)
     wide = torch.promote_types(tensor.dtype, torch.float32)
     return Record(
         shape,
-        height_width,  # type: ignore[arg-type]  # four, as a grid has
+        on_grid,
         None if grid is None else MapMoments.of(grid),
         tensor.to(wide, copy=True) if tensor.ndim == 2 else None,
         tensor[:, 0].to(wide, copy=True) if tensor.ndim == 3 else None,
@@ -257,13 +263,13 @@ class _Shrinking:
 
     def take(self, module: nn.Module, entered: Record | None, left: Record | None) -> None:
         """Follow the call of a module without children."""
-        if left is None or len(left.shape) != 4:
+        if left is None or not left.is_map:
             return
         if left.positions != 1:
             self.is_pooled, self._was_spatial = False, True
             return
         shrinks = entered is not None and entered.is_spatial
-        if isinstance(module, nn.Conv2d) and (shrinks or max(module.kernel_size) > 1):
+        if isinstance(module, CONVOLUTIONS) and (shrinks or max(module.kernel_size) > 1):
             self.is_pooled = False  # a map for a kernel larger than a cell is still a map
         elif shrinks or self._was_spatial:
             self.is_pooled = True

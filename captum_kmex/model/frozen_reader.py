@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from captum_kmex.grids import grid_of
 from captum_kmex.model.copies import copied
 from captum_kmex.model.head import HeadSite
 from captum_kmex.model.hooks import Recorder
@@ -46,12 +47,13 @@ class ModelReader(nn.Module):
         self.axes = dict(axes) if site is None else {site.tap: tap_axis} | dict(axes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """Return logits (N, J), the layers' maps (N, D_l, h_l, w_l), and the head's map."""
+        """Return logits (N, J), the layers' maps ``(N, D_l, *grid)``, and the head's map."""
         leaving, entering = ((), self.layers) if self.at_input else (self.layers, ())
         tap = None if self.site is None else self.site.tap
         enters = self.site is not None and self.site.at_input
         inside = (tap,) if enters and tap is not None and tap not in entering else ()
-        recorder = Recorder(leaving, (*entering, *inside), None if enters else tap, self.axes)
+        at_end = None if enters else tap
+        recorder = Recorder(leaving, (*entering, *inside), at_end, self.axes, images.ndim)
         with recorder.attached(self.model):
             output = self.model(images)
         if not isinstance(output, Tensor):
@@ -71,5 +73,4 @@ class ModelReader(nn.Module):
     def _grid(self, record: Tensor | None, name: str, images: Tensor, axis: Layout) -> Tensor:
         if record is None:
             raise ValueError(f"layer {name!r} returned no tensor; choose a layer that returns one")
-        size = (images.shape[2], images.shape[3])
-        return feature_grid(record, size, name, axis).contiguous()
+        return feature_grid(record, grid_of(images), name, axis).contiguous()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from captum_kmex.grids import axes_of, grid_text, over_grid
 from captum_kmex.model.hooks import coarser
+from captum_kmex.model.layout import CONVOLUTIONS
 from captum_kmex.scaling import unit_scale
 
 __all__ = [
@@ -29,7 +32,7 @@ class LinearHead:
     """Columns and biases with ``logit_j = b_j + mean_p <h_p, c_j>`` (eq. 5).
 
     Attributes:
-        columns: Float tensor (J, D), or (J, D, H, W) where the head has one column a position.
+        columns: Float tensor (J, D), or ``(J, D, *grid)`` where the head has one a position.
         bias: Float tensor (J,), or (N, J) where further inputs have a part in it.
         rectified: The head is a 1x1 convolution followed by ReLU and pooling, so that
             ``logit_j = mean_p max(0, <h_p, c_j> + b_j)``; its bias stands inside the ReLU.
@@ -40,12 +43,12 @@ class LinearHead:
     rectified: bool = False
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return the logits (N, J) that the head gives the map (N, D, H, W)."""
+        """Return the logits (N, J) that the head gives the map ``(N, D, *grid)``."""
         if self.rectified:
-            scores = torch.einsum("ndhw,jd->njhw", features, self.columns)
-            return (scores + self.bias[:, None, None]).relu().mean((2, 3))
+            scores = torch.einsum("nd...,jd->nj...", features, self.columns)
+            return (scores + over_grid(self.bias, features[0])).relu().mean(axes_of(features))
         if self.columns.ndim == 2:
-            return features.mean((2, 3)) @ self.columns.T + self.bias
+            return features.mean(axes_of(features)) @ self.columns.T + self.bias
         return features.flatten(1) @ self.columns.flatten(1).T / features[0, 0].numel() + self.bias
 
     def misses(self, features: Tensor, logits: Tensor, dtype: torch.dtype) -> Tensor:
@@ -55,7 +58,7 @@ class LinearHead:
         rounding of the sums they are made of.
 
         Args:
-            features: Float tensor (N, D, H, W).
+            features: Float tensor ``(N, D, *grid)``.
             logits: Float tensor (N, J), the model's.
             dtype: The coarsest floating-point type that the model computes in.
         """
@@ -72,30 +75,29 @@ class LinearHead:
         columns, size = self.columns.flatten(1), unit_scale(features)
         scaled = features * size  # whose squares neither overflow nor vanish
         if self.rectified:
-            rows = scaled.square().mean((2, 3))
+            rows = scaled.square().mean(axes_of(features))
         elif self.columns.ndim == 2:
-            rows = scaled.mean((2, 3)).square()
+            rows = scaled.mean(axes_of(features)).square()
         else:
             rows = scaled.flatten(1).square() / features[0, 0].numel() ** 2
         weight = unit_scale(columns)
         return (rows @ (columns * weight).square().T).sqrt() / (size.flatten(1) * weight.T)
 
     def evidence(self, features: Tensor, target: Tensor) -> Tensor:
-        """Return the position-wise evidence (N, 1, H, W); its mean is logit minus bias."""
+        """Return the position-wise evidence ``(N, 1, *grid)``; its mean is logit minus bias."""
         products = self._products(features, target)
         if self.rectified:
-            return (products + self.bias[target][:, None, None, None]).relu()
+            return (products + over_grid(self.bias[target], products)).relu()
         return products
 
     def alignment(self, features: Tensor, target: Tensor) -> Tensor:
-        """Return ``<h_p, c_j> / |c_j|^2`` (N, 1, H, W): 1 where the map equals c_j (eq. 11)."""
+        """Return ``<h_p, c_j> / |c_j|^2`` ``(N, 1, *grid)``: 1 where the map is c_j (eq. 11)."""
         own, scale = self.columns[target], unit_scale(self.columns[target])
         columns = own * scale  # whose squares neither overflow nor vanish
-        norms = columns.square().sum(1, keepdim=True)
-        norms = norms[..., None, None] if norms.ndim == 2 else norms
+        norms = over_grid(columns.square().sum(1, keepdim=True), features)
         tiny = torch.finfo(norms.dtype).tiny
         products = _column_products(features, columns)
-        return products / norms.clamp_min(tiny) * scale.view(-1, 1, 1, 1)
+        return products / norms.clamp_min(tiny) * over_grid(scale, features)
 
     def left_out_bias(self, target: Tensor) -> Tensor:
         """Return the bias (N,) that the evidence leaves out."""
@@ -107,9 +109,8 @@ class LinearHead:
         """Return ``None``: map and bias are the whole logit."""
 
     def contributions(self, features: Tensor, target: Tensor) -> Tensor:
-        """Return the evidence by channel (N, D, H, W), in logit units."""
-        columns = self.columns[target]
-        columns = columns[:, :, None, None] if columns.ndim == 2 else columns
+        """Return the evidence by channel ``(N, D, *grid)``, in logit units."""
+        columns = over_grid(self.columns[target], features)
         scale = features[0, 0].numel()
         if self.rectified:  # an open gate passes <h_p, c_j>, a closed one nothing
             columns = columns * (self.evidence(features, target) > 0)
@@ -120,8 +121,8 @@ class LinearHead:
 
 
 def _column_products(features: Tensor, columns: Tensor) -> Tensor:
-    """Return ``<h_p, c>`` (N, 1, H, W) of each image's own column (N, D) or (N, D, H, W)."""
-    if columns.ndim == 4:
+    """Return ``<h_p, c>`` ``(N, 1, *grid)`` of each image's own column, or one a position."""
+    if columns.ndim > 2:
         return (features * columns).sum(1, keepdim=True)
     products = torch.matmul(columns.unsqueeze(1), features.flatten(2))
     return products.view(features.shape[0], 1, *features.shape[2:])
@@ -137,9 +138,8 @@ class HeadSite:
         linear: Name of the linear layer or 1x1 convolution.
         kind: Pooled linear, flattened linear, or a convolution pooled afterwards.
         rectified: The convolution is followed by ReLU (SqueezeNet).
-        shape: Channels, height and width of the map when it was found; a flattened head is
-            tied to them.
-        size: Height and width of the input when it was found.
+        shape: Channels and grid of the map when it was found; a flattened head is tied to them.
+        size: Size of the input when it was found.
     """
 
     tap: str
@@ -147,8 +147,8 @@ class HeadSite:
     linear: str
     kind: Kind
     rectified: bool
-    shape: tuple[int, int, int]
-    size: tuple[int, int]
+    shape: tuple[int, ...]
+    size: tuple[int, ...]
 
     @property
     def at_input(self) -> bool:
@@ -156,7 +156,7 @@ class HeadSite:
         return False
 
     def features(self, tap: Tensor) -> Tensor:
-        """Return the feature map (N, D, H, W) from the tap module's map."""
+        """Return the feature map ``(N, D, *grid)`` from the tap module's map."""
         return tap.relu() if self.relu else tap
 
     def read(self, model: nn.Module, features: Tensor) -> LinearHead:
@@ -166,26 +166,25 @@ class HeadSite:
         )
 
     def columns(self, model: nn.Module) -> Tensor:
-        """Return the columns (J, D), or (J, D, H, W) at the size at which the head was found."""
+        """Return the columns (J, D), or ``(J, D, *grid)`` at the size at which it was found."""
         weight = weights(model.get_submodule(self.linear))[0].detach()
         if self.kind != "flatten":
             return weight.flatten(1)
-        depth, height, width = self.shape
-        return weight.reshape(-1, depth, height, width) * (height * width)
+        return weight.reshape(-1, *self.shape) * math.prod(self.shape[1:])
 
-    def may_have_moved(self, tap: Tensor, size: tuple[int, int]) -> bool:
+    def may_have_moved(self, tap: Tensor, size: tuple[int, ...]) -> bool:
         """Whether the tap was chosen among maps that only that input's size made alike.
 
         On a single cell pooling changes nothing, so its output is as good as its input.
         """
-        is_cell = self.shape[1] * self.shape[2] == 1 or tap[0, 0].numel() == 1
+        is_cell = math.prod(self.shape[1:]) == 1 or tap[0, 0].numel() == 1
         return is_cell and size != self.size
 
 
 def linear_head(
     module: nn.Module, features: Tensor, flatten: bool = False, rectified: bool = False
 ) -> LinearHead:
-    """Read a linear layer or 1x1 convolution as the head of a feature map (N, D, H, W).
+    """Read a linear layer or 1x1 convolution as the head of a feature map ``(N, D, *grid)``.
 
     Raises:
         ValueError: The layer's width is not the map's.
@@ -193,17 +192,16 @@ def linear_head(
     weight, bias = weights(module)
     weight = weight.detach().to(features)
     offset = weight.new_zeros(len(weight)) if bias is None else bias.detach().to(features)
-    depth, height, width = features.shape[1:]
-    positions = height * width
+    depth, *grid = features.shape[1:]
+    positions = math.prod(grid)
     if weight[0].numel() != (depth * positions if flatten else depth):
         raise ValueError(
             f"the head reads {weight[0].numel()} features, the map before it has {depth} "
-            f"channels on {height}x{width} positions; pass the head that belongs to this layer"
+            f"channels on {grid_text(grid)} positions; pass the head that belongs to this layer"
         )
+    columns = weight.flatten(1)
     if flatten:
-        columns = weight.reshape(-1, depth, height, width) * positions
-    else:
-        columns = weight.reshape(-1, depth)
+        columns = weight.reshape(-1, depth, *grid) * positions
     return LinearHead(columns, offset, rectified)
 
 
@@ -213,13 +211,13 @@ def weights(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     Raises:
         TypeError: It is neither.
     """
-    if not isinstance(module, (nn.Linear, nn.Conv2d)):
+    if not isinstance(module, (nn.Linear, *CONVOLUTIONS)):
         raise TypeError(f"a head is a Linear or 1x1 Conv2d; got {type(module).__name__}")
     return module.weight, module.bias
 
 
 def own_head(module: nn.Module, features: Tensor, logits: Tensor) -> LinearHead:
-    """Read a linear layer of the user's own as the head of a feature map (N, D, H, W).
+    """Read a linear layer of the user's own as the head of a feature map ``(N, D, *grid)``.
 
     Raises:
         ValueError: Its width is not the map's, it has not one output a logit, or it returns
@@ -243,7 +241,7 @@ def own_head(module: nn.Module, features: Tensor, logits: Tensor) -> LinearHead:
 def _own_head_misses(module: nn.Module, head: LinearHead, features: Tensor) -> bool:
     """Whether a linear layer of the user's returns something else than its weights say."""
     parameter = next(module.parameters())
-    pooled = features.mean((2, 3), keepdim=True).to(parameter)
+    pooled = features.mean(axes_of(features), keepdim=True).to(parameter)
     found = module(pooled.flatten(1) if isinstance(module, nn.Linear) else pooled)
     found = found.detach().to(features).flatten(1)
     dtype = coarser(parameter.dtype, features.dtype)

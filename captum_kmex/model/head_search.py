@@ -12,9 +12,12 @@ from captum_kmex.model.activations import Trace
 from captum_kmex.model.calls import Call, Record, is_linear, moments
 from captum_kmex.model.head import HeadSite, Kind, LinearHead, is_close, weights
 from captum_kmex.model.hooks import own_hooks
-from captum_kmex.model.layout import NORMS
+from captum_kmex.model.layout import CONVOLUTIONS, NORMS, Convolution
 
 __all__ = ["find_head", "head_output"]
+
+
+_PLAIN = tuple(kind.forward for kind in (nn.Linear, *CONVOLUTIONS))
 
 
 def find_head(trace: Trace, linear: str | None = None) -> HeadSite:
@@ -36,7 +39,7 @@ def find_head(trace: Trace, linear: str | None = None) -> HeadSite:
     _check_plain(head, dtype)
     rectified = _pooled_after(head, trace.logits, dtype)
     kinds: tuple[Kind, ...] = ("pooled", "flatten")
-    if isinstance(head.module, nn.Conv2d) and (rectified or head.entered.positions > 1):
+    if isinstance(head.module, CONVOLUTIONS) and (rectified or head.entered.positions > 1):
         kinds = ("convolution",)
     for kind in kinds:
         found = _search(calls[:index], head.entered, kind, dtype)
@@ -89,7 +92,7 @@ def _channels(record: Record) -> int:
 def _check_plain(head: Call, dtype: torch.dtype) -> None:
     """Raise ``HeadNotFoundError`` unless a layer returned what its weights say."""
     module, kind = head.module, type(head.module).__name__
-    if isinstance(module, nn.Conv2d) and not _keeps_positions(module):
+    if isinstance(module, CONVOLUTIONS) and not _keeps_positions(module):
         raise HeadNotFoundError(
             f"the head {head.name!r} ({kind}) has stride {module.stride}, padding "
             f"{module.padding} and {module.groups} groups, so it does not weigh every position "
@@ -111,12 +114,10 @@ def _check_plain(head: Call, dtype: torch.dtype) -> None:
         )
 
 
-def _keeps_positions(module: nn.Conv2d) -> bool:
-    return (
-        module.stride == (1, 1)
-        and module.padding in {(0, 0), "same", "valid"}
-        and (module.groups == 1)
-    )
+def _keeps_positions(module: Convolution) -> bool:
+    padding = module.padding
+    is_unpadded = padding in ("same", "valid") if isinstance(padding, str) else not any(padding)
+    return set(module.stride) == {1} and is_unpadded and module.groups == 1
 
 
 def _mean(record: Record | None) -> Tensor | None:
@@ -128,14 +129,14 @@ def _mean(record: Record | None) -> Tensor | None:
 def _why_not_plain(module: nn.Module) -> str:
     if own_hooks(module, "_forward_hooks") or own_hooks(module, "_forward_pre_hooks"):
         return "a forward hook changes what it gets or returns"
-    if type(module).forward not in (nn.Linear.forward, nn.Conv2d.forward):
+    if type(module).forward not in _PLAIN:
         return "it has a forward of its own"
     return "its weights are not those that it uses"
 
 
 def _pooled_after(head: Call, logits: Tensor, dtype: torch.dtype) -> bool | None:
     """Whether a ReLU stands between a convolutional head and its pooling; None if not such."""
-    if not isinstance(head.module, nn.Conv2d) or head.left is None or head.left.moments is None:
+    if not isinstance(head.module, CONVOLUTIONS) or head.left is None or head.left.moments is None:
         return None
     if is_close(head.left.moments.plain[..., 0], logits, dtype):
         return False
@@ -204,7 +205,7 @@ def _refusal(head: Call, before: Sequence[Call], dtype: torch.dtype) -> str:
     embedding = None if head.entered is None else head.entered.table
     if embedding is not None and any(_is_token(call, embedding, dtype) for call in before):
         reason = "it reads a class token, not a pooled map"
-    elif any(isinstance(module, (nn.Linear, nn.Conv2d)) for module in modules):
+    elif any(isinstance(module, (nn.Linear, *CONVOLUTIONS)) for module in modules):
         reason = f"further layers stand between pooling and logits ({between})"
     elif any(isinstance(module, NORMS) for module in modules):
         reason = f"a normalisation stands between pooling and the linear layer ({between})"

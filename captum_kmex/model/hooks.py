@@ -31,6 +31,7 @@ class Recorder:
         entering: Modules whose input is recorded, in ``inputs``.
         tap: Module whose output at its last call is recorded, in ``tap_output``.
         axes: Dimension of the channels of layers, where it is known; the others' is found.
+        ndim: Dimensions of a map: those of the model's input.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Recorder:
         entering: Sequence[str] = (),
         tap: str | None = None,
         axes: Mapping[str, Layout] | None = None,
+        ndim: int = 4,
     ) -> None:
         self.layers, self.entering, self.tap = frozenset(layers), frozenset(entering), tap
         self.outputs: dict[str, Tensor | None] = {}
@@ -50,7 +52,7 @@ class Recorder:
         self.tap_axis: Layout = 1
         self.dtype = torch.float64
         self._known = dict(axes or {})
-        self._clues = LayoutClues()
+        self._ndim, self._clues = ndim, LayoutClues(ndim)
         self._entered: list[Layout] = []
         self._thread = threading.get_ident()
 
@@ -78,28 +80,28 @@ class Recorder:
                     stack.callback(module.register_forward_pre_hook(self._enter()).remove)
             yield
 
-    def output_grid(self, name: str, size: tuple[int, int]) -> Tensor:
-        """Return a layer's output as a map (N, D, H, W).
+    def output_grid(self, name: str, size: tuple[int, ...]) -> Tensor:
+        """Return a layer's output as a map ``(N, D, *grid)``.
 
         Args:
             name: One of the layers.
-            size: Height and width of the model's input.
+            size: Size of the model's input ``(*size)``.
 
         Raises:
             ValueError: It never ran, returned no tensor, has no grid, or holds NaN or Inf.
         """
         return self._checked(self.outputs.get(name), name, size, self.axes.get(name, 1))
 
-    def input_grid(self, name: str, size: tuple[int, int]) -> Tensor:
+    def input_grid(self, name: str, size: tuple[int, ...]) -> Tensor:
         """Return a layer's input as a map; errors are those of ``output_grid``."""
         return self._checked(self.inputs.get(name), name, size, self.entering_axes.get(name, 1))
 
-    def tap_grid(self, size: tuple[int, int]) -> Tensor:
-        """Return the tap as a map (N, D, H, W); errors are those of ``output_grid``."""
+    def tap_grid(self, size: tuple[int, ...]) -> Tensor:
+        """Return the tap as a map ``(N, D, *grid)``; errors are those of ``output_grid``."""
         return self._checked(self.tap_output, str(self.tap), size, self.tap_axis)
 
     def _checked(
-        self, record: Tensor | None, name: str, size: tuple[int, int], axis: Layout
+        self, record: Tensor | None, name: str, size: tuple[int, ...], axis: Layout
     ) -> Tensor:
         if name not in self.counts:
             raise ValueError(
@@ -169,7 +171,7 @@ class Recorder:
         return hook
 
     def _axis(self, name: str, value: Tensor | None) -> Layout:
-        if value is None or (name in self._known and value.ndim == 4):
+        if value is None or (name in self._known and value.ndim == self._ndim):
             return self._known.get(name, 1)
         found = self._clues.axis(value)
         return self._known.get(name, found) if isinstance(found, int) else found

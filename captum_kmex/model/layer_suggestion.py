@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from captum_kmex.arguments import checked
+from captum_kmex.grids import grid_of, grid_text
 from captum_kmex.model.activations import trace
 from captum_kmex.model.calls import Call, Record
 from captum_kmex.model.opaque import plain_model
@@ -17,10 +19,11 @@ __all__ = ["LayerCandidate", "candidate_layers", "suggest_layers"]
 
 _ALL_CALLS = 2**20  # more than any model makes
 _COPIES = 2  # of the example, to tell what belongs to an image from what does not
-_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # what they leave is no finer than the tap
+# what they leave is no finer than the tap
+_POOLS = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 
-Grid = tuple[int, int]
-Shape = tuple[int, int, int]
+Grid = tuple[int, ...]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class LayerCandidate:
         name: Its name in the model.
         kind: Its class.
         width: Channels D of its output.
-        grid: Height and width of its output, in cells.
+        grid: Size of its output's grid, in cells: of images height and width.
         is_suggested: Whether ``suggest_layers`` takes it.
     """
 
@@ -48,7 +51,8 @@ def suggest_layers(model: nn.Module, example: Tensor, count: int = 3) -> list[st
 
     Args:
         model: Any module with maps.
-        example: Images (N, C, H, W) of the size to explain; their values hardly matter.
+        example: Images (N, C, H, W) of the size to explain, or signals (N, C, T) or volumes
+            (N, C, D, H, W); their values hardly matter.
         count: Number of grids; a model with fewer gives fewer layers.
 
     Returns:
@@ -114,7 +118,7 @@ def _candidates(model: nn.Module, given: Inputs, count: int) -> tuple[LayerCandi
         with_moments=False,
         needs_logits=False,
     )
-    size = (example.shape[-2], example.shape[-1])
+    size = grid_of(example)
     calls = {call.name: call for call in passed.calls}
     outputs = {name: _shape(call, call.left, size) for name, call in calls.items()}
     inputs = {name: _shape(call, call.entered, size) for name, call in calls.items()}
@@ -127,20 +131,20 @@ def _candidates(model: nn.Module, given: Inputs, count: int) -> tuple[LayerCandi
     if not found:
         raise ValueError(
             f"no layer of the model {type(model).__name__} has a grid of more than one cell for "
-            f"inputs of {size[0]}x{size[1]}; give larger images"
+            f"inputs of {grid_text(size)}; give larger images"
         )
     return _marked(found, count)
 
 
 def _shape(call: Call, record: Record | None, size: Grid) -> Shape | None:
-    """Return width, height and width of the grid of a call's tensor, if it has one."""
+    """Return width and grid of a call's tensor, if it has one."""
     if record is None or record.grid is None or isinstance(call.module, _POOLS):
         return None
-    images, width, rows, columns = record.grid
+    images, width, *grid = record.grid
     # windows of attention stand in the batch, or in one long row; tables of positions alone
-    misfit = abs(rows * size[1] / size[0] - columns)
-    is_grid = images == _COPIES and rows * columns > 1 and misfit <= 2
-    return (width, rows, columns) if is_grid else None
+    misfits = [abs(grid[0] * size[i] / size[0] - grid[i]) for i in range(1, len(grid))]
+    is_grid = images == _COPIES and math.prod(grid) > 1 and max(misfits, default=0) <= 2
+    return (width, *grid) if is_grid else None
 
 
 def _stages(

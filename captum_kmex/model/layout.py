@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
 __all__ = [
+    "CONVOLUTIONS",
     "NORMS",
+    "Convolution",
     "Layout",
     "LayoutClues",
     "feature_grid",
@@ -18,8 +20,8 @@ __all__ = [
     "works_on_last",
 ]
 
-# the dimension of the channels, or for tokens (N, T, D) height and width of their grid
-Layout = Literal[1, 3] | tuple[int, int]
+# the dimension of the channels, or for tokens (N, T, D) the size of their grid
+Layout = int | tuple[int, ...]
 
 _MAX_PREFIX_TOKENS = 8  # class and register tokens before the patch tokens of a transformer
 _MOST_TOLD_PREFIXES = 32  # the same where the grid is known
@@ -49,6 +51,8 @@ _CHANNELS_LAST = tuple(
 )
 
 
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm, *_CHANNELS_LAST[1:])
 
 
@@ -71,21 +75,25 @@ def has_plain_layout(module: nn.Module) -> bool:
 
 
 class LayoutClues:
-    """Which dimension of a map (N, ?, ?, ?) holds the channels, from the modules that ran.
+    """Which dimension of a map (N, ?, ..., ?) holds the channels, from the modules that ran.
 
     Convolutions, batch norms and pooling have their channels in dimension 1, linear layers and
     layer norms in the last one. What a module returns that is none of these has the layout of
     the last one before it, unless its shape shows that dimensions were permuted in between.
     Letters of names and the shape of the input tell nothing. Tokens (N, T, D) stand on the last
     map's grid that they fit, such as that of a patch embedding; what they are more are class and
-    register tokens before them.
+    register tokens before them. Of signals (N, C, T), tokens are maps with channels last.
+
+    Args:
+        ndim: Dimensions of a map: those of the model's input.
     """
 
-    def __init__(self) -> None:
-        self._axis: Literal[1, 3] = 1  # as PyTorch's images have them
+    def __init__(self, ndim: int) -> None:
+        self._ndim = ndim
+        self._axis = 1  # as PyTorch's images have them
         self._width = 0
         self._shape: tuple[int, ...] = ()
-        self._grids: deque[tuple[int, int]] = deque(maxlen=_GRIDS_KEPT)
+        self._grids: deque[tuple[int, ...]] = deque(maxlen=_GRIDS_KEPT)
         self._image: tuple[int, ...] = ()
 
     def see(self, images: Tensor) -> None:
@@ -94,45 +102,41 @@ class LayoutClues:
 
     def take(self, module: nn.Module, output: Tensor) -> None:
         """Learn from what a module of ``gives_clues`` returned."""
-        if isinstance(module, _CHANNELS_FIRST) and output.ndim == 4:
+        if isinstance(module, _CHANNELS_FIRST) and output.ndim == self._ndim:
             self._axis, self._width, self._shape = 1, output.shape[1], tuple(output.shape)
-            self._keep((output.shape[2], output.shape[3]))
+            self._keep(tuple(output.shape[2:]))
         width = _last_width(module)
         if width is None or output.ndim < 3 or self.is_of_heads(output):
             return
         if output.ndim == 3 and isinstance(module, nn.Linear):
             self._take_patches(output.shape[1], module.in_features)
-        is_first = output.ndim == 4 and output.shape[1] == width
+        is_first = output.ndim == self._ndim and output.shape[1] == width
         is_last = output.shape[-1] == width
         if is_first and is_last and type(module) not in _CHANNELS_LAST:
             return  # its own forward may do either
         if is_first or is_last:
-            self._axis, self._width = 3 if is_last else 1, width
+            self._axis, self._width = self._ndim - 1 if is_last else 1, width
             self._shape = tuple(output.shape)
-            if output.ndim == 4:
-                self._keep((output.shape[1], output.shape[2]))
+            if output.ndim == self._ndim:
+                self._keep(tuple(output.shape[1:-1]))
 
     def axis(self, output: Tensor) -> Layout:
         """Return the layout of what the last module returned."""
+        if self._ndim == 3 == output.ndim:
+            axis = self._axis_of_map(output)
+            return axis if axis == 1 else self._without_prefix(output) or axis
         if output.ndim == 3:
             return self.token_grid(output) or self._axis
-        if output.ndim != 4 or tuple(output.shape) == self._shape:
-            return self._axis
-        n, a, b, c = output.shape
-        if self._axis == 1:
-            is_permuted = self._shape == (n, c, a, b) and self._width == c
-            return 3 if is_permuted else 1
-        has_first, has_last = a == self._width, c == self._width
-        return 1 if has_first and not has_last else 3
+        return self._axis_of_map(output)
 
-    def token_grid(self, tokens: Tensor) -> tuple[int, int] | None:
+    def token_grid(self, tokens: Tensor) -> tuple[int, ...] | None:
         """Return the grid on which tokens (N, T, D) stand, if a map has shown it."""
-        for height, width in reversed(self._grids):
-            cells = height * width
+        for grid in reversed(self._grids):
+            cells = math.prod(grid)
             prefix = tokens.shape[1] - cells
             is_transposed = self._axis == 1 and tokens.shape[2] == cells  # (N, D, T)
             if 0 <= prefix < min(cells, _MOST_TOLD_PREFIXES) and not is_transposed:
-                return height, width
+                return grid
         return None
 
     def is_of_heads(self, output: Tensor) -> bool:
@@ -150,9 +154,24 @@ class LayoutClues:
         if side * side * channels == width and grid[0] * grid[1] == tokens:
             self._keep(grid)
 
-    def _keep(self, grid: tuple[int, int]) -> None:
+    def _axis_of_map(self, output: Tensor) -> int:
+        if output.ndim != self._ndim or tuple(output.shape) == self._shape:
+            return self._axis
+        n, *others, last = output.shape
+        if self._axis == 1:
+            is_permuted = self._shape == (n, last, *others) and self._width == last
+            return self._ndim - 1 if is_permuted else 1
+        has_first, has_last = others[0] == self._width, last == self._width
+        return 1 if has_first and not has_last else self._ndim - 1
+
+    def _without_prefix(self, tokens: Tensor) -> tuple[int, ...] | None:
+        """Return the grid of a signal's tokens (N, T, D) after class and register tokens."""
+        grid = self.token_grid(tokens)
+        return None if grid is None or grid[0] == tokens.shape[1] else grid
+
+    def _keep(self, grid: tuple[int, ...]) -> None:
         is_new = not self._grids or self._grids[-1] != grid
-        if is_new and grid[0] * grid[1] > 1:
+        if is_new and math.prod(grid) > 1:
             self._grids.append(grid)
 
 
@@ -167,49 +186,64 @@ def _last_width(module: nn.Module) -> int | None:
 
 
 def feature_grid(
-    features: Tensor, input_size: tuple[int, int], name: str, channel_axis: Layout = 1
+    features: Tensor, input_size: Sequence[int], name: str, channel_axis: Layout = 1
 ) -> Tensor:
-    """Bring a layer's output to (N, D, H, W), whatever its layout.
+    """Bring a layer's output to ``(N, D, *grid)``, whatever its layout.
 
-    A 3-D output (N, T, D) holds tokens in row order; leading class or register tokens are
-    dropped.
+    A 3-D output (N, T, D) for images or volumes holds tokens in row order; leading class or
+    register tokens are dropped.
 
     Args:
         features: The layer's output.
-        input_size: Height and width of the input, in pixels.
+        input_size: Size of the input ``(*size)``, in pixels.
         name: Layer name, for the message.
-        channel_axis: Dimension of the channels in a 4-D output, or the grid of tokens.
+        channel_axis: Dimension of the channels in a map, or the grid of tokens.
 
     Raises:
         ValueError: The output has no grid.
     """
-    if features.ndim == 4:
-        return features.permute(0, 3, 1, 2) if channel_axis == 3 else features
+    grid = channel_axis if isinstance(channel_axis, tuple) else None
+    if features.ndim == len(input_size) + 2 and (grid is None or features.ndim > 3):
+        return features if grid is not None or channel_axis == 1 else features.movedim(-1, 1)
     if features.ndim == 3:
-        grid = channel_axis if isinstance(channel_axis, tuple) else None
-        if grid is None or grid[0] * grid[1] > features.shape[1]:
+        if grid is None or math.prod(grid) > features.shape[1]:
             grid = _token_grid(features.shape[1], input_size)
         if grid is not None:
-            height, width = grid
-            tokens_last = features[:, -height * width :].transpose(1, 2)
-            return tokens_last.reshape(*tokens_last.shape[:2], height, width)
+            tokens_last = features[:, -math.prod(grid) :].transpose(1, 2)
+            return tokens_last.reshape(*tokens_last.shape[:2], *grid)
     raise ValueError(
         f"layer {name!r} returned shape {tuple(features.shape)}, which has no grid; "
-        "choose a layer with output (N, D, H, W), or tokens (N, T, D) on a grid"
+        f"choose a layer with output {_MAPS[len(input_size)]}, or tokens (N, T, D) on a grid"
     )
 
 
-def _token_grid(tokens: int, input_size: tuple[int, int]) -> tuple[int, int] | None:
-    """Return height and width of a grid of the input's proportions, after the fewest prefixes."""
-    target = math.log(input_size[0] / input_size[1])
+_MAPS = {1: "(N, D, T)", 2: "(N, D, H, W)", 3: "(N, D, d, h, w)"}
 
-    def misfit(height: int, width: int) -> float:
-        return abs(math.log(height / width) - target)
+
+def _token_grid(tokens: int, input_size: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the size of a grid of the input's proportions, after the fewest prefixes."""
+    first, *others = input_size
+    targets = [math.log(first / size) for size in others]
+
+    def misfit(grid: tuple[int, ...]) -> float:
+        ratios = (math.log(grid[0] / size) for size in grid[1:])
+        return max(
+            (abs(ratio - target) for ratio, target in zip(ratios, targets, strict=True)),
+            default=0.0,
+        )
 
     for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 2) + 1):  # one token is no map
-        patches = tokens - prefix
-        grids = [(h, patches // h) for h in range(1, patches + 1) if patches % h == 0]
-        height, width = min(grids, key=lambda grid: misfit(*grid))
-        if misfit(height, width) < math.log(2) / max(height, width):
-            return height, width
+        best = min(_factors(tokens - prefix, len(input_size)), key=misfit)
+        if misfit(best) < math.log(2) / max(best):
+            return best
     return None
+
+
+def _factors(count: int, parts: int) -> Iterator[tuple[int, ...]]:
+    """Yield the ways to write a number as a product of so many."""
+    if parts == 1:
+        yield (count,)
+        return
+    for first in range(1, count + 1):
+        if count % first == 0:
+            yield from ((first, *rest) for rest in _factors(count // first, parts - 1))

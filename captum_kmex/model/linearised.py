@@ -21,10 +21,10 @@ class LinearisedHead:
     map and r_j what the linearisation leaves over: 0 where the tail is affine.
 
     Attributes:
-        features: The map (N, D, H, W).
+        features: The map ``(N, D, *grid)``.
         leaf: The same as the module has it, a leaf of the tape.
         recorded: The logits (N, J), with the tape of the tail.
-        to_grid: Brings a gradient of the leaf to a map (N, D, H, W).
+        to_grid: Brings a gradient of the leaf to a map ``(N, D, *grid)``.
         bias: The logits (J,) of an empty map; ``None`` where they are not the same for all images.
     """
 
@@ -35,17 +35,17 @@ class LinearisedHead:
     bias: Tensor | None = None
 
     def evidence(self, features: Tensor, target: Tensor) -> Tensor:
-        """Return gradient times map (N, 1, H, W), as a density: its mean is the map's share."""
+        """Return gradient times map ``(N, 1, *grid)``, as a density whose mean counts."""
         return (features * self._columns(target)).sum(1, keepdim=True)
 
     def alignment(self, features: Tensor, target: Tensor) -> Tensor:
-        """Return ``<h_p, c_p> / |c_p|^2`` (N, 1, H, W), c_p the gradient at each position."""
+        """Return ``<h_p, c_p> / |c_p|^2`` ``(N, 1, *grid)``, c_p the gradient at each position."""
         rows = torch.arange(len(target), device=target.device)
         head = LinearHead(self._columns(target), torch.zeros_like(rows, dtype=features.dtype))
         return head.alignment(features, rows)
 
     def contributions(self, features: Tensor, target: Tensor) -> Tensor:
-        """Return the evidence by channel (N, D, H, W), in logit units."""
+        """Return the evidence by channel ``(N, D, *grid)``, in logit units."""
         return features * self._columns(target) / features[0, 0].numel()
 
     def left_out_bias(self, target: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class LinearisedHead:
         return logit - self.left_out_bias(target) - evidence
 
     def _columns(self, target: Tensor) -> Tensor:
-        """Return the gradients (N, D, H, W) as columns: the mean of their products is the sum."""
+        """Return the gradients ``(N, D, *grid)`` as columns, the mean of whose products counts."""
         with torch.inference_mode(False):
             chosen = self.recorded.gather(1, target.clone().unsqueeze(1)).sum()
             (gradient,) = torch.autograd.grad(chosen, self.leaf, retain_graph=True)

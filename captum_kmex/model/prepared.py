@@ -11,12 +11,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from captum_kmex.model.activations import Trace, trace, warn_training
 from captum_kmex.model.chosen_output import original
 from captum_kmex.model.copies import copied
 from captum_kmex.model.hooks import own_hooks
+from captum_kmex.model.layout import CONVOLUTIONS, Convolution
 from captum_kmex.model.modes import evaluated
 from captum_kmex.model.state import ModelState
 
@@ -24,7 +26,8 @@ __all__ = ["Preparation", "channels_last", "prepared_copy"]
 
 # by name, since timm need not be there: their forward is the plain one, but for padding and
 # for the activation that BatchNormAct2d ends with
-_CONVS, _NORMS = ("Conv2d", "Conv2dSame"), ("BatchNorm2d", "BatchNormAct2d")
+_CONVS = ("Conv1d", "Conv2d", "Conv3d", "Conv2dSame")
+_NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "BatchNormAct2d")
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _HOOKS = (*_FORWARD_HOOKS, "_backward_hooks", "_backward_pre_hooks")
 # far above the rounding of folded weights, TensorFloat-32 included, far below a wrong fold
@@ -32,7 +35,7 @@ _TOLERANCE, _ROUNDINGS = 1e-2, 16
 _lock = threading.RLock()  # fx patches nn.Module for the whole process while it traces
 _logger = logging.getLogger(__name__)
 
-Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
+Pair = tuple[Convolution, _BatchNorm]
 
 
 def prepared_copy(model: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
@@ -160,7 +163,7 @@ class _Tracer(fx.Tracer):
         self.thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        is_part = isinstance(m, (nn.Conv2d, nn.BatchNorm2d))
+        is_part = isinstance(m, (*CONVOLUTIONS, _BatchNorm))
         return is_part or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
@@ -202,7 +205,7 @@ def _pairs(model: nn.Module) -> list[Pair]:
     for node in calls:
         norm, before = module_of[node], node.args[0] if node.args else None
         conv = module_of.get(before) if isinstance(before, fx.Node) else None
-        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+        if not isinstance(conv, CONVOLUTIONS) or not isinstance(norm, _BatchNorm):
             continue
         is_alone = len(cast("fx.Node", before).users) == 1
         if is_alone and counts[conv] == counts[norm] == 1:
@@ -219,7 +222,7 @@ def _is_foldable(pair: Pair, kept: Sequence[set[nn.Module]]) -> bool:
     return is_plain and norm.running_mean is not None and not is_hooked and not is_cut
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+def _fold(conv: Convolution, norm: _BatchNorm) -> None:
     dtype = conv.weight.dtype
     wide = torch.promote_types(dtype, torch.float32)  # half would round twice
     tensors = (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)

@@ -37,8 +37,8 @@ class Reading:
 
     Attributes:
         logits: Float tensor (N, J).
-        features: Layer name to float tensor (N, D, H, W), of the layers asked for, in that order.
-        tap: Feature map that the head reads (N, D, H, W), if there is a head.
+        features: Layer name to float tensor ``(N, D, *grid)``, of the layers asked for, in order.
+        tap: Feature map that the head reads ``(N, D, *grid)``, if there is a head.
         head: The linear head, verified on this very pass; or the tail of the model, linearised at
             these images, where that will do.
         site: Where the head stands, or why there is none; ``None`` if nobody has looked.
@@ -115,7 +115,7 @@ def read(
 
     Args:
         source: The model.
-        inputs: The images (N, C, H, W), and further tensors that it takes.
+        inputs: The images ``(N, C, *size)``, and further tensors that it takes.
         layers: Names of the layers to record, shallow to deep.
         args: Further positional arguments of the model.
         at_input: Record the layers at their input.

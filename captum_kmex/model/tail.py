@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from captum_kmex.grids import axes_of
 from captum_kmex.model.held_scales import HeldScales
 from captum_kmex.model.hooks import first_tensor
+from captum_kmex.model.layout import CONVOLUTIONS
 
 __all__ = ["Course", "TailCut", "Tap", "tapped"]
 
@@ -84,6 +86,7 @@ class TailCut:
         self.seen: dict[Tap, Tensor] = {}
         self._replace = replace
         self._ended: Tensor | None = None
+        self._end_ndims: tuple[int, ...] = (2,)
         self._holding = ExitStack()
         self._thread = threading.get_ident()
 
@@ -96,6 +99,10 @@ class TailCut:
                 stack.callback(tapped(model, tap, self._watch(tap)).remove)
             stack.callback(tapped(model, self.tap, self._cut).remove)
             if self.course.end is not None:
+                end = model.get_submodule(self.course.end)
+                self._end_ndims = (2, 4)
+                if isinstance(end, CONVOLUTIONS):
+                    self._end_ndims = (2, 2 + len(end.kernel_size))
                 stack.callback(tapped(model, Tap(self.course.end), self._finish).remove)
             yield
 
@@ -108,9 +115,9 @@ class TailCut:
         if self.course.end is None:
             return logits
         found = self._ended
-        if found is None or found.ndim not in (2, 4) or len(found) != len(logits):
+        if found is None or found.ndim not in self._end_ndims or len(found) != len(logits):
             raise RuntimeError(f"{self.course.end!r} returned no logits (N, J)")
-        return found.mean((2, 3)) if found.ndim == 4 else found
+        return found.mean(axes_of(found)) if found.ndim > 2 else found
 
     def _cut(self, value: Tensor) -> Tensor | None:
         is_ours = threading.get_ident() == self._thread

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from captum_kmex.grids import axes_of
 from captum_kmex.model.activations import run
 from captum_kmex.model.tail import Course, TailCut
 from captum_kmex.model.tail_probe import Inputs, repeated
@@ -21,7 +22,7 @@ _ALIKE = 1e-4  # of a column's largest value, that positions may differ by
 def read_columns(
     model: nn.Module, given: Inputs, place: Place, course: Course, n_logits: int
 ) -> Tensor:
-    """Return the columns (J, D), or (J, D, H, W) where each position has its own.
+    """Return the columns (J, D), or ``(J, D, *grid)`` where each position has its own.
 
     The tail is run on copies of one map, and each copy has the gradient of another logit.
 
@@ -38,10 +39,10 @@ def read_columns(
     leaf, outcome = _copies(model, given, place, course, min(n_logits, _AT_ONCE))
     alike: list[Tensor] = []
     for columns in _gradients(leaf, outcome, place):
-        mean = columns.mean((2, 3), keepdim=True)
+        mean = columns.mean(axes_of(columns), keepdim=True)
         if ((columns - mean).abs().amax() > _ALIKE * columns.abs().amax()).any():
             return torch.cat(list(_gradients(leaf, outcome, place)))
-        alike.append(mean[:, :, 0, 0])
+        alike.append(mean.flatten(1))
     return torch.cat(alike)
 
 
@@ -62,7 +63,7 @@ def _copies(
 
 
 def _gradients(leaf: Tensor, outcome: Tensor, place: Place) -> Iterator[Tensor]:
-    """Yield the columns (R, D, H, W) of the logits, some at once."""
+    """Yield the columns ``(R, D, *grid)`` of the logits, some at once."""
     wide = torch.promote_types(leaf.dtype, torch.float32)
     for start in range(0, outcome.shape[1], len(outcome)):
         logits = range(start, min(start + len(outcome), outcome.shape[1]))

@@ -89,7 +89,7 @@ def probe(model: nn.Module, given: Inputs, place: Place, course: Course) -> Prob
     """
     inputs, args = repeated(given, _ROWS)
     images = inputs[0].clone()
-    images[_OTHER_IMAGE] = images[0].flip(-1, -2) / 2
+    images[_OTHER_IMAGE] = images[0].flip(tuple(range(1, images[0].ndim))) / 2
 
     def others(found: Tensor) -> Tensor:
         return _other_maps(found, place.layout)

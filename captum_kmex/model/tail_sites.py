@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from captum_kmex.grids import grid_of, over_grid
 from captum_kmex.model.head import LinearHead
 from captum_kmex.model.hooks import coarser
 from captum_kmex.model.linearised import LinearisedHead
@@ -47,15 +48,15 @@ class _Tail:
 
     def is_for(self, model: nn.Module, images: Tensor) -> bool:
         """Whether it was found of this model, as it is now, and tokens stand on the same grid."""
-        has_grid = isinstance(self.place.layout, int) or self.place.size == images.shape[-2:]
+        has_grid = isinstance(self.place.layout, int) or self.place.size == grid_of(images)
         return has_grid and self.state.is_of(model)
 
     def features(self, tap: Tensor) -> Tensor:
-        """Return the feature map (N, D, H, W) from the tap module's map: the same."""
+        """Return the feature map ``(N, D, *grid)`` from the tap module's map: the same."""
         return tap
 
     def on_grid(self, value: Tensor) -> Tensor:
-        """Return the module's tensor, or a gradient of it, as a map (N, D, H, W)."""
+        """Return the module's tensor, or a gradient of it, as a map ``(N, D, *grid)``."""
         wide = torch.promote_types(value.dtype, torch.float32)
         return self.place.grid(value.detach()).to(wide).contiguous()
 
@@ -65,13 +66,13 @@ class ExactTail(_Tail):
     """A tail that is affine in its map, with the columns read from it.
 
     Attributes:
-        read: Columns (J, D), or (J, D, H, W) where each position has its own.
+        read: Columns (J, D), or ``(J, D, *grid)`` where each position has its own.
     """
 
     read: Tensor
 
     def columns(self, _model: nn.Module) -> Tensor:
-        """Return the columns (J, D), or (J, D, H, W)."""
+        """Return the columns (J, D), or ``(J, D, *grid)``."""
         return self.read
 
     def cut(self) -> TailCut:
@@ -118,8 +119,7 @@ class ExactTail(_Tail):
             (gradient,) = torch.autograd.grad(total, leaf, retain_graph=True)
         found = self.on_grid(gradient) * self.place.cells
         expected = torch.tensordot(weights.to(found), self.read.to(found), 1)
-        expected = expected[:, None, None] if expected.ndim == 1 else expected
-        off = (found - expected).abs().amax((1, 2, 3))
+        off = (found - over_grid(expected, found[0])).abs().flatten(1).amax(1)
         return bool((off <= _TOLERANCE * expected.abs().amax()).all())
 
     def linearised(self, reason: str) -> LinearisedTail:

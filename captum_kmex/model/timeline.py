@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,13 +11,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from captum_kmex.grids import grid_of
 from captum_kmex.model.hooks import first_tensor
 from captum_kmex.model.layout import Layout, LayoutClues, feature_grid, gives_clues
 from captum_kmex.model.tail import Tap
 
 __all__ = ["Place", "Timeline"]
 
-_ADAPTIVE = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_ADAPTIVE = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 
 
 @dataclass(frozen=True)
@@ -26,22 +28,22 @@ class Place:
     Attributes:
         tap: Where it is read.
         layout: How its values stand in the module's tensor.
-        shape: Channels, height and width.
-        size: Height and width of the model's input.
+        shape: Channels, and the size of the grid.
+        size: Size of the model's input.
     """
 
     tap: Tap
     layout: Layout
-    shape: tuple[int, int, int]
-    size: tuple[int, int]
+    shape: tuple[int, ...]
+    size: tuple[int, ...]
 
     @property
     def cells(self) -> int:
         """Number of positions."""
-        return self.shape[1] * self.shape[2]
+        return math.prod(self.shape[1:])
 
     def grid(self, value: Tensor) -> Tensor:
-        """Return the module's tensor, or a gradient of it, as a map (N, D, H, W)."""
+        """Return the module's tensor, or a gradient of it, as a map ``(N, D, *grid)``."""
         return feature_grid(value, self.size, self.tap.name, self.layout)
 
 
@@ -52,13 +54,13 @@ class Timeline:
     return it in a row, else by the first that gets it, where a function made it.
 
     Args:
-        inputs: What the model gets; the first one is the batch of images (N, C, H, W).
+        inputs: What the model gets; the first one is the batch of images ``(N, C, *size)``.
     """
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
         images = inputs[0]
-        self._count, self._size = len(images), (images.shape[-2], images.shape[-1])
-        self._clues = LayoutClues()
+        self._count, self._size, self._ndim = len(images), grid_of(images), images.ndim
+        self._clues = LayoutClues(images.ndim)
         self._clues.see(images)
         self._given = {tensor.data_ptr() for tensor in inputs}
         self._found: list[tuple[Tap, Place | None]] = []
@@ -103,7 +105,7 @@ class Timeline:
             if isinstance(output, Tensor) and gives_clues(module):
                 self._clues.take(module, output)
             value, entered = first_tensor(output), first_tensor(args)
-            if name and value is not None and not _spreads(module, entered, value):
+            if name and value is not None and not self._spreads(module, entered, value):
                 self._take(Tap(name), value)
 
         return hook
@@ -119,21 +121,22 @@ class Timeline:
         self._last = mark
         self._found.append((tap, self._place(tap, value)))
 
+    def _spreads(self, module: nn.Module, entered: Tensor | None, left: Tensor) -> bool:
+        """Whether a pooling leaves no fewer cells than it got, so that its input says as much."""
+        is_pool = isinstance(module, _ADAPTIVE) and left.ndim == self._ndim
+        return is_pool and entered is not None and left[0, 0].numel() >= entered[0, 0].numel()
+
     def _place(self, tap: Tap, value: Tensor) -> Place | None:
-        is_map = value.is_floating_point() and value.ndim in (3, 4) and len(value) == self._count
-        if not is_map or value.data_ptr() in self._given or self._clues.is_of_heads(value):
+        is_map = value.ndim in (3, self._ndim) and len(value) == self._count
+        if not is_map or not value.is_floating_point() or value.data_ptr() in self._given:
+            return None
+        if self._clues.is_of_heads(value):
             return None
         layout = self._clues.axis(value)
-        if value.ndim == 3 and not isinstance(layout, tuple):
+        if value.ndim < self._ndim and not isinstance(layout, tuple):
             return None  # tokens on no grid that the pass has shown
-        depth, height, width = feature_grid(value, self._size, tap.name, layout).shape[1:]
-        return Place(tap, layout, (depth, height, width), self._size)
-
-
-def _spreads(module: nn.Module, entered: Tensor | None, left: Tensor) -> bool:
-    """Whether a pooling leaves no fewer cells than it got, so that its input says as much."""
-    is_pool = isinstance(module, _ADAPTIVE) and entered is not None and left.ndim == 4
-    return is_pool and left[0, 0].numel() >= entered[0, 0].numel()  # type: ignore[index]
+        grid = feature_grid(value, self._size, tap.name, layout)
+        return Place(tap, layout, tuple(grid.shape[1:]), self._size)
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
