@@ -40,7 +40,7 @@ def leading_directions(rows: Tensor, weights: Tensor, n_clusters: int) -> Tensor
     drawn = torch.randn(rows.shape[1], count, generator=generator).to(rows)
     share = weights / weights.sum()
     centred = (rows - share @ rows) * share.sqrt().unsqueeze(1)
-    found, _ = torch.linalg.qr(centred.T @ (centred @ drawn))
+    found: Tensor = torch.linalg.qr(centred.T @ (centred @ drawn))[0]
     return found
 
 
