@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["draw", "first_largest", "gram_kmeans", "start_uniforms"]
+__all__ = ["draw", "first_largest", "gram_kmeans", "plus_plus", "start_uniforms"]
 
 TINY = 1e-30  # a cluster without weight has no mean; this keeps its division quiet
+Distances = Callable[[Tensor], Tensor]
 MANY = 64  # so many maps are compared one by one, faster than a strided argmax
 
 
@@ -42,7 +44,13 @@ def gram_kmeans(
     """
     squares = gram.diagonal(dim1=1, dim2=2)
     distances = squares[:, :, None] + squares[:, None] - 2 * gram
-    labels = _plus_plus(distances.clamp_min_(0), weights, uniforms)
+    distances.clamp_min_(0)
+    problems = torch.arange(len(gram), device=gram.device)
+    labels = plus_plus(
+        lambda chosen: distances[problems.view(-1, *[1] * (chosen.ndim - 1)), chosen],
+        weights,
+        uniforms,
+    )
     inertias = gram.new_empty(labels.shape[:2])
     total = (squares * weights).sum(1, keepdim=True)
     active = torch.arange(len(gram), device=gram.device)
@@ -89,21 +97,28 @@ def first_largest(scores: Tensor) -> Tensor:
     return index
 
 
-def _plus_plus(distances: Tensor, weights: Tensor, uniforms: Tensor) -> Tensor:
+def plus_plus(distances: Distances, weights: Tensor, uniforms: Tensor) -> Tensor:
     """Return the nearest of greedily chosen rows for each row (B, R, M).
 
     Each step draws several rows with probability proportional to weight and squared distance
     and keeps the one that lowers the inertia most, as scikit-learn does.
+
+    Args:
+        distances: Gives the squared distances (B, ..., M) of chosen rows (B, ...) to all rows.
+        weights: Weight of each row (B, M).
+        uniforms: Random numbers (K, R, T) from ``start_uniforms``.
+
+    Reference:
+        Arthur & Vassilvitskii, k-means++ (2007).
     """
-    uniforms = uniforms.to(distances)
-    problems = torch.arange(len(distances), device=distances.device)[:, None]
-    first = draw(weights, uniforms[0, :, 0].expand(len(distances), -1))
-    nearest = distances[problems, first]  # (B, R, M)
+    uniforms = uniforms.to(weights)
+    first = draw(weights, uniforms[0, :, 0].expand(len(weights), -1))
+    nearest = distances(first)  # (B, R, M)
     labels = torch.zeros_like(nearest, dtype=torch.int64)
     weighted = weights[:, None]
     for k, uniform in enumerate(uniforms[1:], 1):
-        drawn = draw(nearest * weighted, uniform.expand(len(distances), -1, -1))  # (B, R, T)
-        trials = nearest.unsqueeze(2).minimum(distances[problems[..., None], drawn])
+        drawn = draw(nearest * weighted, uniform.expand(len(weights), -1, -1))  # (B, R, T)
+        trials = nearest.unsqueeze(2).minimum(distances(drawn))
         inertias = (trials @ weights[:, None, :, None]).squeeze(3)
         best = inertias.argmin(2)[:, :, None, None].expand(-1, -1, 1, trials.shape[3])
         chosen = trials.gather(2, best).squeeze(2)

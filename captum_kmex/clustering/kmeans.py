@@ -91,7 +91,8 @@ def kmeans_by_class(
 
     The starts of many small classes run together in Gram space, on all rows, which solves them.
     Of a large class, many parts are solved so, and the centroids of all parts are clustered in
-    turn: that consensus is finished on all rows. k-means has many solutions nearly as good as
+    turn: that consensus is finished on all rows. Parts of long rows are projected on the few
+    directions in which the rows differ most. k-means has many solutions nearly as good as
     each other; the best of a few starts is another one for each seed, the consensus is not. A
     cluster that loses all its rows takes the row farthest from its centroid. Clusters come
     largest first, so that two runs that differ by rounding number them alike. A class's result

