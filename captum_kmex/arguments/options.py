@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import cast
 
-from captum_kmex.arguments.addresses import ATTRIBUTION, BANK, COLUMNS, FITTED, KMEX, LAYERS
+from captum_kmex.arguments.addresses import ATTRIBUTION, BANK, CAPTUM, COLUMNS, FITTED, KMEX, LAYERS
 from captum_kmex.arguments.containers import DataSet, Listed, Loader, Mapped, Names
 from captum_kmex.arguments.kinds import Choice, Key, Number, OneOf, Switch, Text, Whole
 from captum_kmex.arguments.masks import Mask
@@ -150,11 +150,12 @@ _DATA = {
     "c": Option(_INDEX),
 }
 
+_OF_CAPTUM = Instance((CAPTUM,), "an attribution, ours or of Captum's")
 _MEASURES = {
     "surrogate_scores.attribution": Option(Instance((FITTED,), "a fitted attribution")),
     "sensitivity_max.attribution": Option(Instance((ATTRIBUTION,), "one of the attributions")),
     "prototype_wins.attribution": Option(Instance((LAYERS,), "a LayerKMeansAttribution")),
-    "write_report.attribution": Option(Instance((LAYERS,), "a LayerKMeansAttribution")),
+    "write_report.attribution": Option(OneOf((_OF_CAPTUM, Mapped(Text(), _OF_CAPTUM)))),
     "pooled_embeddings.attribution": Option(
         Instance((KMEX, COLUMNS), "a KMExAttribution or ClassifierPrototypes")
     ),

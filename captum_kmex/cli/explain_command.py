@@ -13,7 +13,12 @@ from tqdm.auto import tqdm
 from captum_kmex.arguments.measured import Measured
 from captum_kmex.classes import class_logits, class_of_logit, predicted_classes
 from captum_kmex.cli.answer import Answer, say, table
-from captum_kmex.cli.open_inputs import Explanandum, add_words, open_explanandum
+from captum_kmex.cli.open_inputs import (
+    Explanandum,
+    add_evidence,
+    add_words,
+    open_explanandum,
+)
 from captum_kmex.cli.open_model import class_index
 from captum_kmex.cli.options import Commands, add_command
 from captum_kmex.cli.output import check_file, check_folder, folder_names
@@ -44,13 +49,7 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--depth", default="0", help="shallowest layer to use, name or position (default 0: all)"
     )
-    parser.add_argument(
-        "--evidence",
-        choices=("allocated", "measured"),
-        default="allocated",
-        help="the head's, carried down in one pass, or measured by removing parts of the picture: "
-        "some 140 passes (default allocated)",
-    )
+    add_evidence(parser)
     parser.add_argument(
         "--output", type=Path, default=Path("explained"), help="folder (default explained)"
     )

@@ -28,7 +28,7 @@ from captum_kmex.cli.provenance import record_of, training_set
 from captum_kmex.exceptions import UsageError
 from captum_kmex.loading.pictures import NamedPictures, PictureSet, find_pictures, readable
 
-__all__ = ["Explanandum", "add_words", "open_explanandum"]
+__all__ = ["Explanandum", "add_evidence", "add_words", "open_explanandum"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,17 @@ def add_words(parser: ArgumentParser) -> None:
     add_option(parser, "n_clusters", "N", "segments, without a bank (default %(default)s)")
     add_image_options(parser)
     add_runtime(parser)
+
+
+def add_evidence(parser: ArgumentParser) -> None:
+    """Add how evidence is found."""
+    parser.add_argument(
+        "--evidence",
+        choices=("allocated", "measured"),
+        default="allocated",
+        help="the head's, carried down in one pass, or measured by removing parts of the picture: "
+        "some 140 passes (default allocated)",
+    )
 
 
 def open_explanandum(options: argparse.Namespace) -> Explanandum:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from captum_kmex.cli.answer import Answer
-from captum_kmex.cli.open_inputs import add_words, open_explanandum
+from captum_kmex.cli.open_inputs import add_evidence, add_words, open_explanandum
 from captum_kmex.cli.options import Commands, add_batch_size, add_command
 from captum_kmex.cli.output import check_file, check_folder
 from captum_kmex.loading.pictures import NamedPictures
@@ -28,6 +28,7 @@ def register(commands: Commands) -> None:
     )
     add_words(parser)
     add_batch_size(parser)
+    add_evidence(parser)
     parser.add_argument("--title", help="of the page")
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), help="(default report.html)"
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> Answer:
         title=options.title,
         batch_size=options.batch_size,
         show_progress=not options.quiet,
+        evidence=options.evidence,
     )
     data = {"report": str(path), "images": len(given.pictures), "skipped": given.skipped}
     return Answer(data, f"{printable(str(path))}: {len(given.pictures)} pictures")

@@ -6,8 +6,8 @@ forward pass gives all depths, all shown classes and, as differences, all contra
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,7 +20,9 @@ from captum_kmex.explaining.explainer import Explainer
 from captum_kmex.explaining.segments import segment_sums
 from captum_kmex.model.reading import plain_arithmetic
 
-__all__ = ["BatchEvidence", "DepthEvidence", "explain_batch"]
+__all__ = ["BatchEvidence", "DepthEvidence", "Fewest", "explain_batch", "shown_logits"]
+
+Fewest = tuple[tuple[tuple[int, ...] | None, ...], ...]  # segments, of each image and class
 
 _TOP = 3  # classes shown of an image, and the true one
 
@@ -35,12 +37,18 @@ class DepthEvidence:
         maps: Float tensor (N, T, h, w) where it is not constant on segments: the deepest
             layer's, as the head gives it.
         vote: Class (N,) that the prototypes predict, if fitted.
+        errors: Standard deviations of the evidence (N, T, K), if it was measured.
+        enough: The fewest segments that keep each class of each image, likewise.
+        needed: The fewest without which it is another, likewise.
     """
 
     segments: Tensor
     evidence: Tensor
     maps: Tensor | None
     vote: Tensor | None
+    errors: Tensor | None = None
+    enough: Fewest = ()
+    needed: Fewest = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,8 @@ class BatchEvidence:
         output: Logits of the targets (N, T).
         bias: What the maps of the targets leave out (N, T).
         not_linear: What a linearisation leaves over of the targets (N, T), if there is one.
-        depths: All layers stacked first, the deepest alone last.
+        depths: All layers stacked first, the deepest alone last; none where there are maps only.
+        methods: Maps of other attributions by name, (N, T, h, w) each.
     """
 
     logits: Tensor
@@ -65,6 +74,7 @@ class BatchEvidence:
     bias: Tensor
     not_linear: Tensor | None
     depths: tuple[DepthEvidence, ...]
+    methods: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -89,7 +99,7 @@ def explain_batch(
     at_input = attribution.is_fitted and attribution.bank_.at_input
     explainer = attribution.read(inputs, None, at_input)
     logits = explainer.logits
-    targets = _shown_logits(logits, labels.to(logits.device))
+    targets = shown_logits(logits, labels.to(logits.device))
     questions = [Question(target) for target in targets.T]
     with plain_arithmetic(inputs):
         depths = tuple(_carried_down(explainer, questions, inputs))[::-1]
@@ -130,8 +140,12 @@ def _depth(
     return DepthEvidence(segments, torch.stack(sums, 1), exact, vote)
 
 
-def _shown_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the highest logits and the label's, or the first again (N, T); of one logit it."""
+def shown_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the highest logits and the label's, or the first again (N, T); of one logit it.
+
+    Raises:
+        ValueError: A label out of range or in floating point.
+    """
     n_logits = logits.shape[1]
     if labels.is_floating_point() and n_logits > 1:
         raise ValueError(

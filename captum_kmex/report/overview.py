@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from captum_kmex._version import __version__
-from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.bank.prototype_bank import Codebook, PrototypeBank
 from captum_kmex.report.prototypes import Neighbours, group_of, purity
+from captum_kmex.report.subject import Subject
 from captum_kmex.report.tally import Tally
 
 __all__ = ["describe_depths", "overview_scores", "provenance"]
@@ -37,11 +37,11 @@ def overview_scores(tally: Tally) -> dict[str, object]:
 
 
 def describe_depths(
-    layers: Sequence[str], bank: PrototypeBank | None, tally: Tally
+    layers: Sequence[str], n_depths: int, bank: PrototypeBank | None, tally: Tally
 ) -> list[dict[str, object]]:
     """Return each depth's layers and, after a fit, how its prototypes do on the images."""
     depths: list[dict[str, object]] = []
-    for depth in range(len(layers)):
+    for depth in range(min(len(layers), n_depths)):
         entry: dict[str, object] = {"layers": list(layers[depth:])}
         if bank is not None:
             entry |= _depth_scores(bank.codebooks[depth], tally, depth)
@@ -58,7 +58,7 @@ def _depth_scores(book: Codebook, tally: Tally, depth: int) -> dict[str, object]
             tally.verdicts.votes[depth],
         )
     )
-    won, known = tally.won[depth], label >= 0
+    won, known, blank = tally.won[depth], label >= 0, tally.is_blank(depth)
     pixels = won.sum(1).double()
     return {
         "prototypes": len(won),
@@ -67,17 +67,23 @@ def _depth_scores(book: Codebook, tally: Tally, depth: int) -> dict[str, object]
         "fidelity": _share(vote == prediction),
         "purity": float((purity(won, book).nan_to_num() * pixels).sum() / pixels.sum()),
         "owner": group_of(book).tolist(),
-        "near": _near_pairs(book),
-        "traded": _traded_pairs(won, book),
+        "blank": int(blank.sum()),
+        "near": _near_pairs(book, blank),
+        "traded": _traded_pairs(won.masked_fill(blank[:, None], 0), book),
     }
 
 
-def _near_pairs(book: Codebook) -> list[list[float]]:
-    """Return pairs of prototypes of different classes, nearest first, and their distances."""
+def _near_pairs(book: Codebook, blank: Tensor) -> list[list[float]]:
+    """Return pairs of prototypes of different classes, nearest first, and their distances.
+
+    Those of blank ground are alike in all classes, and are left out.
+    """
     near = Neighbours.of(book)
     pairs: dict[tuple[int, int], float] = {}
     for k in near.distance.argsort().tolist():
         other = int(near.index[k])
+        if blank[k] or blank[other]:
+            continue
         if len(pairs) < _PAIRS and near.distance[k].isfinite():
             pairs.setdefault((min(k, other), max(k, other)), round(float(near.distance[k]), 4))
     return [[*pair, distance] for pair, distance in pairs.items()]
@@ -111,14 +117,19 @@ def _strongest(pixels: Tensor, is_member: Tensor) -> int:
     return int(index) if most > 0 else -1
 
 
-def provenance(attribution: LayerKMeansAttribution) -> list[list[str]]:
+def provenance(subject: Subject, evidence: str) -> list[list[str]]:
     """Return where the numbers come from, as pairs of a name and a text."""
-    lines = [["layers", ", ".join(attribution.layer_names)]]
+    others = [["methods", ", ".join(subject.methods)]] if subject.methods else []
+    versions = ["versions", f"captum_kmex {__version__}, torch {torch.__version__}"]
+    attribution = subject.main
+    if attribution is None:
+        return [*others, versions]
+    lines = [["layers", ", ".join(attribution.layer_names)], ["evidence", evidence], *others]
     if not attribution.is_fitted:
         return [
             *lines,
             ["clusters", f"{attribution.n_clusters} an image, seed {attribution.seed}"],
-            ["versions", f"captum_kmex {__version__}, torch {torch.__version__}"],
+            versions,
         ]
     bank = attribution.bank_
     about: Mapping[str, object] = bank.provenance

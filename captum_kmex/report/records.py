@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from captum_kmex.classes import class_logits
 from captum_kmex.report.evidence import BatchEvidence, DepthEvidence
@@ -40,6 +41,7 @@ def image_record(
         else found.not_linear[i, places].double().tolist(),
         "probability": [round(float(probabilities[target]), 4) for target in shown],
         "depths": [_depth_record(depth, i, places) for depth in found.depths],
+        "methods": [_method_record(maps[i, places]) for maps in found.methods.values()],
     }
 
 
@@ -61,4 +63,18 @@ def _depth_record(found: DepthEvidence, i: int, places: list[int]) -> dict[str, 
     }
     if found.maps is not None:
         record["maps"] = encode_array(found.maps[i, places].numpy(), "f4")
+    if found.errors is not None:
+        errors = found.errors[i, places].numpy()
+        record["errors"] = encode_array(errors[:, order], "f8")
+        record["enough"] = [_ranks(found.enough[i][t], rank) for t in places]
+        record["needed"] = [_ranks(found.needed[i][t], rank) for t in places]
     return record
+
+
+def _ranks(segments: tuple[int, ...] | None, rank: NDArray[np.int64]) -> list[int] | None:
+    return None if segments is None else sorted(int(rank[s]) for s in segments)
+
+
+def _method_record(maps: Tensor) -> dict[str, object]:
+    """Return the maps (T, h, w) of a method."""
+    return {"grid": list(maps.shape[1:]), "maps": encode_array(maps.numpy(), "f4")}

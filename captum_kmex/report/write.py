@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-from matplotlib.colors import to_hex
+from captum.attr import Attribution
+from matplotlib.colors import Colormap, to_hex
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_kmex.arguments import checked
-from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
-from captum_kmex.attributions.one_bank import one_bank_a_call
+from captum_kmex.arguments.measured import Measured
+from captum_kmex.attributions.one_bank import one_bank
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.classes import class_count
 from captum_kmex.files.atomic import discard_unfinished, written_whole
 from captum_kmex.report.evidence import BatchEvidence, explain_batch
+from captum_kmex.report.measured import measured_batch
+from captum_kmex.report.methods import method_maps, unexplained_batch
 from captum_kmex.report.overview import describe_depths, overview_scores, provenance
 from captum_kmex.report.page import Page
 from captum_kmex.report.patches import PatchPictures, check_train_set
@@ -26,21 +29,21 @@ from captum_kmex.report.pictures import PictureOf
 from captum_kmex.report.prototypes import group_records
 from captum_kmex.report.records import image_record
 from captum_kmex.report.samples import Samples, read_batches
+from captum_kmex.report.subject import Subject
 from captum_kmex.report.tally import Tally
 from captum_kmex.text.class_names import ClassNames, read_class_names
 from captum_kmex.visualization import picture as default_picture
-from captum_kmex.visualization.colors import DIVERGING, PALETTE
+from captum_kmex.visualization.colors import DIVERGING, PALETTE, SEQUENTIAL
 
 __all__ = ["write_report"]
 
 _NO_IMAGES = "there are no images to report; pass a data set with at least one"
-_SHADES = 15  # of the map, blue to red
+_SHADES = 15  # of a map
 
 
 @checked
-@one_bank_a_call
 def write_report(
-    attribution: LayerKMeansAttribution,
+    attribution: Attribution | Mapping[str, Attribution],
     images: Sequence[object],
     path: str | os.PathLike[str],
     *,
@@ -50,13 +53,16 @@ def write_report(
     title: str | None = None,
     batch_size: int = 16,
     show_progress: bool = True,
+    evidence: str | Measured = "allocated",
 ) -> Path:
     """Write an interactive report of a model on some images: one file that needs no network.
 
     Images are read and written batch by batch, so memory does not grow with their number.
 
     Args:
-        attribution: Fitted, or not: the report then has no prototypes.
+        attribution: A ``LayerKMeansAttribution``, fitted or not: the report then has no
+            prototypes. Any other of Captum's gives maps without segments; a mapping from names to
+            several shows their maps side by side, with the segments of the first of ours.
         images: Data set of float tensors (C, H, W), or tuples (image, label, name), or dicts of
             these; the label may be ``None``, and both may be missing.
         path: The HTML file; it is written whole or not at all.
@@ -68,13 +74,16 @@ def write_report(
         title: Title of the page.
         batch_size: Images a forward pass.
         show_progress: Show a progress bar.
+        evidence: ``"measured"``, or ``Measured(...)``: of all layers stacked, with ± of each row
+            and the fewest segments that are enough and needed; some 140 passes an image.
 
     Returns:
         The path.
 
     Raises:
         ValueError: No images, images of several sizes, labels out of range, too few or too
-            many class names, or another training set than the fit's.
+            many class names, another training set than the fit's, or a method that makes no
+            maps.
         NotFittedError: The model has no linear head, and ``fit`` has not been called.
         OSError: The file cannot be written.
 
@@ -84,6 +93,7 @@ def write_report(
         >>> model = nn.Sequential(
         ...     nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         ...     nn.Linear(4, 2)).eval()
+        >>> from captum_kmex import LayerKMeansAttribution
         >>> attr = LayerKMeansAttribution(model, ["1"], n_clusters=3)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = write_report(
@@ -94,41 +104,62 @@ def write_report(
     """
     if len(images) == 0:
         raise ValueError(_NO_IMAGES)
-    bank = attribution.bank_ if attribution.is_fitted else None
-    if bank is not None and train_set is not None:
-        check_train_set(bank, train_set)
+    subject = Subject.of(attribution)
     class_names = None if class_names is None else read_class_names(class_names)
     picture = picture or default_picture
-    title = title or f"{type(attribution.model).__name__} explained"
     path = Path(path)
     path.absolute().parent.mkdir(parents=True, exist_ok=True)
     discard_unfinished(path)
     with (
+        one_bank(subject.main),
         written_whole(path) as unfinished,
         unfinished.open("w", encoding="utf-8", newline="\n") as file,  # as hashed in the policy
     ):
-        page = Page(file, title)
+        bank = _shown_bank(subject, evidence)
+        if bank is not None and train_set is not None:
+            check_train_set(bank, train_set)
+        page = Page(file, title or f"{subject.name} explained")
         with tqdm(total=len(images), desc="report", disable=not show_progress) as bar:
-            found = _explained(attribution, read_batches(images, batch_size), bar)
+            found = _explained(subject, evidence, read_batches(images, batch_size), bar)
             tally = _write_images(page, found, bank, class_names, picture)
         if bank is not None:
             patches = PatchPictures(bank, train_set, picture)
             for group, record in group_records(bank, tally, patches):
                 page.add(f"group-{group}", record)
-        page.add("report", _overview(attribution, bank, tally, class_names))
+        page.add("report", _overview(subject, evidence, bank, tally, class_names))
         page.finish()
     return path
 
 
+def _shown_bank(subject: Subject, evidence: str | Measured) -> PrototypeBank | None:
+    """Return the prototypes of the depths that are shown: of measured evidence, of one."""
+    bank = subject.bank
+    if bank is None or evidence == "allocated":
+        return bank
+    return replace(bank, codebooks=bank.codebooks[:1])
+
+
 def _explained(
-    attribution: LayerKMeansAttribution, batches: Iterable[Samples], bar: tqdm[NoReturn]
+    subject: Subject, evidence: str | Measured, batches: Iterable[Samples], bar: tqdm[NoReturn]
 ) -> Iterator[tuple[Samples, BatchEvidence]]:
     """Yield each batch with its evidence."""
-    device = next(attribution.model.parameters(), torch.empty(0)).device
+    device = subject.device
     for samples in batches:
-        found = explain_batch(attribution, samples.inputs.to(device), samples.labels)
-        yield replace(samples, labels=samples.labels.long()), found
+        inputs = samples.inputs.to(device)
+        found = _evidence(subject, evidence, inputs, samples.labels)
+        maps = method_maps(subject.methods, inputs, found)
+        yield replace(samples, labels=samples.labels.long()), replace(found, methods=maps)
         bar.update(len(samples))
+
+
+def _evidence(
+    subject: Subject, evidence: str | Measured, inputs: Tensor, labels: Tensor
+) -> BatchEvidence:
+    if subject.main is None:
+        return unexplained_batch(subject.model, inputs, labels)
+    if evidence == "allocated":
+        return explain_batch(subject.main, inputs, labels)
+    return measured_batch(subject.main, inputs, labels, evidence)
 
 
 def _write_images(
@@ -155,21 +186,34 @@ def _write_images(
 
 
 def _overview(
-    attribution: LayerKMeansAttribution,
+    subject: Subject,
+    evidence: str | Measured,
     bank: PrototypeBank | None,
     tally: Tally,
     class_names: tuple[str, ...] | None,
 ) -> dict[str, object]:
     names = class_names or [f"class {c}" for c in range(tally.n_classes)]
-    shades = DIVERGING.resampled(_SHADES)
+    main = subject.main
+    kind = "allocated" if evidence == "allocated" else "measured"
+    layers = () if main is None else main.layer_names
+    n_depths = len(layers) if kind == "allocated" else 1
     return {
         "classNames": list(names),
         "isFitted": bank is not None,
         "isAgnostic": bank is not None and bank.codebooks[0].is_agnostic,
-        "r2": attribution.surrogate_r2,
-        "depths": describe_depths(attribution.layer_names, bank, tally),
-        "provenance": provenance(attribution),
+        "isMeasured": main is not None and kind == "measured",
+        "r2": None if main is None or kind == "measured" else main.surrogate_r2,
+        "methods": list(subject.methods),
+        "mainName": subject.main_name,
+        "depths": describe_depths(layers, n_depths, bank, tally),
+        "provenance": provenance(subject, kind),
         "colors": list(PALETTE),
-        "shades": [to_hex(shades(i)) for i in range(_SHADES)],
+        "shades": _shades(DIVERGING),
+        "shadesFor": _shades(SEQUENTIAL),
         **overview_scores(tally),
     }
+
+
+def _shades(colors: Colormap) -> list[str]:
+    few = colors.resampled(_SHADES)
+    return [to_hex(few(i)) for i in range(_SHADES)]

@@ -162,6 +162,16 @@ def test_folders_and_classes_must_agree(workplace, tmp_path, capsys):  # noqa: F
     assert PrototypeBank.load(words[-1]).codebooks[0].membership.shape == (1, 3)
 
 
+def test_report_of_measured_evidence(workplace, tmp_path, capsys):  # noqa: F811
+    words = ["torchvision:resnet18", workplace.test / "coffee" / "0.png"]
+    words += ["--weights", workplace.weights, "--layers", "layer3", "layer4"]
+    words += ["--evidence", "measured", "--output", tmp_path / "page.html"]
+    answer_of(capsys, "report", *words)
+    page = (tmp_path / "page.html").read_text()
+    assert '"isMeasured":true' in page
+    assert '"enough":' in page
+
+
 def test_report_shows_the_pictures_by_the_classes_of_their_folders(
     workplace,  # noqa: F811
     bank,

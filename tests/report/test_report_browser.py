@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from captum.attr import InputXGradient, LayerGradCam
 from nets import LAYERS, make_net
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -132,6 +137,7 @@ def test_two_hundred_images_are_ready_in_seconds(page):
 
 def test_pictures_are_decoded_when_they_come_into_view(page):
     drawn = "return document.querySelectorAll('#strip img[src]').length"
+    page.js("document.querySelector('#strip').scrollIntoView()")
     page.wait(lambda: page.js(drawn) > 10)
     assert page.js(drawn) < N_IMAGES
     page.js("document.querySelector('#strip').scrollTop = 1e6")
@@ -355,13 +361,231 @@ def test_text_stands_out_from_its_ground(chromium, digits, scheme):
         assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ink, paper)
 
 
-@pytest.mark.parametrize("width", [390, 1000])
+@pytest.mark.parametrize("width", [390, 1000, 1366])
 def test_page_is_no_wider_than_the_screen(chromium, digits, width):
     page = Reader(chromium, digits.path, width)
     page.js("for (const node of document.querySelectorAll('details')) node.open = true")
     page.wait(lambda: len(page.all(".card")) == 30)
     assert page.js("return document.documentElement.scrollWidth") <= width
     assert page.js("return document.querySelector('#ledger table').scrollWidth") <= width
+
+
+WIDTHS = pytest.mark.parametrize("width", [390, 1000, 1366])
+
+
+@WIDTHS
+def test_picture_stands_first_with_its_probability(chromium, digits, width):
+    page = Reader(chromium, digits.path, width)
+    box = page.js("return document.querySelector('#stage').getBoundingClientRect().toJSON()")
+    assert box["top"] < 320
+    assert box["bottom"] < 1000  # all of it on the first screen
+    with torch.no_grad():
+        share = float(digits.attr.model(digits.images[:1]).softmax(1).max())
+    sure = f"{100 * share:.1f}\u2009%"
+    assert sure in page.texts("#verdict .verdict")[1]
+    assert sure in page.texts("#question fieldset:nth-of-type(2) label")[0]
+
+
+@WIDTHS
+def test_answer_stands_beside_the_picture(chromium, digits, width):
+    page = Reader(chromium, digits.path, width)
+    page.js("document.querySelectorAll('#stage .segment')[1].dispatchEvent("
+            "new MouseEvent('click', {bubbles: true}))")  # fmt: skip
+    answer = page.find("#answer").text
+    row = page.js("return document.querySelector(\"#ledger tr[data-segment='1']\").innerText")
+    value = re.search("[+\u2212][0-9.]+", row).group()
+    assert answer.startswith("2")
+    assert value in answer
+    boxes = [page.js(f"return document.querySelector('{s}').getBoundingClientRect().toJSON()")
+             for s in ("#stage", "#answer")]  # fmt: skip
+    assert 0 <= boxes[1]["top"] - boxes[0]["bottom"] < 30
+    assert boxes[1]["bottom"] < 1000
+
+
+@WIDTHS
+def test_address_brings_the_same_view_back(chromium, digits, width):
+    page = Reader(chromium, digits.path, width)
+    assert "#" not in page.driver.current_url
+    page.js("arguments[0].click()", page.find("#strip [data-image='7']"))
+    page.choose("depth", 1)
+    other = page.js("return [...document.getElementsByName('target')].map(n => n.value)")[1]
+    page.choose("target", other)
+    page.choose("overlay", "map")
+    page.js("document.querySelectorAll('#ledger button.row')[1].click()")
+    seen = [page.texts(s) for s in ("#image-title", "#ledger", "#answer", "#verdict")]
+    url = page.driver.current_url
+    assert f"#image=7&why={other}&depth=1&show=map&segment=" in url
+    page.driver.get("about:blank")
+    page.driver.get(url)
+    assert [page.texts(s) for s in ("#image-title", "#ledger", "#answer", "#verdict")] == seen
+    assert page.find("#stage").get_attribute("data-overlay") == "map"
+
+
+def test_address_may_name_a_class_and_be_changed_in_place(page, digits):
+    targets = digits.attr.model(digits.images[3:4])[0].argsort(descending=True)[:3].tolist()
+    wanted = next(c for c in targets[1:] if c)  # the name of class 0 is no name for an address
+    page.js(f"location.hash = '#image=3&why={NAMES[wanted]}'")
+    page.wait(lambda: page.find("#image-title").text == "Image 3")
+    assert page.js("return document.querySelector('[name=target]:checked').value") == str(wanted)
+    page.js("location.hash = '#image=900&why=x'")  # there is none
+    assert page.find("#image-title").text == "Image 3"
+    page.js("document.querySelector(\"nav a[href='#overview']\").click()")
+    assert page.find("#image-title").text == "Image 3"
+
+
+@WIDTHS
+def test_images_are_found_and_sorted(chromium, digits, width):
+    page = Reader(chromium, digits.path, width)
+    shown = (
+        "return [...document.querySelectorAll('#strip button')].map(n => Number(n.dataset.image))"
+    )
+    with torch.no_grad():
+        logits = torch.cat([digits.attr.model(part) for part in digits.images.split(50)])
+    sure = logits.double().softmax(1).amax(1)
+    Select(page.find("#sort-images")).select_by_value("unsure")
+    order = page.js(shown)
+    assert sorted(order) == list(range(N_IMAGES))
+    found = sure[order]
+    assert (found.diff() > -1.01e-4).all()  # the page has four digits
+    find = page.find("#find-image")
+    find.send_keys("digit 4")
+    wanted = {i for i in range(N_IMAGES) if 4 in (int(digits.labels[i]), int(logits[i].argmax()))}
+    assert set(page.js(shown)) == wanted
+    assert page.find("#shown").text == f"{len(wanted)} of 200 images"
+    find.clear()
+    find.send_keys("17")
+    assert page.js(shown) == [17]
+
+
+def test_keys_go_through_the_images_that_are_shown(page, digits):
+    Select(page.find("#class-filter")).select_by_value("4")
+    fours = (digits.labels == 4).nonzero().flatten().tolist()
+    page.js("document.activeElement.blur()")
+    page.press("n")
+    assert page.find("#image-title").text == f"Image {fours[0]}"
+    page.press(Keys.ARROW_RIGHT)
+    assert page.find("#image-title").text == f"Image {fours[1]}"
+    assert page.find("#status").get_attribute("textContent") == f"Image {fours[1]}"
+    page.press("p")
+    assert page.find("#image-title").text == f"Image {fours[0]}"
+    assert not page.find("#previous").is_enabled()
+    page.find("#find-image").send_keys("n")  # where one types, a letter is a letter
+    assert page.find("#image-title").text == f"Image {fours[0]}"
+
+
+@WIDTHS
+def test_map_has_its_scale(chromium, digits, width):
+    page = Reader(chromium, digits.path, width)
+    assert page.all("#scale canvas") == []
+    page.choose("overlay", "map")
+    values = digits.attr.explain(digits.images[:1]).attribution[0, 0] * 14 * 14
+    ends = [value_of(text.replace("+", "")) for text in page.texts("#scale .ends span")]
+    full = float(values.abs().max())
+    is_signed = float(values.min()) < -0.01 * full
+    expected = [-full, 0, full] if is_signed else [0, full]
+    assert ends == pytest.approx(expected, rel=6e-3)
+    assert page.js("return document.querySelector('#scale').scrollWidth") <= width
+
+
+@WIDTHS
+def test_view_is_saved_as_a_picture(chromium, digits, width):
+    page = Reader(chromium, digits.path, width)
+    page.js("""HTMLAnchorElement.prototype.click = function () { window.saved = [this.download, this.href]; };
+               document.querySelector('#save').click();""")  # noqa: E501
+    page.wait(lambda: page.js("return window.saved") is not None)
+    name, data = page.js("return window.saved")
+    assert name == "image-0.png"
+    picture = Image.open(io.BytesIO(base64.b64decode(data.removeprefix("data:image/png;base64,"))))
+    assert picture.width > 1000
+    assert picture.height > 700
+    drawn = np.asarray(picture.convert("RGB"))
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 20
+    assert page.driver.get_log("browser") == []
+
+
+def test_printed_page_has_its_pictures_and_no_controls(page):
+    page.js("document.querySelector('#section-3').open = true")
+    page.wait(lambda: len(page.all(".card")) == 3)
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    page.js("window.dispatchEvent(new Event('beforeprint'))")
+    visible = "[...document.images].filter((n) => n.getClientRects().length)"
+    page.wait(lambda: page.js(f"return {visible}.every((n) => n.complete && n.naturalWidth > 0)"))
+    assert page.js(f"return {visible}.length") >= 10  # that of the image and patches
+    for selector in ("#strip", "#previous", "#overlay", "nav", "#filters"):
+        assert not page.find(selector).is_displayed(), selector
+    for selector in ("#stage", "#ledger table", "#figures"):
+        assert page.find(selector).is_displayed(), selector
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_prototypes_of_blank_ground_are_no_confusions(page):
+    depth = page.js("return JSON.parse(document.querySelector('#report').textContent).depths[0]")
+    assert depth["blank"] > 0
+    assert page.find("#blank").text.startswith(f"{depth['blank']} prototype")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, drawn_images) -> Path:
+    net = make_net()
+    methods = {
+        "segments": LayerKMeansAttribution(net, LAYERS, n_clusters=5),
+        "Grad-CAM": LayerGradCam(net, net.stage3),
+        "input x gradient": InputXGradient(net),
+    }
+    path = tmp_path_factory.mktemp("compared") / "r.html"
+    return write_report(methods, drawn_images[:3], path, evidence="measured", show_progress=False)
+
+
+@WIDTHS
+def test_methods_stand_side_by_side_and_open_on_the_stage(chromium, compared, width):
+    page = Reader(chromium, compared, width)
+    assert page.texts("#methods button > span:last-child") == [
+        "segments",
+        "Grad-CAM",
+        "input x gradient",
+    ]
+    page.js("document.querySelectorAll('#methods button')[1].click()")
+    assert page.find("#stage").get_attribute("data-overlay") == "method-0"
+    assert page.js("return document.querySelector('#stage canvas').width") == 4
+    assert "own units" in page.find("#scale").text
+    assert page.js("return document.documentElement.scrollWidth") <= width
+    assert page.driver.get_log("browser") == []
+
+
+@WIDTHS
+def test_measured_ledger_has_errors_and_the_fewest_segments(
+    chromium, compared, drawn_images, width
+):
+    page = Reader(chromium, compared, width)
+    attr = LayerKMeansAttribution(make_net(), LAYERS, n_clusters=5)
+    expected = attr.explain(drawn_images[:1], evidence="measured")
+    assert page.texts("#ledger tbody th")[0] == "all removed"
+    assert page.find("#ledger-sum").text == page.find("#ledger-output").text
+    errors = [value_of(t) for t in page.texts("#ledger tbody td:nth-child(4)") if t]
+    assert errors == pytest.approx([row.error for row in expected.ledger[0]], abs=6e-4)
+    order = [row.segment for row in expected.ledger[0]]
+    for word, found in (("enough", expected.sufficient()), ("needed", expected.necessary())):
+        shown = [int(text) for text in page.texts(f"#{word} .chip")]
+        assert shown == sorted(order.index(s) + 1 for s in found or ())
+
+
+@WIDTHS
+def test_maps_alone_need_no_segments(chromium, drawn_images, tmp_path, width):
+    net = make_net()
+    items = [(image, 1, f"{i}.png") for i, image in enumerate(drawn_images[:3])]
+    path = write_report(LayerGradCam(net, net.stage3), items, tmp_path / "r.html",
+                        show_progress=False)  # fmt: skip
+    page = Reader(chromium, path, width)
+    assert page.find("#image-title").text == "Image 0: 0.png"
+    assert page.all("#stage .segment") == []
+    assert page.all("#prototypes, #confusable") == []
+    shown = page.texts("#ledger tbody th")
+    assert len(shown) == 3
+    page.js("document.getElementsByName('target')[1].click()")
+    assert page.texts("#ledger tr.active th") == [shown[1]]
+    assert page.find("#answer").text.startswith(shown[1])
+    assert page.js("return document.documentElement.scrollWidth") <= width
+    assert page.driver.get_log("browser") == []
 
 
 def test_unfitted_report_says_how_to_fit(chromium, images, tmp_path):

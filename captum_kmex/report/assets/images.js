@@ -1,7 +1,15 @@
-// Which images to see: a strip of pictures, filtered by what went wrong and by class.
+// Which images to see: a strip of pictures, filtered by what went wrong, class and name, and sorted.
 
 const strip = byId("strip");
-const view = { kind: "all", class: "" };
+const view = { kind: "all", class: "", order: "given", words: "" };
+let shownImages = Array.from({ length: nImages }, (_, i) => i);
+const sureness = (i) => report.verdicts.confidence[i];
+const orders = {
+  given: ["as given", () => 0],
+  name: ["by name", (a, b) => report.verdicts.name[a].localeCompare(report.verdicts.name[b], undefined, { numeric: true })],
+  unsure: ["least sure first", (a, b) => sureness(a) - sureness(b)],
+  sure: ["surest first", (a, b) => sureness(b) - sureness(a)],
+};
 const chosenIs = {
   all: () => true,
   wrong: (i) => report.verdicts.label[i] >= 0 && report.verdicts.label[i] !== report.verdicts.prediction[i],
@@ -19,22 +27,39 @@ function renderFilters() {
     make("option", { value: "" }, "all"), ...classes.map((c) => make("option", { value: c }, className(c))));
   byId("filters").replaceChildren(
     ...(kinds.length > 1 ? [choice("kind", "Show", kinds, view.kind, (kind) => { view.kind = kind; renderStrip(); })] : []),
+    make("label", { class: "field" }, make("span", {}, "Find"), make("input", {
+      type: "search", id: "find-image", placeholder: "name, class or number", input: (event) => { view.words = event.target.value; renderStrip(); },
+    })),
+    make("label", { class: "field" }, make("span", {}, "Sort"), make("select", {
+      id: "sort-images", change: (event) => { view.order = event.target.value; renderStrip(); },
+    }, ...Object.entries(orders).filter(([value]) => value !== "name" || report.verdicts.name.some(Boolean))
+      .map(([value, [name]]) => make("option", { value }, name)))),
     ...(classes.length > 1 ? [make("label", { class: "field" }, make("span", {}, report.labelled ? "True class" : "Class"), field)] : []));
 }
 
 function renderStrip() {
-  const shown = Array.from({ length: nImages }, (_, i) => i).filter((i) =>
-    chosenIs[view.kind](i) && (view.class === "" || classOf(i) === Number(view.class)));
-  strip.replaceChildren(...shown.map(stripButton));
-  if (!shown.length) strip.append(make("p", {}, "None of the images."));
+  shownImages = Array.from({ length: nImages }, (_, i) => i).filter((i) =>
+    chosenIs[view.kind](i) && (view.class === "" || classOf(i) === Number(view.class)) && isFound(i))
+    .sort(orders[view.order][1]);
+  strip.replaceChildren(...shownImages.map(stripButton));
+  byId("shown").textContent = shownImages.length < nImages ? `${shownImages.length} of ${count(nImages, "image")}` : count(nImages, "image");
+  renderSteps();
+  if (!shownImages.length) strip.append(make("p", {}, "None of the images."));
   markCurrent();
+}
+
+// Whether all words are found in an image's name, classes or number.
+function isFound(i) {
+  const { label, prediction, name } = report.verdicts;
+  const told = `${i} ${name[i]} ${className(prediction[i])} ${label[i] >= 0 ? className(label[i]) : ""}`.toLowerCase();
+  return view.words.toLowerCase().split(/\s+/).every((word) => (/^\d+$/.test(word) ? String(i) === word || told.slice(String(i).length).includes(word) : told.includes(word)));
 }
 
 function stripButton(i) {
   const { label, prediction, name } = report.verdicts;
   const isWrong = chosenIs.wrong(i);
   const text = [`image ${i}`, name[i], label[i] >= 0 ? className(label[i]) : "",
-    isWrong || label[i] < 0 ? `model says ${className(prediction[i])}` : ""].filter(Boolean).join(", ");
+    isWrong || label[i] < 0 ? `model says ${className(prediction[i])}` : "", percent(sureness(i))].filter(Boolean).join(", ");
   return make("button", {
     type: "button", "data-image": i, "aria-label": text, title: text, class: isWrong ? "wrong" : null,
     tabindex: -1, click: () => openImage(i),
@@ -54,7 +79,10 @@ function markCurrent() {
 function openImage(i, isFar = false) {
   showImage(i);
   markCurrent();
-  if (!isFar) return;
+  if (!isFar) {
+    if (byId("viewer").getBoundingClientRect().bottom < 0) byId("viewer").scrollIntoView();
+    return;
+  }
   byId("viewer").scrollIntoView();
   byId("image-title").focus({ preventScroll: true });
 }

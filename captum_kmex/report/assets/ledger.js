@@ -10,7 +10,7 @@ function ledgerTable(sums, act) {
   const add = (parts) => parts.reduce((sum, s) => sum + sums.evidence[s], 0);
   const share = (parts) => parts.reduce((sum, s) => sum + found.area[s], 0);
   const lines = shown.map((s) => ({
-    segment: s, value: sums.evidence[s], share: found.area[s], label: segmentButton(found, s, act),
+    segment: s, value: sums.evidence[s], error: sums.errors?.[s], share: found.area[s], label: segmentButton(found, s, act),
   }));
   if (rest.length) {
     lines.push({ value: add(rest), share: share(rest), label: moreButton(`${count(rest.length, "other")}`, act.expand) });
@@ -23,13 +23,15 @@ function ledgerTable(sums, act) {
       make("th", { scope: "col" }, "Segment"),
       make("th", { scope: "col", class: "number" }, "Area"),
       make("th", { scope: "col", class: "number" }, "Evidence"),
+      ...(sums.errors ? [make("th", { scope: "col", class: "number" }, "\u00b1")] : []),
       make("td", {}))),
     ledgerBody(lines, sums, state.isExpanded && sums.order.length > SHOWN + 1 ? act.expand : null),
     ledgerFoot(sums, remainder));
 }
 
 const asked = () => className(state.target) + (state.against === null ? "" : `, not ${className(state.against)}`);
-const parts = (sums) => (sums.notLinear === null ? "bias" : "bias + not linear");
+const base = report.isMeasured ? "all removed" : "bias";
+const parts = (sums) => (sums.notLinear === null ? base : `${base} + not linear`);
 const question = (sums) =>
   `Why \u201c${asked()}\u201d: ${parts(sums)} + segments = ${state.against === null ? "logit" : "difference"} ${fixed(sums.output)}`;
 
@@ -38,13 +40,13 @@ function segmentButton(found, s, act) {
   return make("button", {
     type: "button", class: "row", "data-segment": s, "aria-pressed": "false",
     click: () => act.select(s), focus: () => act.select(s),
-  }, chip(s), make("span", {}, name));
+  }, chip(s), make("span", { class: report.isFitted ? null : "numbered" }, name));
 }
 
 const moreButton = (text, act) => make("button", { type: "button", class: "more", click: act }, text);
 
 function ledgerBody(lines, sums, collapse) {
-  const all = [{ value: sums.bias, share: null, label: "bias", kind: "total" }];
+  const all = [{ value: sums.bias, share: null, label: base, kind: "total" }];
   if (sums.notLinear !== null) all.push({ value: sums.notLinear, share: null, label: "not linear", kind: "remainder" });
   all.push(...lines);
   let level = 0;
@@ -55,11 +57,29 @@ function ledgerBody(lines, sums, collapse) {
     body.append(make("tr", { "data-segment": line.segment ?? null },
       make("th", { scope: "row" }, line.label),
       make("td", { class: "number" }, line.share === null ? "" : percent(line.share)),
-      make("td", { class: "number" }, signed(line.value)),
-      make("td", { class: "bar" }, bar(steps[i], low, high, line.kind))));
+      make("td", { class: "number value" }, signed(line.value)),
+      ...(sums.errors ? [make("td", { class: "number" }, line.error === undefined ? "" : fixed(line.error))] : []),
+      make("td", { class: isClear(line) ? "bar" : "bar unclear" }, bar(steps[i], low, high, line.kind))));
   });
   if (collapse) body.append(make("tr", {}, make("th", { scope: "row", colspan: 4 }, moreButton("show fewer", collapse))));
   return body;
+}
+
+// Whether measured evidence can be told from none, nine times in ten.
+const isClear = ({ value, error }) => error === undefined || Math.abs(value) > 1.645 * error;
+
+// The fewest segments that keep the class, and those without which it is another.
+function fewestLines(sums, act) {
+  if (!sums.fewest) return [];
+  const chips = (ranks) => ranks.map((s) => make("button", {
+    type: "button", class: "row", "data-segment": s, "aria-label": `segment ${s + 1}`, click: () => act.select(s),
+  }, chip(s)));
+  const line = (word, ranks, yes, no) => make("p", { class: "fewest", id: word }, make("b", {}, word), " ",
+    ...(ranks === null ? [no] : [...chips(ranks), ` ${yes}`]));
+  return [
+    line("enough", sums.fewest.enough, "alone keep the class", "no number of segments keeps the class"),
+    line("needed", sums.fewest.needed, "removed, it is another class", "the class stays when all is removed, or was another to begin with"),
+  ];
 }
 
 function bar([from, to], low, high, kind) {
@@ -74,9 +94,22 @@ function bar([from, to], low, high, kind) {
 
 function ledgerFoot(sums, remainder) {
   const line = (label, value, id) => make("tr", {},
-    make("th", { scope: "row", colspan: 2 }, label), make("td", { class: "number", id }, fixed(value)), make("td", {}));
+    make("th", { scope: "row", colspan: 2 }, label), make("td", { class: "number value", id }, fixed(value)), make("td", { colspan: 2 }));
   const complete = Math.abs(remainder) < VISIBLE;
   return make("tfoot", {},
     line(complete ? `${parts(sums)} + all segments` : "all of the lines", complete ? sums.total : sums.total + remainder, "ledger-sum"),
     line(state.against === null ? "the model\u2019s logit" : "difference of the logits", sums.output, "ledger-output"));
+}
+
+// Where there are maps only: what the model says of each shown class.
+function probabilityTable() {
+  const image = imageOf(state.image);
+  return make("table", { class: "ledger" },
+    make("caption", {}, `Why \u201c${asked()}\u201d: the map of the method shown`),
+    make("thead", {}, make("tr", {}, ...["Class", "Probability", "Logit"].map((name, i) => make("th", { scope: "col", class: i ? "number" : null }, name)), make("td", {}))),
+    make("tbody", {}, ...image.targets.map((c, t) => make("tr", { class: c === state.target ? "active" : null },
+      make("th", { scope: "row" }, className(c)),
+      make("td", { class: "number" }, percent(image.probability[t])),
+      make("td", { class: "number value" }, signed(image.output[t])),
+      make("td", { class: "bar" }, bar([0, image.probability[t]], 0, 1, "total"))))));
 }

@@ -4,6 +4,19 @@ function figure(value, name, note) {
   return make("div", {}, make("dt", {}, name), make("dd", {}, value), note ? make("dd", { class: "facts" }, note) : null);
 }
 
+const SUMS = {
+  false: "Each image is cut into segments; what they add to a logit sums to it.",
+  true: "Each image is cut into segments; parts were removed and the model run again, and what segments add sums to the logit.",
+};
+const LIMITS = {
+  allocated: "A map shows where features resemble a prototype and how the head weighs them, not what caused the score. "
+    + "Below the deepest layer, evidence is allocated: a shallow segment gets the deep evidence that lies over it.",
+  measured: "Measured evidence tells what removing parts does to the model\u2019s answer, with what stands in their place; \u00b1 is one standard deviation, "
+    + "and a pale bar cannot be told from none.",
+  surrogate: "Predictions of the prototypes are a surrogate, not the model.",
+  methods: "Maps of other methods are in their own units, each on its own scale.",
+};
+
 function renderFigures() {
   const [finest] = report.depths;
   const figures = [figure(nImages.toLocaleString("en"), nImages === 1 ? "image" : "images")];
@@ -16,9 +29,11 @@ function renderFigures() {
   }
   if (report.r2 !== null) figures.push(figure(fixed(report.r2), "R\u00b2 of the surrogate", "the model has no linear head; ledgers show what this misses"));
   byId("figures").append(...figures);
-  const layers = finest.layers.join(", ");
-  byId("lead").textContent = `${count(nImages, "image")}, ${count(report.classNames.length, "class", "classes")}, layers ${layers}. `
-    + "Each image is cut into segments; what they add to a logit sums to it.";
+  const about = hasSegments ? `layers ${finest.layers.join(", ")}. ${SUMS[report.isMeasured]}` : `maps of ${report.methods.join(", ")}.`;
+  byId("lead").textContent = `${count(nImages, "image")}, ${count(report.classNames.length, "class", "classes")}, ${about}`;
+  byId("limit").textContent = [
+    hasSegments && !report.isMeasured ? LIMITS.allocated : "", report.isMeasured ? LIMITS.measured : "",
+    report.isFitted ? LIMITS.surrogate : "", report.methods.length ? LIMITS.methods : ""].filter(Boolean).join(" ");
 }
 
 function renderDepths() {
@@ -33,10 +48,11 @@ function renderDepths() {
 }
 
 function renderConfusions(depth) {
-  const { near, traded } = report.depths[depth];
+  const { near, traded, blank } = report.depths[depth];
   const side = (k, c) => make("div", {}, make("b", {}, k < 0 ? className(c) : prototypeName(depth, k)), k < 0 ? null : patchRow(depth, k, null, 3));
   const pair = (a, b, note) => make("li", {}, make("p", {}, note), make("div", { class: "pair" }, a, b));
   const radius = (k) => fixed(prototypeOf(depth, k).radius, 2);
+  byId("blank").textContent = blank ? `${count(blank, "prototype")} of blank ground, alike in all classes, ${blank === 1 ? "is" : "are"} left out.` : "";
   byId("confusion-lists").replaceChildren(
     make("div", {}, make("h3", {}, "Win each other\u2019s images"),
       make("ul", {}, ...traded.map(([a, b, ours, theirs, share]) =>
@@ -55,7 +71,7 @@ function renderConfusable() {
   }
   const depths = report.depths.map((_, d) => [d, depthName(d)]);
   if (depths.length > 1) byId("confusions").append(make("div", { class: "toolbar" }, choice("confusion-depth", "Prototypes of", depths, 0, renderConfusions)));
-  byId("confusions").append(make("div", { id: "confusion-lists", class: "lists" }));
+  byId("confusions").append(make("p", { id: "blank", class: "facts" }), make("div", { id: "confusion-lists", class: "lists" }));
   renderConfusions(0);
 }
 
@@ -67,6 +83,8 @@ byId("provenance").append(...report.provenance.map(([name, text]) => make("div",
 listen();
 renderFilters();
 roving(strip, "button", columnsOf);
-showImage(0);
 renderStrip();
+if (!followAddress()) showImage(0);
+markCurrent();
+address.isWritten = true;
 performance.mark("ready");

@@ -16,10 +16,11 @@ const imageOf = memo((i) => read(`image-${i}`));
 const groupOf = memo((group) => read(`group-${group}`));
 const className = (c) => report.classNames[c];
 const nImages = report.verdicts.prediction.length;
+const hasSegments = report.depths.length > 0;
 
 // What the reader has chosen.
 const state = {
-  image: 0, depth: 0, target: 0, against: null, overlay: "segments", opacity: 0.5,
+  image: 0, depth: 0, target: 0, against: null, overlay: hasSegments ? "segments" : "method-0", opacity: 0.5,
   isExpanded: false, selected: null, hovered: null,
 };
 

@@ -16,6 +16,14 @@ function pictureElement(source, text) {
   return picture;
 }
 
+// Before the page is printed: what was not in view yet would be missing.
+function showAllPictures() {
+  for (const picture of document.images) {
+    const source = sources.get(picture);
+    if (source && !picture.src && picture.closest("details:not([open])") === null) picture.src = source();
+  }
+}
+
 const thumbnail = (i) => pictureElement(() => imageOf(i).picture, "");
 
 // Training image, distance, place of its picture, and the box as shares of the image.

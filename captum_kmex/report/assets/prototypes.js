@@ -6,6 +6,11 @@ const groupName = (group) => (report.isAgnostic ? "all prototypes" : className(g
 
 function renderPrototypes() {
   const list = byId("prototype-list");
+  if (!hasSegments) {
+    byId("prototypes").remove();
+    document.querySelector("nav a[href='#prototypes']").remove();
+    return;
+  }
   if (!report.isFitted) {
     list.replaceChildren(make("p", {}, "This attribution is not fitted: segments are each image\u2019s own clusters. With prototypes, "
       + "this report also shows the training patches that segments resemble: call ", make("code", {}, "attribution.fit(loader)"), " first."));

@@ -20,6 +20,9 @@ const atDepth = memo((key) => {
     height, width, cells, area,
     prototypes: record.prototypes,
     evidence: rowsOf(numbers(record.evidence, Float64Array), image.targets.length),
+    errors: record.errors ? rowsOf(numbers(record.errors, Float64Array), image.targets.length) : null,
+    enough: record.enough ?? null,
+    needed: record.needed ?? null,
     maps: record.maps ? rowsOf(numbers(record.maps, Float32Array), image.targets.length) : null,
     ...shapesOf(cells, height, width, record.prototypes.length),
   };
@@ -75,6 +78,8 @@ function account(i, depth, target, against) {
   const order = evidence.map((_, s) => s).sort((a, b) => Math.abs(evidence[b]) - Math.abs(evidence[a]));
   return {
     evidence, bias, notLinear, order,
+    errors: c < 0 && found.errors ? found.errors[t] : null,
+    fewest: c < 0 && found.enough ? { enough: found.enough[t], needed: found.needed[t] } : null,
     output: less(image.output),
     total: evidence.reduce((sum, value) => sum + value, bias + (notLinear ?? 0)),
     map: found.maps ? minus(found.maps) : Array.from(found.cells, (s) => evidence[s] / (found.area[s] * found.cells.length)),

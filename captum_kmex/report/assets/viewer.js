@@ -8,34 +8,51 @@ function showImage(i) {
   Object.assign(state, { image: i, target: image.targets[0], against: null });
   const { name } = report.verdicts;
   byId("image-title").textContent = name[i] ? `Image ${i}: ${name[i]}` : `Image ${i}`;
-  byId("previous").disabled = i === 0;
-  byId("next").disabled = i === nImages - 1;
-  renderQuestion();
+  renderMethods();
+  renderSteps();
   showDepth(state.depth);
+  renderQuestion();
+}
+
+// Previous and next of those that the strip shows, in its order.
+function neighbour(step) {
+  const at = shownImages.indexOf(state.image);
+  return at < 0 ? shownImages[0] : shownImages[at + step];
+}
+
+function renderSteps() {
+  byId("previous").disabled = neighbour(-1) === undefined;
+  byId("next").disabled = neighbour(1) === undefined;
 }
 
 function showDepth(depth) {
-  Object.assign(state, { depth, isExpanded: false, hovered: null });
+  Object.assign(state, { depth, isExpanded: false, hovered: null, selected: null });
   byId("verdict").replaceChildren(...verdict());
   renderStage();
   ask({});
-  select(0, false);
+  select(hasSegments ? 0 : null, false);
 }
 
 // Change the explained class, its contrast, or how much of the ledger is shown.
 function ask(change) {
   Object.assign(state, change);
   if (state.against === state.target) state.against = null;
+  if (!hasSegments) {
+    byId("ledger").replaceChildren(probabilityTable());
+    paint(null);
+    answer();
+    writeAddress();
+    return;
+  }
   const sums = account(state.image, state.depth, state.target, state.against);
-  byId("ledger").replaceChildren(ledgerTable(sums, {
-    select,
-    expand: () => {
-      ask({ isExpanded: !state.isExpanded });
-      byId("ledger").querySelector(".more").focus();
-    },
-  }));
+  const expand = () => {
+    ask({ isExpanded: !state.isExpanded });
+    byId("ledger").querySelector(".more").focus();
+  };
+  byId("ledger").replaceChildren(ledgerTable(sums, { select, expand }), ...fewestLines(sums, { select }));
   paint(sums);
   highlight();
+  writeAddress();
   if ("target" in change || "against" in change) say(question(sums));
 }
 
@@ -46,7 +63,10 @@ function verdict() {
   const word = (title, c, good) => make("span", { class: "verdict" }, `${title} `,
     make("b", {}, className(c)), good === null ? null : make("span", { class: good ? "good" : "bad", role: "img", "aria-label": good ? "right" : "wrong" }, good ? " \u2713" : " \u2717"));
   const isRight = (c) => (label[i] < 0 ? null : c === label[i]);
-  const words = [word("model", prediction[i], isRight(prediction[i]))];
+  const sure = make("span", {}, ` ${percent(report.verdicts.confidence[i])}`);
+  const model = word("model", prediction[i], isRight(prediction[i]));
+  model.append(sure);
+  const words = [model];
   if (label[i] >= 0) words.unshift(word("true class", label[i], null));
   if (report.isFitted) words.push(word("prototypes", votes[state.depth][i], isRight(votes[state.depth][i])));
   return words;
@@ -55,7 +75,7 @@ function verdict() {
 function renderQuestion() {
   const image = imageOf(state.image);
   const depths = report.depths.map((_, d) => [d, `${depthName(d)} \u00b7 ${image.depths[d].grid.join("\u00d7")}`]);
-  const targets = image.targets.map((c, t) => [c, `${className(c)} ${fixed(image.output[t], 2)}`]);
+  const targets = image.targets.map((c, t) => [c, `${className(c)} ${percent(image.probability[t])}`]);
   byId("question").replaceChildren(
     ...(depths.length > 1 ? [choice("depth", "Segments of", depths, state.depth, showDepth)] : []),
     choice("target", "Why", targets, state.target, (target) => { ask({ target }); renderContrast(); }),
@@ -72,7 +92,16 @@ function renderContrast() {
 }
 
 function renderStage() {
-  const found = atDepth(`${state.image}/${state.depth}`), image = imageOf(state.image);
+  const image = imageOf(state.image);
+  stage.style.aspectRatio = image.aspect;
+  stage.style.setProperty("--aspect", image.aspect);
+  stage.replaceChildren(make("img", { src: image.picture, alt: "" }), make("canvas", { "aria-hidden": "true" }));
+  if (hasSegments) stage.append(...segmentsOnStage());
+  applyOverlay();
+}
+
+function segmentsOnStage() {
+  const found = atDepth(`${state.image}/${state.depth}`);
   const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   drawing.setAttribute("viewBox", `0 0 ${found.width} ${found.height}`);
   drawing.setAttribute("preserveAspectRatio", "none");
@@ -80,13 +109,7 @@ function renderStage() {
   drawing.setAttribute("aria-label", "Segments of the image; arrow keys go from one to the next");
   drawing.append(...found.fills.map((shape, s) => segmentShape(found, s, shape)));
   drawing.append(outline("lines", found.edges.join("")), outline("halo", ""), outline("ring", ""));
-  stage.style.aspectRatio = image.aspect;
-  stage.style.setProperty("--aspect", image.aspect);
-  stage.replaceChildren(
-    make("img", { src: image.picture, alt: "" }),
-    make("canvas", { width: found.width, height: found.height, "aria-hidden": "true" }),
-    ...segmentNumbers(found), drawing);
-  applyOverlay();
+  return [...segmentNumbers(found), drawing];
 }
 
 function outline(kind, shape) {
@@ -120,30 +143,29 @@ function segmentNumbers(found) {
   });
 }
 
-// Fill the cells with their segments' colours, or with the map: red for, blue against.
-function paint(sums) {
-  if (sums) state.sums = sums;
-  const canvas = stage.querySelector("canvas"), { cells } = atDepth(`${state.image}/${state.depth}`);
-  const drawing = canvas.getContext("2d"), pixels = drawing.createImageData(canvas.width, canvas.height);
-  const { map } = state.sums, scale = map.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-12);
-  const middle = (report.shades.length - 1) / 2;
-  cells.forEach((s, at) => {
-    const shade = report.shades[Math.round(middle + (middle * map[at]) / scale)];
-    const color = state.overlay === "map" ? shade : segmentColor(s);
-    for (let part = 0; part < 3; part++) pixels.data[4 * at + part] = parseInt(color.slice(1 + 2 * part, 3 + 2 * part), 16);
-    pixels.data[4 * at + 3] = 255;
-  });
-  drawing.putImageData(pixels, 0, 0);
-}
-
-function applyOverlay() {
-  stage.dataset.overlay = state.overlay;
-  stage.style.setProperty("--opacity", state.overlay === "none" ? 0 : state.opacity);
-}
-
 const current = () => state.hovered ?? state.selected;
 
+// What is pointed at, in a line below the picture: on a phone the ledger is out of sight.
+function answer() {
+  const s = current(), node = byId("answer");
+  if (!hasSegments) {
+    const { targets, probability } = imageOf(state.image);
+    node.textContent = `${className(state.target)}: ${percent(probability[targets.indexOf(state.target)])}`;
+    return;
+  }
+  const { sums } = state, total = state.against === null ? "logit" : "difference";
+  if (s === null) {
+    node.textContent = `${asked()}: ${total} ${fixed(sums.output)}`;
+    return;
+  }
+  const found = atDepth(`${state.image}/${state.depth}`), error = sums.errors ? ` \u00b1 ${fixed(sums.errors[s])}` : "";
+  node.replaceChildren(chip(s), make("b", {}, report.isFitted ? prototypeName(state.depth, found.prototypes[s]) : `segment ${s + 1}`),
+    make("span", {}, `${signed(sums.evidence[s])}${error} of ${total} ${fixed(sums.output)} for ${asked()}`));
+}
+
 function highlight() {
+  if (!hasSegments) return;
+  answer();
   const s = current(), found = atDepth(`${state.image}/${state.depth}`);
   for (const kind of ["halo", "ring"]) stage.querySelector(`.${kind}`).setAttribute("d", s === null ? "" : found.edges[s]);
   stage.classList.toggle("hovering", state.hovered !== null);
@@ -159,6 +181,7 @@ function highlight() {
 function select(s, isSpoken = true) {
   Object.assign(state, { selected: s, hovered: null });
   highlight();
+  writeAddress();
   if (s === null || !isSpoken) return;
   const found = atDepth(`${state.image}/${state.depth}`);
   say(`${segmentName(found, s)}, evidence ${signed(state.sums.evidence[s])} for ${asked()}`);
@@ -203,14 +226,27 @@ function listen() {
   stage.addEventListener("focusin", (event) => select(segmentAt(event.target)));
   viewer.addEventListener("keydown", (event) => { if (event.key === "Escape") select(null); });
   roving(stage, ".segment");
-  byId("previous").addEventListener("click", () => openImage(state.image - 1));
-  byId("next").addEventListener("click", () => openImage(state.image + 1));
-  const kinds = [["segments", "segments"], ["map", "map"], ["none", "none"]];
-  byId("overlay").append(
-    choice("overlay", "Overlay", kinds, state.overlay, (overlay) => { state.overlay = overlay; applyOverlay(); paint(); }),
-    make("label", { class: "field" }, make("span", {}, "Opacity"), make("input", {
-      type: "range", id: "opacity", min: 0, max: 1, step: 0.05, value: state.opacity,
-      input: (event) => { state.opacity = Number(event.target.value); applyOverlay(); },
-    })),
-    make("p", { class: "key" }, make("span", { class: "swatch for" }), "for", make("span", { class: "swatch against" }), "against"));
+  byId("previous").addEventListener("click", () => step(-1));
+  byId("next").addEventListener("click", () => step(1));
+  document.addEventListener("keydown", stepByKey);
+  window.addEventListener("hashchange", followAddress);
+  window.addEventListener("beforeprint", showAllPictures);
+  renderOverlays();
+}
+
+function step(by) {
+  const to = neighbour(by);
+  if (to === undefined) return;
+  openImage(to);
+  say(byId("image-title").textContent);
+}
+
+// n and p anywhere but where one types; arrows where nothing else moves by them.
+function stepByKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input:not([type=radio], [type=range])")) return;
+  const isFree = event.target === document.body || event.target.matches("#viewer h3, #previous, #next");
+  const by = { n: 1, p: -1, ...(isFree ? { ArrowRight: 1, ArrowLeft: -1 } : {}) }[event.key];
+  if (!by) return;
+  event.preventDefault();
+  step(by);
 }
