@@ -242,7 +242,7 @@ def test_patches_are_the_cells_of_training_inputs_nearest_to_prototypes(made, si
     stack = attr.read(x).stack.suffix(depth)
     distances = (stack.squared_norms.unsqueeze(1) - 2 * stack.scores(book.centroids)).flatten(2)
     for k in range(len(book.centroids)):
-        own = LABELS == book.membership[k]
+        own = book.membership[k] == LABELS
         near = book.representatives
         image, box = int(near.indices[k, 0]), near.boxes[k, 0].tolist()
         least = distances[own, k].min().clamp_min(0).sqrt()
