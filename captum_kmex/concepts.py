@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import torch
 from captum.concept import Concept
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
 from captum_kmex.arguments import checked
 from captum_kmex.arguments.misfits import shortened
 from captum_kmex.bank.prototype_bank import PrototypeBank
+from captum_kmex.composite.resizing import resize
 from captum_kmex.data.items import ITEM, inputs_of
 from captum_kmex.text.descriptions import described
 
-__all__ = ["crop_box", "image_of", "random_concept", "to_concepts"]
+__all__ = ["crop_box", "image_of", "item_of", "random_concept", "to_concepts"]
 
+_ITEMS = {2: "signals (C, T)", 3: "image tensors (C, H, W)", 4: "volumes (C, D, H, W)"}
 _SHARE = 0.25  # of the image's sides: the least crop, so that a small cell keeps its context
 
 
@@ -59,7 +60,7 @@ def to_concepts(
             raise ValueError(f"prototype {k} is out of range for {len(book.centroids)} prototypes")
         pairs = zip(found.indices[k].tolist(), found.boxes[k].tolist(), strict=True)
         crops = [
-            _crop(image_of(dataset, index), box, context) for index, box in pairs if index >= 0
+            _crop(_item(dataset, index, box), box, context) for index, box in pairs if index >= 0
         ]
         owner = book.membership[k]
         name = f"class {int(owner)} prototype {k}" if owner.ndim == 0 else f"prototype {k}"
@@ -120,14 +121,31 @@ def image_of(dataset: Sequence[object], index: int) -> Tensor:
             f"the data set has {len(dataset)} items, none at index {shortened(index)}; pass the "
             "data set of the fit, in its order"
         )
+    return item_of(dataset, index, ITEM)
+
+
+def item_of(dataset: Sequence[object], index: int, ndim: int) -> Tensor:
+    """Return a signal (C, T), an image or a volume (C, D, H, W) of a data set.
+
+    Args:
+        dataset: The training set of the fit.
+        index: Position in it.
+        ndim: Dimensions of the item: 2, 3 or 4.
+
+    Raises:
+        TypeError: The data set yields something else.
+        ValueError: Several items with names, none of which says which is the input.
+    """
     item = dataset[index]
-    image = inputs_of(item, ITEM)[0]
-    if image.ndim != ITEM or image.is_meta:
+    found = inputs_of(item, ndim)[0]
+    if found.ndim != ndim or found.is_meta:
+        is_other = not found.is_meta and ndim == ITEM and found.ndim in _ITEMS
+        hint = ". Signals and volumes are drawn by Explanation.plot alone" if is_other else ""
         raise TypeError(
-            "the data set must yield image tensors (C, H, W), alone or first in a tuple; got "
-            f"{described(item)}. Pass the data set that the fit saw"
+            f"the data set must yield {_ITEMS[ndim]}, alone or first in a tuple; got "
+            f"{described(item)}. Pass the data set that the fit saw{hint}"
         )
-    return image
+    return found
 
 
 @checked
@@ -141,20 +159,29 @@ def crop_box(
         size: Height and width of the image.
         context: Least side, as a share of the image's.
     """
-    x0, y0, x1, y1 = box
+    rows, columns = _spans(box, size, context)
+    return rows, columns
 
-    def span(low: int, high: int, length: int) -> slice:
-        side = min(length, max(high - low, round(context * length)))
-        start = min(max(0, (low + high - side) // 2), length - side)
-        return slice(start, start + side)
 
-    return span(y0, y1, size[0]), span(x0, x1, size[1])
+def _spans(box: Sequence[int], size: Sequence[int], context: float) -> list[slice]:
+    """Return the part of each side that a box takes, widened to its context."""
+    ends = zip(box[: len(size)][::-1], box[len(size) :][::-1], size, strict=True)
+    return [_span(low, high, length, context) for low, high, length in ends]
+
+
+def _span(low: int, high: int, length: int, context: float) -> slice:
+    side = min(length, max(high - low, round(context * length)))
+    start = min(max(0, (low + high - side) // 2), length - side)
+    return slice(start, start + side)
+
+
+def _item(dataset: Sequence[object], index: int, box: Sequence[int]) -> Tensor:
+    sides = len(box) // 2
+    return image_of(dataset, index) if sides == 2 else item_of(dataset, index, sides + 1)
 
 
 def _crop(image: Tensor, box: Sequence[int], context: float) -> Tensor:
     """Cut a box with its context and resize it to the image."""
-    height, width = image.shape[1:]
-    rows, columns = crop_box(box, (height, width), context)
-    patch = image[None, :, rows, columns]
-    resized = interpolate(patch, (height, width), mode="bilinear", align_corners=False)
-    return resized[0]
+    size = tuple(image.shape[1:])
+    patch = image[(slice(None), *_spans(box, size, context))]
+    return resize(patch[None], size)[0]

@@ -59,3 +59,55 @@ def calibrate(model: nn.Module, images: Tensor, generator: torch.Generator) -> N
         noise = torch.randn(norm.num_features, generator=generator)
         norm.running_mean += 0.1 * noise * norm.running_var.sqrt()
         norm.running_var *= 0.5 + torch.rand(norm.num_features, generator=generator)
+
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_POOLS = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+SIZES = {1: (43,), 2: (16, 22), 3: (9, 12, 10)}  # of a signal, a picture, a volume
+HEADS = ("pooled", "functional", "flattened", "convolution", "rectified")
+
+
+class SidedNet(nn.Module):
+    """SmallNet for signals, pictures or volumes, with a head of several kinds."""
+
+    def __init__(self, sides: int, head: str = "pooled", n_classes: int = 3) -> None:
+        super().__init__()
+        conv, norms = CONVOLUTIONS[sides], (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+        self.stage1 = nn.Sequential(conv(1, 4, 3, 1, 1), nn.ReLU(inplace=True))
+        self.stage2 = nn.Sequential(conv(4, 6, 3, 2, 1), norms[sides - 1](6), nn.ReLU())
+        self.stage3 = nn.Sequential(conv(6, 8, 3, 2, 1), nn.ReLU(inplace=True))
+        self.pool, self.kind = _POOLS[sides](1), head
+        cells = torch.Size((size + 3) // 4 for size in SIZES[sides]).numel()
+        is_convolved = head in ("convolution", "rectified")
+        width = 8 * (cells if head == "flattened" else 1)
+        self.head = conv(8, n_classes, 1) if is_convolved else nn.Linear(width, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stage3(self.stage2(self.stage1(x)))
+        if self.kind == "flattened":
+            return self.head(x.flatten(1))
+        if self.kind == "functional":
+            return self.head(x.flatten(2).mean(2))
+        if self.kind == "pooled":
+            return self.head(self.pool(x).flatten(1))
+        x = self.head(x)
+        return self.pool(x.relu() if self.kind == "rectified" else x).flatten(1)
+
+
+def make_sided(sides: int, head: str = "pooled", seed: int = 0) -> SidedNet:
+    """Return a net of 1, 2 or 3 sides, the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return SidedNet(sides, head).eval()
+
+
+def drawn_sided(sides: int, count: int = 12, seed: int = 0) -> Tensor:
+    """Return inputs with a class's own stripes across the last side, and one bright third."""
+    generator = torch.Generator().manual_seed(seed)
+    x = 0.3 * torch.rand(count, 1, *SIZES[sides], generator=generator)
+    place, third = torch.arange(SIZES[sides][-1]), SIZES[sides][-1] // 3
+    for i in range(count):
+        x[i] += (place // 2 ** (i % 3)) % 2
+        start = third * (i // 3 % 3)
+        x[i, ..., start : start + third] += 0.5
+    return x

@@ -186,7 +186,9 @@ class Picture:
         if not isinstance(value, kinds) or _holding(value) not in _HELD["real"]:
             raise Misfit(value, self.said)
         if not _is_picture(tuple(value.shape), isinstance(value, np.ndarray)):
-            raise Misfit(value, self.said, f"should be {self.said}")
+            is_other = isinstance(value, Tensor) and value.ndim in (2, 4)
+            hint = "; signals and volumes are drawn by Explanation.plot alone" if is_other else ""
+            raise Misfit(value, self.said, f"should be {self.said}{hint}")
         return value
 
 

@@ -34,6 +34,7 @@ _PROTOTYPES = Whole(1, 10**6)
 _POSITIVE = Number(0, is_open=True)
 _MAP_SCALE = OneOf((Choice(("each", "shared")), _POSITIVE))
 _MAPS = Values((4,), "(N, C, h, w)")
+_ONE_MAP = Values((2, 3, 4), "(C, h, w)")
 _RESULT = Instance(
     ("captum_kmex.explaining.result:ExplanationData",), "an Explanation, as explain() returns"
 )
@@ -131,7 +132,7 @@ _EXPLAIN = {
     "Measured.baseline": Option(OneOf((_FILL, Listed(_FILL, 1))), "mean"),
     "Measured.passes": Option(Choice(("full", "half")), "full"),
     "Measured.perturbations_per_eval": Option(Whole(1, 10**6), 32),
-    "attributions": Option(_MAPS),
+    "attributions": Option(Values((3, 4, 5), "(N, C, h, w)")),
 }
 
 _DATA = {
@@ -224,8 +225,8 @@ _DRAWN = {
     "segments": Option(_GRID),
     "order": Option(Listed(Whole(0, 2**63 - 1), 1, is_distinct=True)),
     "rank": Option(_INDEX),
-    "density.maps": Option(Values((3,), "(C, h, w)")),
-    "evidence_scale.maps": Option(Listed(Values((3,), "(C, h, w)"), takes_iterators=True)),
+    "density.maps": Option(_ONE_MAP),
+    "evidence_scale.maps": Option(Listed(_ONE_MAP, takes_iterators=True)),
     "visualize_image_attr.maps": Option(_MAPS),
     "visualize_image_attr.images": Option(Values((4,), "(N, C, H, W)")),
     "plot_methods.maps": Option(Mapped(Text(), _MAPS)),

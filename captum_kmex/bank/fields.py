@@ -26,6 +26,7 @@ __all__ = [
 
 METHODS = ("LayerKMeansAttribution", "KMExAttribution")
 _TOLERANCE = 1e-3  # shares of classes are float32
+_BOX_ENDS = (2, 4, 6)  # of an interval, a rectangle, a box
 
 
 def check_settings(settings: Fields, method: str, n_layers: int) -> None:
@@ -156,7 +157,7 @@ def patch_kinds(
     """
     return {
         "indices": TensorKind(INTEGER, shape, -1),
-        "boxes": TensorKind(INTEGER, (*shape, "/ends of a box"), 0),
+        "boxes": TensorKind(INTEGER, (*shape, "ends of a box"), 0),
         "distances": TensorKind(dtype, shape, 0, takes_infinity=True, alike="rows"),
     }
 
@@ -196,8 +197,13 @@ def check_patches(patches: Mapping[str, Tensor], prefix: str) -> None:
         raise ValueError(
             f"{prefix}indices is -1 where {prefix}distances is finite, or the other way round"
         )
+    if boxes.shape[-1] not in _BOX_ENDS:
+        raise ValueError(
+            f"{prefix}boxes is {boxes.dtype} of shape {tuple(boxes.shape)}, whose last size "
+            f"is none of {_BOX_ENDS}"
+        )
     sides = boxes.shape[-1] // 2
-    if boxes.shape[-1] not in (2, 4, 6) or not (boxes[..., :sides] <= boxes[..., sides:]).all():
+    if not bool((boxes[..., :sides] <= boxes[..., sides:]).all()):
         raise ValueError(f"{prefix}boxes holds boxes that end before they begin")
 
 

@@ -229,8 +229,7 @@ def _fold(conv: Convolution, norm: _BatchNorm) -> None:
     weight, bias, mean, var, scale, shift = (t if t is None else t.to(wide) for t in tensors)
     fused = fuse_conv_bn_weights(weight, bias, mean, var, norm.eps, scale, shift)  # type: ignore[arg-type]
     conv.weight, conv.bias = (nn.Parameter(tensor.to(dtype)) for tensor in fused)
-    is_activated = type(norm) is not nn.BatchNorm2d
-    norm.__class__ = _FoldedNormAct if is_activated else _FoldedNorm
+    norm.__class__ = _FoldedNormAct if hasattr(norm, "act") else _FoldedNorm
 
 
 def _check_agreement(model: nn.Module, found: Trace, expected: Trace) -> None:

@@ -17,10 +17,18 @@ from torch import Tensor
 from captum_kmex.arguments import checked, resolve_index
 from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.explaining.result import ExplanationData
-from captum_kmex.explaining.summary import headline
 from captum_kmex.text.class_names import ClassNames, class_name
+from captum_kmex.visualization.accounts import (
+    SCALE,
+    SIZE,
+    TITLE,
+    draw_account,
+    patched_rows,
+    write_evidence_title,
+    write_headline,
+    write_segment_title,
+)
 from captum_kmex.visualization.colors import segment_color
-from captum_kmex.visualization.ledgers import draw_ledger, fewest_segments
 from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
 from captum_kmex.visualization.panels import (
     density,
@@ -39,13 +47,12 @@ from captum_kmex.visualization.pictures import (
     picture,
     relative_height,
 )
+from captum_kmex.visualization.signals import plot_signal
+from captum_kmex.visualization.volumes import plot_volume
 
 __all__ = ["panel_size", "plot_contrast", "plot_explanation"]
 
 _WIDTH = 10.8  # of a new figure, in inches
-_TITLE = 0.9  # of a column's width, beside which the ledger's labels need theirs
-_SIZE = 9.5  # of letters, in points
-_SCALE = "logit, if all cells were so"
 
 
 @checked
@@ -69,9 +76,13 @@ def plot_explanation(
     """
     index = resolve_index("index", index, len(explanation))
     class_names = explanation.class_names if class_names is None else class_names
+    if explanation.inputs.ndim != 4:
+        check_no_picture(image)
+        draw = plot_signal if explanation.inputs.ndim == 3 else plot_volume
+        return draw(explanation, index, dataset, class_names, scale, smooth, figure)
     rows = explanation.ledger[index]
     shown = picture(explanation.inputs[index] if image is None else image)
-    patches = [row for row in rows[:4] if row.representatives] if dataset is not None else []
+    patches = patched_rows(explanation, index) if dataset is not None else []
     side = _side(shown)
     figure = canvas(figure, _WIDTH, side + 1.0 + (1.35 if patches else 0))
     heights = [side + 0.8, 1.35] if patches else [1.0]
@@ -79,17 +90,23 @@ def plot_explanation(
     top = grid[0].subgridspec(1, 4, width_ratios=[1, 1, 1, 1.5])
     axes = [figure.add_subplot(top[0, i]) for i in range(4)]
     draw_picture(shown, axes[0])
-    _headline(explanation, index, class_names, axes[0])
+    write_headline(explanation, index, class_names, axes[0])
     _segment_panel(explanation, index, shown, axes[1])
     values = explanation.attribution[index]
     full = scale or evidence_scale([values])
     drawn = draw_map(density(values), shown, axes[2], full, smooth=smooth)
-    draw_scale(drawn, _SCALE)
-    _evidence_title(explanation, class_names, axes[2], drawn.get_clim()[0] < 0)
-    _ledger_panel(explanation, index, axes[3], class_names)
+    draw_scale(drawn, SCALE)
+    write_evidence_title(explanation, class_names, axes[2], drawn.get_clim()[0] < 0)
+    draw_account(explanation, index, axes[3], class_names)
     if patches and dataset is not None:
         axes += _patch_row(figure, grid[1], patches, rows, dataset)
     return figure.figure, np.array(axes, dtype=object)
+
+
+def check_no_picture(image: Picture | None) -> None:
+    """Raise ``ValueError`` for a picture to be shown in place of a signal or a volume."""
+    if image is not None:
+        raise ValueError("image= is a picture, and no picture was explained; leave image= out")
 
 
 def panel_size(image: Picture) -> tuple[float, float]:
@@ -105,26 +122,7 @@ def _side(image: Picture) -> float:
 def _segment_panel(explanation: ExplanationData, index: int, shown: Picture, ax: Axes) -> None:
     rows = explanation.ledger[index]
     draw_segments(explanation.segments[index].cpu().numpy(), rows, shown, ax)
-    restricted = ", own prototypes only" if explanation.restricted else ""
-    ax.set_title(f"{len(rows)} segments{restricted}", fontsize=_SIZE)
-    origin = fitted("{}", [explanation.origin], _TITLE * column_width(ax), 9)
-    ax.set_xlabel(origin, fontsize=9, **PLAIN)
-
-
-def _ledger_panel(
-    explanation: ExplanationData, index: int, ax: Axes, class_names: ClassNames | None
-) -> None:
-    bias, output = float(explanation.bias[index]), float(explanation.output[index])
-    total = "logit" if explanation.contrast is None else "difference"
-    measured = explanation.evidence == "measured"
-    base = "all removed" if measured else "bias"
-    left = None if explanation.not_linear is None else float(explanation.not_linear[index])
-    draw_ledger(explanation.ledger[index], bias, output, ax, class_names, total, left, base)
-    r2 = explanation.surrogate_r2
-    surrogate = "" if r2 is None else f" (of a surrogate, R² = {r2:.2f})"
-    surrogate = surrogate if left is None else ", linearised"
-    ax.set_title(f"ledger: {base} + segments = {total}{surrogate}", fontsize=_SIZE)
-    ax.set_xlabel(fewest_segments(explanation, index), fontsize=9)
+    write_segment_title(explanation, index, ax)
 
 
 def _patch_row(
@@ -145,26 +143,6 @@ def _patch_row(
             ax.set_title(f"{rank + 1}: d={patch.distance:.2f}", fontsize=9)
             axes.append(ax)
     return axes
-
-
-def _headline(
-    explanation: ExplanationData, index: int, class_names: ClassNames | None, ax: Axes
-) -> None:
-    """Write what is explained above a picture."""
-    template, names = headline(explanation, index, class_names)
-    ax.set_title(fitted(template, names, _TITLE * column_width(ax), _SIZE), fontsize=_SIZE, **PLAIN)
-
-
-def _evidence_title(
-    explanation: ExplanationData, class_names: ClassNames | None, ax: Axes, is_signed: bool
-) -> None:
-    """Write above a map what its colours mean."""
-    title = "red for, blue against" if is_signed else "evidence, all of it for"
-    if explanation.logits.shape[1] == 1:
-        names = [class_name(c, class_names) for c in (1, 0)]
-        room = _TITLE * column_width(ax)
-        title = fitted("red: {}, blue: {}", names, room, _SIZE)
-    ax.set_title(title, fontsize=_SIZE, **PLAIN)
 
 
 @checked
@@ -220,9 +198,9 @@ def plot_contrast(
     figure = canvas(figure, 10.0, 2 * side + 1.2)
     axes = figure.subplots(2, 3, width_ratios=[1, 1, 1.3])
     draw_picture(shown, axes[0, 0])
-    _headline(both, 0, class_names, axes[0, 0])
+    write_headline(both, 0, class_names, axes[0, 0])
     _segment_panel(both, 0, shown, axes[0, 1])
-    _ledger_panel(both, 0, axes[0, 2], class_names)
+    draw_account(both, 0, axes[0, 2], class_names)
     maps = [target.attribution[index], contrast.attribution[index], both.attribution[0]]
     names = [class_name(int(e.target[index]), class_names) for e in (target, contrast)]
     outputs = [float(e.output[index]) for e in (target, contrast)] + [float(both.output[0])]
@@ -235,10 +213,10 @@ def plot_contrast(
     for ax, found, title, output, full in zip(
         axes[1], values, titles, outputs, scales, strict=True
     ):
-        draw_scale(paint(found, shown, ax, full), _SCALE)
+        draw_scale(paint(found, shown, ax, full), SCALE)
         template = " less ".join(["{}"] * len(title)) + f": {output:+.2f}"
-        written = fitted(template, title, _TITLE * column_width(ax), _SIZE)
-        ax.set_title(written, fontsize=_SIZE, **PLAIN)
+        written = fitted(template, title, TITLE * column_width(ax), SIZE)
+        ax.set_title(written, fontsize=SIZE, **PLAIN)
     return figure.figure, axes
 
 

@@ -14,6 +14,8 @@ from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.explaining.summary import headline, ledger_table, summary
 from captum_kmex.visualization.explanations import panel_size, plot_explanation
 from captum_kmex.visualization.pictures import picture
+from captum_kmex.visualization.signals import signal_size
+from captum_kmex.visualization.volumes import volume_size
 
 __all__ = ["explanation_html", "explanation_png"]
 
@@ -26,7 +28,7 @@ _MEASURED = (*_COLUMNS, "error", "enough", "needed")
 
 def explanation_png(explanation: ExplanationData, index: int) -> bytes:
     """Return the figure of an image as PNG; pyplot knows nothing of it."""
-    figure = Figure(panel_size(picture(explanation.inputs[index])), layout="constrained")
+    figure = Figure(_size(explanation, index), layout="constrained")
     FigureCanvasAgg(figure)
     plot_explanation(explanation, index, figure=figure)
     file = io.BytesIO()
@@ -34,6 +36,11 @@ def explanation_png(explanation: ExplanationData, index: int) -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(file, format="png", dpi=_DPI)
     return file.getvalue()
+
+
+def _size(explanation: ExplanationData, index: int) -> tuple[float, float]:
+    own = {3: signal_size, 5: volume_size}.get(explanation.inputs.ndim)
+    return panel_size(picture(explanation.inputs[index])) if own is None else own()
 
 
 def explanation_html(explanation: ExplanationData) -> str:
