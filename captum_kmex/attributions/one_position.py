@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from captum_kmex.arguments.kinds import whole_number
+from captum_kmex.arguments.misfits import described
 from captum_kmex.exceptions import TargetError
 from captum_kmex.explaining.joined import joined
 from captum_kmex.explaining.result import ExplanationData
@@ -56,9 +57,9 @@ def one_position_a_call(function: Callable[_P, _R]) -> Callable[_P, _R]:
             these = [i for i, own in enumerate(rows) if own == position]
             given = bound.arguments.items()
             part = {name: _part(name, value, these, count) for name, value in given}
-            with _at(attribution, position):
-                found.append((these, function(**cast("Any", part))))
-        return _joined(found)
+            with _at(attribution, position), _said_of(bound.arguments):
+                found.append((these, cast("Any", function)(**part)))
+        return cast("_R", _joined(found))
 
     return call
 
@@ -70,6 +71,17 @@ def _at(attribution: object, position: _Position) -> Iterator[None]:
         yield
     finally:
         _positions.reset(token)
+
+
+@contextmanager
+def _said_of(given: Mapping[str, object]) -> Iterator[None]:
+    """Say in an error about positions what was given for them."""
+    try:
+        yield
+    except TargetError as error:
+        asked = next(given[name] for name in _ASKED if given.get(name) is not None)
+        hint = "" if "got" in str(error) else f"; got {described(asked)}"
+        raise TargetError(f"{error}{hint}") from None
 
 
 def _rows(given: Mapping[str, object]) -> list[_Position] | None:
@@ -90,7 +102,7 @@ def _rows(given: Mapping[str, object]) -> list[_Position] | None:
 
 def _positions_in(target: object, count: int, name: str) -> list[_Position] | None:
     """Return what stands after the classes of a target, if something does."""
-    values = target if isinstance(target, list) else [target]
+    values: list[Any] = target if isinstance(target, list) else [target]
     if not values or not all(_has_position(value) for value in values):
         return None  # whatever is wrong with it, is said where classes are read
     if len(values) not in (1, count):
@@ -103,7 +115,7 @@ def _positions_in(target: object, count: int, name: str) -> list[_Position] | No
 
 def _has_position(value: object) -> bool:
     is_tuple = isinstance(value, tuple) and len(value) > 1
-    return is_tuple and all(whole_number(index) is not None for index in value)  # type: ignore[union-attr,attr-defined]
+    return is_tuple and all(whole_number(index) is not None for index in value)  # type: ignore[attr-defined]
 
 
 def _part(name: str, value: object, rows: Sequence[int], count: int) -> object:

@@ -109,4 +109,6 @@ def _at(output: object, position: tuple[int, ...]) -> Tensor:
                 f"target (class, {', '.join(map(str, position))}) is outside the outputs "
                 f"(N, {', '.join(map(str, found.shape[1:]))})"
             )
-    return found[(slice(None), slice(None), *position)]
+    whole = slice(None)
+    at: tuple[slice | int, ...] = (whole, whole, *position)
+    return found[at]
