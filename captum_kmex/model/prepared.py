@@ -7,11 +7,10 @@ import logging
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from captum_kmex.model.activations import Trace, trace, warn_training
@@ -35,7 +34,8 @@ _TOLERANCE, _ROUNDINGS = 1e-2, 16
 _lock = threading.RLock()  # fx patches nn.Module for the whole process while it traces
 _logger = logging.getLogger(__name__)
 
-Pair = tuple[Convolution, _BatchNorm]
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+Pair = tuple[Convolution, BatchNorm]
 
 
 def prepared_copy(model: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
@@ -163,7 +163,7 @@ class _Tracer(fx.Tracer):
         self.thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        is_part = isinstance(m, (*CONVOLUTIONS, _BatchNorm))
+        is_part = isinstance(m, (*CONVOLUTIONS, *get_args(BatchNorm)))
         return is_part or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
@@ -205,7 +205,7 @@ def _pairs(model: nn.Module) -> list[Pair]:
     for node in calls:
         norm, before = module_of[node], node.args[0] if node.args else None
         conv = module_of.get(before) if isinstance(before, fx.Node) else None
-        if not isinstance(conv, CONVOLUTIONS) or not isinstance(norm, _BatchNorm):
+        if not isinstance(conv, CONVOLUTIONS) or not isinstance(norm, BatchNorm):
             continue
         is_alone = len(cast("fx.Node", before).users) == 1
         if is_alone and counts[conv] == counts[norm] == 1:
@@ -222,7 +222,7 @@ def _is_foldable(pair: Pair, kept: Sequence[set[nn.Module]]) -> bool:
     return is_plain and norm.running_mean is not None and not is_hooked and not is_cut
 
 
-def _fold(conv: Convolution, norm: _BatchNorm) -> None:
+def _fold(conv: Convolution, norm: BatchNorm) -> None:
     dtype = conv.weight.dtype
     wide = torch.promote_types(dtype, torch.float32)  # half would round twice
     tensors = (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
