@@ -68,6 +68,7 @@ _WINGS = (
     "explanation",
     "files",
     "fitting",
+    "grids",
     "loading",
     "measuring",
     "metrics",

@@ -101,15 +101,13 @@ class FittedAttribution(PrototypeAttribution):
     ) -> _Fitted:
         """Cluster the features of each class in one pass of bounded memory.
 
-        ``LayerKMeansAttribution`` clusters the pixels of every depth,
-        ``KMExAttribution`` pooled embeddings. The training patches nearest to each prototype
-        are found among the rows kept on the way. A shuffled ``DataLoader`` is read in
-        data-set order; the result depends on the data and the seed, not on the batch size.
-        Switch random augmentation off: all passes must see the same images.
+        ``LayerKMeansAttribution`` clusters the pixels of every depth, ``KMExAttribution`` pooled
+        embeddings. The training patches nearest to each prototype are found among the rows kept on
+        the way. A shuffled ``DataLoader`` is read in data-set order; the result depends on the data
+        and the seed, not on the batch size. Switch random augmentation off.
 
-        Under an initialised ``torch.distributed`` group every process calls ``fit`` with its
-        own shard of the data, best a ``DataLoader`` with a ``DistributedSampler``, and ends
-        with the same bank.
+        Under an initialised ``torch.distributed`` group every process calls ``fit`` with its own
+        shard, best a ``DataLoader`` with a ``DistributedSampler``, and ends with the same bank.
 
         Args:
             loader: A ``DataLoader`` or iterable of (images, labels), or of images where no
@@ -140,8 +138,7 @@ class FittedAttribution(PrototypeAttribution):
         Raises:
             ValueError: No or bad labels, a class without samples, fewer rows than prototypes,
                 an empty loader, or bad layers; a checkpoint of another fit or of other data,
-                damaged, or used by another fit that still runs; processes that differ in
-                model, options or data set.
+                damaged, or in use; processes that differ in model, options or data set.
             TypeError: ``loader`` yields no batches, or an option is of another type.
             RuntimeError: The fit failed on another process of the group.
         """
