@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -229,15 +230,9 @@ def contrasted(target: ExplanationData, contrast: ExplanationData, index: int) -
     one = slice(index, index + 1) if index >= 0 else slice(index, index + 1 or None)
     _check_pair(target, contrast, one)
     evidence = {row.segment: row.evidence for row in contrast.ledger[index]}
+    not_measured: dict[str, Any] = {"removed": None, "kept": None, "error": None, "ties": ()}
     rows = [
-        dataclasses.replace(
-            row,
-            evidence=row.evidence - evidence[row.segment],
-            removed=None,
-            kept=None,
-            error=None,
-            ties=(),
-        )
+        dataclasses.replace(row, evidence=row.evidence - evidence[row.segment], **not_measured)
         for row in target.ledger[index]
     ]
     return dataclasses.replace(

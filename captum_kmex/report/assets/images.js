@@ -48,11 +48,11 @@ function renderStrip() {
   markCurrent();
 }
 
-// Whether all words are found in an image's name, classes or number.
+// Whether what is looked for stands in an image's name or classes, or is its number.
 function isFound(i) {
-  const { label, prediction, name } = report.verdicts;
-  const told = `${i} ${name[i]} ${className(prediction[i])} ${label[i] >= 0 ? className(label[i]) : ""}`.toLowerCase();
-  return view.words.toLowerCase().split(/\s+/).every((word) => (/^\d+$/.test(word) ? String(i) === word || told.slice(String(i).length).includes(word) : told.includes(word)));
+  const { label, prediction, name } = report.verdicts, wanted = view.words.trim().toLowerCase();
+  const told = [name[i], className(prediction[i]), label[i] >= 0 ? className(label[i]) : ""];
+  return wanted === String(i) || told.some((text) => text.toLowerCase().includes(wanted));
 }
 
 function stripButton(i) {

@@ -15,7 +15,7 @@ async function drawnView() {
   const width = Math.round(picture.naturalWidth * scale), height = Math.round(picture.naturalHeight * scale);
   const lines = accountLines();
   const canvas = make("canvas", {
-    width: width + account + 3 * margin, height: Math.max(height + 4 * line, (lines.length + 3) * line) + 2 * margin,
+    width: width + account + 3 * margin, height: Math.max(height + 5 * line, (lines.length + 3) * line) + 2 * margin,
   });
   const pen = canvas.getContext("2d");
   Object.assign(pen, { fillStyle: "#ffffff", textBaseline: "middle" });
@@ -38,7 +38,7 @@ function write(pen, text, x, y, room, font = `16px ${SAVED.font}`, align = "left
 
 function drawStage(pen, picture, width, height) {
   const isMap = !["segments", "none"].includes(state.overlay);
-  pen.imageSmoothingEnabled = picture.naturalWidth > 64;
+  pen.imageSmoothingEnabled = true;
   pen.filter = isMap ? "grayscale(1)" : "none";
   pen.drawImage(picture, 0, 0, width, height);
   pen.filter = "none";
