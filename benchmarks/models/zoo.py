@@ -16,12 +16,14 @@ __all__ = ["MOST_WEIGHTS", "N_CLASSES", "built", "images_of", "names"]
 
 N_CLASSES = 10
 MOST_WEIGHTS = 60_000_000  # of timm's models but the smallest of a family
-_SIDE = 96  # of the images, where a model takes any
+_SIDE = 64  # of the images, where a model takes any
 _OWN_SIZE = ("inception", "maxvit", "nasnet", "pnasnet")  # that need larger ones
 
 
 def names(each: int, sizes: Path) -> list[str]:
-    """Return the names of the models, such as ``"timm/resnet18"``, those of few weights first.
+    """Return the names of the models, such as ``"timm/resnet18"``.
+
+    Those of a family with the fewest weights come first, the largest of all last.
 
     Args:
         each: Models of each of timm's families: the smallest one, and those of at most
@@ -38,12 +40,18 @@ def names(each: int, sizes: Path) -> list[str]:
     if missing:
         known |= {name: _count(name) for name in tqdm(missing, desc="sizes")}
         sizes.write_text(json.dumps(known, indent=1) + "\n")
-    chosen = [f"torchvision/{name}" for name in own]
+    ranks = {f"torchvision/{name}": 0 for name in own}
     for models in families.values():
         by_size = sorted((f"timm/{name}" for name in models), key=known.__getitem__)
-        others = [name for name in by_size[1:each] if known[name] <= MOST_WEIGHTS]
-        chosen += [*by_size[:1], *others]
-    return sorted(dict.fromkeys(chosen), key=known.__getitem__)
+        for rank, name in enumerate(by_size[:each]):
+            if not rank or known[name] <= MOST_WEIGHTS:
+                ranks[name] = min(rank, ranks.get(name, each))
+
+    def turn(name: str) -> tuple[bool, int, int]:
+        is_large = not 0 < known[name] <= MOST_WEIGHTS  # 0: nobody knows
+        return is_large, ranks[name], known[name]
+
+    return sorted(ranks, key=turn)
 
 
 def built(name: str) -> nn.Module:
