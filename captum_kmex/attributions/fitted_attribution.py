@@ -101,11 +101,10 @@ class FittedAttribution(PrototypeAttribution):
     ) -> _Fitted:
         """Cluster the features of each class in one pass of bounded memory.
 
-        ``LayerKMeansAttribution`` clusters the pixels of every depth,
-        ``KMExAttribution`` pooled embeddings. The training patches nearest to each prototype
-        are found among the rows kept on the way. A shuffled ``DataLoader`` is read in
-        data-set order; the result depends on the data and the seed, not on the batch size.
-        Switch random augmentation off: all passes must see the same images.
+        ``LayerKMeansAttribution`` clusters the pixels of every depth, ``KMExAttribution`` pooled
+        embeddings. The training patches nearest to each prototype are found on the way. A
+        shuffled ``DataLoader`` is read in data-set order; the result depends on the data and the
+        seed, not on the batch size. Switch random augmentation off.
 
         Under an initialised ``torch.distributed`` group every process calls ``fit`` with its
         own shard of the data, best a ``DataLoader`` with a ``DistributedSampler``, and ends
@@ -128,8 +127,7 @@ class FittedAttribution(PrototypeAttribution):
                 same pass; ``"exact"``, among all rows, in one further pass.
             checkpoint: File for the progress. A fit that was interrupted goes on from there
                 and ends as it would have; the file is deleted at the end.
-            checkpoint_interval: Seconds between two saves of the progress, at least; 0 saves
-                after every batch.
+            checkpoint_interval: Seconds between two saves, at least; 0 saves after every batch.
             additional_forward_args: Further arguments of the model.
             attribute_to_layer_input: Read the layers at their input.
             show_progress: Show progress bars.
@@ -139,9 +137,8 @@ class FittedAttribution(PrototypeAttribution):
 
         Raises:
             ValueError: No or bad labels, a class without samples, fewer rows than prototypes,
-                an empty loader, or bad layers; a checkpoint of another fit or of other data,
-                damaged, or used by another fit that still runs; processes that differ in
-                model, options or data set.
+                an empty loader, or bad layers; a checkpoint of another fit or data, damaged, or
+                used by another fit; processes that differ in model, options or data set.
             TypeError: ``loader`` yields no batches, or an option is of another type.
             RuntimeError: The fit failed on another process of the group.
         """
