@@ -28,6 +28,7 @@ exclude_patterns = ["_build"]
 executed_pages = {  # page: the page whose names it goes on with
     "tutorial": None,
     "export": None,
+    "other_models": None,
     "from_grad_cam": "tutorial",
     "choose_layers": "tutorial",
     "choose_k": "tutorial",

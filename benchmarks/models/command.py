@@ -26,7 +26,7 @@ def main(words: Sequence[str]) -> None:
     """Measure what is not yet measured, and write the page; an interrupted run goes on."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks models", description=__doc__)
     parser.add_argument("--each", type=int, default=6, help="models of each of timm's families")
-    parser.add_argument("--seconds", type=float, default=120, help="most time of each model")
+    parser.add_argument("--seconds", type=int, default=120, help="processor time of each model")
     parser.add_argument("--only", nargs="*", help="measure these models, again if need be")
     parser.add_argument("--results", type=Path, default=_RESULTS)
     parser.add_argument("--page", type=Path, default=_PAGE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
+import signal
 import warnings
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,25 +22,26 @@ Record = dict[str, Any]
 _EXACT = 1e-4  # of the logits' scale, that a map may miss
 
 
-def measured(name: str, seconds: float) -> Record:
-    """Explain a model in a process of its own, which ends when its time is over."""
+def measured(name: str, seconds: int) -> Record:
+    """Explain a model in a process of its own, which may take so many seconds of the processor."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(name, theirs))
+    process = context.Process(target=_report, args=(name, theirs, seconds))
     process.start()
     theirs.close()
-    record = {"kind": "not measured", "why": f"took more than {seconds:.0f} s"}
-    if ours.poll(seconds):
-        try:
-            record = ours.recv()
-        except EOFError:
-            record = {"kind": "not measured", "why": "needs more memory than there is"}
-    process.kill()
+    try:
+        record = ours.recv()
+    except EOFError:  # it was killed
+        process.join()
+        is_over = process.exitcode == -signal.SIGXCPU
+        why = f"took more than {seconds} s" if is_over else "needs more memory than there is"
+        record = {"kind": "not measured", "why": why}
     process.join()
     return {"name": name} | record
 
 
-def _report(name: str, sends: Connection) -> None:
+def _report(name: str, sends: Connection, seconds: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     try:

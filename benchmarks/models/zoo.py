@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import timm
@@ -16,12 +17,16 @@ __all__ = ["MOST_WEIGHTS", "N_CLASSES", "built", "images_of", "names"]
 
 N_CLASSES = 10
 MOST_WEIGHTS = 60_000_000  # of timm's models but the smallest of a family
-_SIDE = 96  # of the images, where a model takes any
+_SIDE = 64  # of the images, where a model takes any
+_PLAIN = ("vit_", "deit", "beit", "eva", "cait")  # timm's transformers of any size of picture
+_PLAIN_SIDE = 112  # for patches of 7, 8, 14 and 16
 _OWN_SIZE = ("inception", "maxvit", "nasnet", "pnasnet")  # that need larger ones
 
 
 def names(each: int, sizes: Path) -> list[str]:
-    """Return the names of the models, such as ``"timm/resnet18"``, those of few weights first.
+    """Return the names of the models, such as ``"timm/resnet18"``.
+
+    Those of a family with the fewest weights come first, the largest of all last.
 
     Args:
         each: Models of each of timm's families: the smallest one, and those of at most
@@ -38,12 +43,18 @@ def names(each: int, sizes: Path) -> list[str]:
     if missing:
         known |= {name: _count(name) for name in tqdm(missing, desc="sizes")}
         sizes.write_text(json.dumps(known, indent=1) + "\n")
-    chosen = [f"torchvision/{name}" for name in own]
+    ranks = {f"torchvision/{name}": 0 for name in own}
     for models in families.values():
         by_size = sorted((f"timm/{name}" for name in models), key=known.__getitem__)
-        others = [name for name in by_size[1:each] if known[name] <= MOST_WEIGHTS]
-        chosen += [*by_size[:1], *others]
-    return sorted(dict.fromkeys(chosen), key=known.__getitem__)
+        for rank, name in enumerate(by_size[:each]):
+            if not rank or known[name] <= MOST_WEIGHTS:
+                ranks[name] = min(rank, ranks.get(name, each))
+
+    def turn(name: str) -> tuple[bool, int, int]:
+        is_large = not 0 < known[name] <= MOST_WEIGHTS  # 0: nobody knows
+        return is_large, ranks[name], known[name]
+
+    return sorted(ranks, key=turn)
 
 
 def built(name: str) -> nn.Module:
@@ -62,6 +73,9 @@ def images_of(name: str, model: nn.Module, count: int = 2) -> Tensor:
     own = about.get("input_size", (3, 224, 224))
     is_fixed = about.get("fixed_input_size", False) or "vit" in name or "swin" in name
     is_large = any(part in name for part in _OWN_SIZE)
+    embeds = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if embeds == (_PLAIN_SIDE, _PLAIN_SIDE):
+        own, is_fixed = (own[0], *embeds), True
     side = own[-1] if is_fixed or is_large else min(_SIDE, own[-1])
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, own[0], side, side, generator=generator)
@@ -74,6 +88,9 @@ def _bare(name: str) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of initialisations that change one day
         if source == "timm":
+            if plain.startswith(_PLAIN):
+                with suppress(Exception):  # some of them are of one size after all
+                    return timm.create_model(plain, num_classes=N_CLASSES, img_size=_PLAIN_SIDE)
             return timm.create_model(plain, num_classes=N_CLASSES)
         model: nn.Module = torchvision.models.get_model(plain, weights=None, num_classes=N_CLASSES)
         return model

@@ -126,8 +126,7 @@ class FittedAttribution(PrototypeAttribution):
                 same pass; ``"exact"``, among all rows, in one further pass.
             checkpoint: File for the progress. A fit that was interrupted goes on from there
                 and ends as it would have; the file is deleted at the end.
-            checkpoint_interval: Seconds between two saves of the progress, at least; 0 saves
-                after every batch.
+            checkpoint_interval: Seconds between two saves, at least; 0 saves after every batch.
             additional_forward_args: Further arguments of the model.
             attribute_to_layer_input: Read the layers at their input.
             show_progress: Show progress bars.

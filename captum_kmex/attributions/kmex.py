@@ -39,9 +39,8 @@ class KMExAttribution(FittedAttribution):
     """Explain a class by the nearest of its k-means centroids, pixel by pixel and exactly.
 
     The pooled embedding ``h = mean_p h_p`` is classified by the nearest of all classes'
-    centroids. Squared distances and their differences are means over pixels, so the map adds
-    up to the distance, or to the margin by which a class wins. The head plays no part in it:
-    any model with a feature map will do.
+    centroids. Squared distances and their differences are means over pixels, so the map adds up
+    to the distance, or to the margin by which a class wins. No head plays a part in it.
 
     Args:
         model: A classifier that returns logits (N, J).
@@ -50,8 +49,7 @@ class KMExAttribution(FittedAttribution):
         seed: Seed of the sample and of k-means, an integer of 64 bits.
         layout: ``"channels_first"`` or ``"channels_last"``, the layout of ``layer`` where it
             cannot be told from the modules that made it; ``None`` tells by these.
-        output: Which of several outputs to explain, by its key, attribute or place; ``None`` where
-            there is one, or it is named ``logits``.
+        output: Which of several outputs tells the classes, by its key, attribute or place.
 
     Attributes:
         bank_: The fitted ``PrototypeBank``.

@@ -22,6 +22,7 @@ from captum_kmex.loading.models import ModelSource, model_source, with_weights
 from captum_kmex.loading.preprocessing import IMAGENET, Preprocessing
 from captum_kmex.loading.zoos import IMAGENET_CLASSES, wordnet_numbers
 from captum_kmex.model.layer_suggestion import candidate_layers
+from captum_kmex.model.outputs import as_logits, has_logits
 from captum_kmex.text.descriptions import described
 
 __all__ = ["Subject", "attribution_of", "class_index", "folder_classes", "open_subject"]
@@ -245,16 +246,15 @@ def _is_list_of_text(value: object) -> bool:
 def _n_logits(model: nn.Module, example: Tensor) -> int:
     try:
         with torch.inference_mode():
-            logits = model(example)
+            output = model(example)
     except RuntimeError as error:
         raise ValueError(
             f"the model does not take inputs of shape {tuple(example.shape)} ({error}); give the "
             "preprocessing of its training, or the model of the bank"
         ) from error
-    is_single = isinstance(logits, Tensor) and logits.ndim < 2 and logits.numel() == 1
-    if not isinstance(logits, Tensor) or not (is_single or logits.ndim == 2):
+    if not has_logits(output, example):
         raise ValueError(
-            f"the model must return logits (N, J); got {described(logits)}. Name a function that "
+            f"the model must return logits (N, J); got {described(output)}. Name a function that "
             "wraps it"
         )
-    return 1 if is_single else int(logits.shape[1])
+    return int(as_logits(output, example).shape[1])

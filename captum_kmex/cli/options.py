@@ -50,8 +50,8 @@ def add_model(parser: ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="torchvision:NAME, timm:NAME, package.module:NAME or file.py:NAME; code of yours is "
-        "imported, and what NAME makes is called",
+        help="torchvision:NAME, timm:NAME, hf:FOLDER, package.module:NAME or file.py:NAME; code of "
+        "yours is imported, and what NAME makes is called",
     )
     parser.add_argument(
         "--weights",

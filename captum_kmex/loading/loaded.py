@@ -92,8 +92,9 @@ def load_model(
     """Load a model by its name, as the command line does.
 
     Args:
-        name: ``torchvision:NAME``, ``timm:NAME``, or a model of yours, or a function that makes
-            one: ``package.module:NAME`` or ``file.py:NAME``.
+        name: ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER`` of Hugging Face's
+            ``save_pretrained``, or a model of yours, or a function that makes one:
+            ``package.module:NAME`` or ``file.py:NAME``.
         weights: A file, or the name of a published set. ``None`` is torchvision's and timm's
             published ones, downloaded when they are first asked for, and for a model of yours
             the weights it comes with.
@@ -103,13 +104,13 @@ def load_model(
 
     Returns:
         The model on the CPU, in evaluation mode, with its preprocessing, and with ImageNet's
-        class names if they are as many as its classes.
+        class names if they are as many as its classes, or those of the folder.
 
     Raises:
         UsageError: There is no such model.
         OSError: The weights cannot be read or downloaded.
         ValueError: They do not fit the model.
-        MissingExtraError: torchvision or timm is not installed.
+        MissingExtraError: torchvision, timm or transformers is not installed.
 
     Example:
         >>> net = load_model("captum_kmex.demo:load_efficientnet_lite0")

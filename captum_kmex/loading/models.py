@@ -1,4 +1,4 @@
-"""Models from their names: torchvision's, timm's, or a function of yours."""
+"""Models from their names: torchvision's, timm's, Hugging Face's, or a function of yours."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import nn
 
 from captum_kmex.exceptions import UsageError
+from captum_kmex.loading.hugging_face import HuggingFaceModel
 from captum_kmex.loading.own_model import OwnModel
 from captum_kmex.loading.preprocessing import Preprocessing
 from captum_kmex.loading.weights import class_count, read_weights, set_weights
@@ -40,17 +41,21 @@ class ModelSource(Protocol):
 
 
 def model_source(text: str) -> ModelSource:
-    """Read ``torchvision:NAME``, ``timm:NAME``, ``package.module:NAME`` or ``file.py:NAME``.
+    """Read ``torchvision:NAME``, ``timm:NAME``, ``hf:FOLDER``, or a function of the user's.
+
+    That is ``package.module:NAME`` or ``file.py:NAME``.
 
     Raises:
         UsageError: Malformed, or there is no such model; names the nearest.
-        MissingExtraError: torchvision or timm is not installed.
+        MissingExtraError: torchvision, timm or transformers is not installed.
     """
+    if text.startswith("hf:") and text != "hf:":
+        return HuggingFaceModel(Path(text.removeprefix("hf:")).expanduser())
     place, colon, name = text.rpartition(":")
     if not colon or not name or not place:
         raise UsageError(
-            f"MODEL is torchvision:NAME, timm:NAME, package.module:NAME or file.py:NAME; got "
-            f"{text!r}. Did you mean torchvision:{text.strip(':')}?"
+            "MODEL is torchvision:NAME, timm:NAME, hf:FOLDER, package.module:NAME or file.py:NAME; "
+            f"got {text!r}. Did you mean torchvision:{text.strip(':')}?"
         )
     if place == "torchvision":
         return TorchvisionModel(name)

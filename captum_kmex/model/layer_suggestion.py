@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -122,7 +122,8 @@ def _candidates(model: nn.Module, given: Inputs, count: int) -> tuple[LayerCandi
     calls = {call.name: call for call in passed.calls}
     outputs = {name: _shape(call, call.left, size) for name, call in calls.items()}
     inputs = {name: _shape(call, call.entered, size) for name, call in calls.items()}
-    listed = set(_stages(model, inputs, outputs))
+    closed = {name for name, call in calls.items() if call.left is not None}
+    listed = set(_stages(model, inputs, outputs, closed))
     found = [
         LayerCandidate(name, type(calls[name].module).__name__, shape[0], shape[1:])
         for name, shape in outputs.items()
@@ -148,9 +149,12 @@ def _shape(call: Call, record: Record | None, size: Grid) -> Shape | None:
 
 
 def _stages(
-    model: nn.Module, inputs: dict[str, Shape | None], outputs: dict[str, Shape | None]
+    model: nn.Module,
+    inputs: dict[str, Shape | None],
+    outputs: dict[str, Shape | None],
+    closed: Container[str],
 ) -> Iterator[str]:
-    """Walk down from the top as far as modules hold several grids."""
+    """Walk down from the top as far as modules hold several grids, or return no tensor."""
     todo = [name for name, _ in model.named_children()]
     while todo:
         name = todo.pop()
@@ -160,7 +164,7 @@ def _stages(
         spanned = left | ({entered[1:]} if entered is not None else set())
         if len(spanned) <= 2 and outputs.get(name) is not None:
             yield name
-        elif len(left) > 1 or len(spanned) > 2 or name not in outputs:
+        elif len(left) > 1 or len(spanned) > 2 or name not in closed:
             children = model.get_submodule(name).named_children()
             todo += [f"{name}.{child}" for child, _ in children]
 

@@ -92,13 +92,14 @@ def _table(part: Tensor, count: int) -> Tensor | None:
 
 def _remedy(output: object, count: int) -> str:
     """Return what to do about an output with so many tables that may be logits."""
+    wrap = "Wrap it in a module that returns the logits"
     if count > 1:
-        return "Choose one: output= takes its key, attribute or place"
+        return f"{wrap}, or choose one: output= takes its key, attribute or place"
     main = main_output(output, 4)
     if main is not None and main.ndim > 2 and main.is_floating_point():
         indices = "class, row, column" if main.ndim == 4 else f"{main.ndim - 1} indices"
-        return f"A map of outputs is explained at one position: target=({indices})"
-    return "Wrap it in a module that returns the logits"
+        return f"{wrap}, or explain a map of outputs at one position: target=({indices})"
+    return wrap
 
 
 def _said(output: object) -> str:

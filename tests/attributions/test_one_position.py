@@ -187,7 +187,7 @@ def test_evidence_of_a_position_is_measured(pictures):
 
 WRONG = {
     "none": (None, r"target=\(class, row, column\)"),
-    "class": (2, r"A map of outputs is explained at one position"),
+    "class": (2, r"a map of outputs at one position"),
     "pair": ((2, 1), r"2 indices in a tuple, but outputs \(3, 4, 16, 24\) need 3, the class first"),
     "four": ((2, 1, 1, 1), "4 indices in a tuple, but outputs"),
     "row": ((2, 16, 0), r"outside the outputs \(N, 4, 16, 24\)"),

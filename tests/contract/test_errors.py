@@ -466,7 +466,7 @@ def test_inputs_that_are_no_images_are_refused(kind, net, images, loader, spoil,
     [
         (
             lambda z: z[:, :, None],
-            r"logits \(N, J\) for 12 images; got \(12, 3, 1\)\. A map of outputs is explained at one",
+            r"logits \(N, J\) for 12 images; got \(12, 3, 1\)\. A map of outputs",
         ),
         (lambda z: z[:5], r"logits \(N, J\) for 12 images; got \(5, 3\)"),
         (

@@ -159,14 +159,14 @@ def test_class_token_has_no_fixed_prototypes():
 
 
 def test_queries_of_heads_are_no_map():
-    clues = LayoutClues()
+    clues = LayoutClues(4)
     clues.take(nn.Linear(8, 24), torch.zeros(2, 60, 24))
     assert clues.is_of_heads(torch.zeros(2, 2, 60, 4))
     assert not clues.is_of_heads(torch.zeros(2, 6, 10, 24))
 
 
 def test_patches_cut_by_a_linear_layer_tell_the_grid():
-    clues = LayoutClues()
+    clues = LayoutClues(4)
     tokens = torch.zeros(2, 60, 24)
     clues.take(nn.Linear(192, 24), tokens)
     assert clues.token_grid(tokens) is None  # what the image is, nobody said
