@@ -29,6 +29,7 @@ def measured(name: str, seconds: int) -> Record:
     process = context.Process(target=_report, args=(name, theirs, seconds))
     process.start()
     theirs.close()
+    record: Record
     try:
         record = ours.recv()
     except EOFError:  # it was killed

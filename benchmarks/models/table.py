@@ -15,9 +15,9 @@ _KINDS = ("exact", "linearised", "refused", "not measured")
 _ABOUT = """# Models
 
 Which classifiers `LayerKMeansAttribution(model).explain(x)` explains with no argument, written by
-`python -m benchmarks models`: every classifier of torchvision and the smallest models of each
-family of timm, with random weights (those that start at zero drawn anew) and two small images of
-noise.
+`python -m benchmarks models`: classifiers of torchvision and the smallest models of each family of
+timm, with random weights (those that start at zero drawn anew) and two small images of noise. The
+command goes on where it stopped: what is not in the tables has not been tried yet.
 
 *Exact*: the logits are affine in the map, so map and bias are the logit, to 1e-4 of the logits'
 range. *Linearised*: they are not, and the map is gradient times map of the tail; "left over" is the

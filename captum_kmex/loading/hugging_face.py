@@ -62,7 +62,8 @@ class HuggingFaceModel:
             raise UsageError(
                 f"hf:{self.folder} cannot be opened as an image classifier: {reason}"
             ) from error
-        found = len(model.config.id2label)
+        config: Any = model.config
+        found = len(config.id2label)
         if num_classes not in (None, found):
             raise UsageError(
                 f"hf:{self.folder} has {found} classes; leave --num-classes out, or give {found}"
@@ -101,7 +102,8 @@ class HuggingFaceModel:
 
     def class_names(self, model: nn.Module, n_classes: int) -> Sequence[str] | None:
         """Return the names in the model's configuration, if somebody gave them."""
-        names = read_class_names(dict(model.config.id2label))  # type: ignore[union-attr,arg-type]
+        config: Any = model.config
+        names = read_class_names(dict(config.id2label))
         is_named = any(name != f"LABEL_{i}" for i, name in enumerate(names))
         return names if is_named and len(names) == n_classes else None
 
