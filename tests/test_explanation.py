@@ -315,3 +315,17 @@ def test_overlay_has_full_colour_where_evidence_is_largest(attr, images):
 def test_names_must_be_as_many_as_classes(attr, images):
     with pytest.raises(ValueError, match="2 names for 3 classes"):
         attr.explain(images).named(["a", "b"])
+
+
+def test_signals_show_themselves_and_have_no_overlay():
+    net = torch.nn.Sequential(
+        torch.nn.Conv1d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool1d(1),
+        torch.nn.Flatten(), torch.nn.Linear(4, 2),
+    ).eval()  # fmt: skip
+    x = torch.rand(1, 1, 16, generator=torch.Generator().manual_seed(0))
+    found = LayerKMeansAttribution(net, "1", n_clusters=3).explain(x)
+    assert found._repr_png_().startswith(b"\x89PNG")
+    assert "<details>" in found._repr_html_()
+    assert len(found[0].ledger_table()) == 3
+    with pytest.raises(ValueError, match="a picture of an image"):
+        found.overlay()

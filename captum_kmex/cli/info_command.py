@@ -29,6 +29,7 @@ from captum_kmex.text.plain import printable
 
 __all__ = ["register", "run"]
 
+_MOST = 6  # classes that are named
 _HEADS = {
     "pooled": "linear, after mean pooling",
     "flatten": "linear, on the flattened map",
@@ -78,6 +79,7 @@ def _of_bank(path: Path) -> Answer:
         "method": bank.method,
         "layers": list(bank.layers),
         "n_classes": bank.n_classes,
+        "fitted_classes": _fitted_classes(bank),
         "depths": depths,
         "surrogate_r2": None if bank.surrogate is None else bank.surrogate.r2,
         "fingerprint": dataclasses.asdict(bank.fingerprint),
@@ -96,6 +98,7 @@ def _bank_lines(bank: PrototypeBank, record: Mapping[str, object]) -> list[str]:
     rows = [
         ("method", bank.method),
         ("classes", f"{bank.n_classes}" + (f": {shown}" if shown else "")),
+        ("fitted", _fitted(bank, names)),
         ("pictures", str(bank.provenance.get("n_images", "unknown"))),
         ("model", f"{record.get('model', 'unknown')}, weights {bank.fingerprint.weights[:12]}"),
     ]
@@ -110,6 +113,22 @@ def _bank_lines(bank: PrototypeBank, record: Mapping[str, object]) -> list[str]:
     if bank.surrogate is not None:
         rows.append(("head", f"a surrogate of the logits, R2 = {bank.surrogate.r2:.3f}"))
     return [table(rows)]
+
+
+def _fitted_classes(bank: PrototypeBank) -> list[int] | None:
+    """Return the classes that have prototypes; ``None`` where these belong to no class."""
+    book = bank.codebooks[0]
+    return None if book.is_agnostic else sorted({*book.membership.tolist()})
+
+
+def _fitted(bank: PrototypeBank, names: object) -> str:
+    classes = _fitted_classes(bank)
+    if classes is None:
+        return "one set of prototypes for all classes"
+    if len(classes) == bank.n_classes:
+        return "all classes"
+    told = [str(names[c]) if isinstance(names, list) else str(c) for c in classes[:_MOST]]
+    return f"{len(classes)} classes: {', '.join(told)}" + ", ..." * (len(classes) > _MOST)
 
 
 def _depth_table(depths: list[dict[str, object]]) -> str:

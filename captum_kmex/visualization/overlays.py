@@ -14,6 +14,7 @@ from captum_kmex.visualization.pictures import Picture, picture, shade
 
 __all__ = ["overlay"]
 
+_IMAGES = 4  # dimensions of a batch of images
 _STRENGTH = {"map": 0.5, "segments": 0.3}  # of the picture over the colours
 
 
@@ -28,6 +29,10 @@ def overlay(
 ) -> Image.Image:
     """Return an image's map or segments over its picture; see ``Explanation.overlay``."""
     index = resolve_index("index", index, len(explanation))
+    if explanation.inputs.ndim != _IMAGES:
+        raise ValueError(
+            "overlay is a picture of an image; plot() draws signals and volumes with their maps"
+        )
     shown = picture(explanation.inputs[index] if image is None else image)
     size = shown.shape[1], shown.shape[0]
     if kind == "segments":

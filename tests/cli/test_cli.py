@@ -3,9 +3,10 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from nets import LAYERS, make_net
 from workplace import answer_of, error_of, workplace  # noqa: F401
 
-from captum_kmex import __version__
+from captum_kmex import LayerKMeansAttribution, __version__
 from captum_kmex.cli import info_command
 from captum_kmex.cli.main import main
 from captum_kmex.cli.options import byte_count
@@ -136,3 +137,15 @@ def test_a_bank_keeps_its_preprocessing(workplace, tmp_path, capsys):  # noqa: F
 )
 def test_bytes_are_read_as_people_write_them(text, expected):
     assert byte_count(text) == expected
+
+
+@pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
+def test_info_says_which_classes_were_fitted(images, labels, tmp_path, capsys):
+    attr = LayerKMeansAttribution(make_net(), LAYERS, n_prototypes=2)
+    path = tmp_path / "bank.safetensors"
+    attr.fit([(images, labels)], n_init=1, classes=[0, 2]).bank_.save(path)
+    assert answer_of(capsys, "info", path)["fitted_classes"] == [0, 2]
+    assert main(["info", str(path)]) == 0
+    assert "2 classes: 0, 2" in capsys.readouterr().out
+    attr.fit([(images, labels)], n_init=1, labels=None).bank_.save(path)
+    assert answer_of(capsys, "info", path)["fitted_classes"] is None
