@@ -13,12 +13,10 @@ from captum_kmex.arguments import checked
 from captum_kmex.arguments.misfits import shortened
 from captum_kmex.bank.prototype_bank import PrototypeBank
 from captum_kmex.composite.resizing import resize
-from captum_kmex.data.items import ITEM, inputs_of
-from captum_kmex.text.descriptions import described
+from captum_kmex.data.items import ITEM, item_of
 
-__all__ = ["crop_box", "image_of", "item_of", "random_concept", "to_concepts"]
+__all__ = ["crop_box", "image_of", "random_concept", "to_concepts"]
 
-_ITEMS = {2: "signals (C, T)", 3: "image tensors (C, H, W)", 4: "volumes (C, D, H, W)"}
 _SHARE = 0.25  # of the image's sides: the least crop, so that a small cell keeps its context
 
 
@@ -122,30 +120,6 @@ def image_of(dataset: Sequence[object], index: int) -> Tensor:
             "data set of the fit, in its order"
         )
     return item_of(dataset, index, ITEM)
-
-
-def item_of(dataset: Sequence[object], index: int, ndim: int) -> Tensor:
-    """Return a signal (C, T), an image or a volume (C, D, H, W) of a data set.
-
-    Args:
-        dataset: The training set of the fit.
-        index: Position in it.
-        ndim: Dimensions of the item: 2, 3 or 4.
-
-    Raises:
-        TypeError: The data set yields something else.
-        ValueError: Several items with names, none of which says which is the input.
-    """
-    item = dataset[index]
-    found = inputs_of(item, ndim)[0]
-    if found.ndim != ndim or found.is_meta:
-        is_other = not found.is_meta and ndim == ITEM and found.ndim in _ITEMS
-        hint = ". Signals and volumes are drawn by Explanation.plot alone" if is_other else ""
-        raise TypeError(
-            f"the data set must yield {_ITEMS[ndim]}, alone or first in a tuple; got "
-            f"{described(item)}. Pass the data set that the fit saw{hint}"
-        )
-    return found
 
 
 @checked

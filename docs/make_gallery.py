@@ -119,7 +119,7 @@ def contrasted(
         line[0].set_ylabel(name, fontsize=10)
         smooth = interpolate(found.detach(), pictures[0].shape[:2], mode="bilinear")
         for values, picture, ax in zip(smooth, pictures, line, strict=True):
-            draw_map(density(values), picture / 255, ax, evidence_scale([values]))
+            draw_map(density(values), picture / 255, ax, evidence_scale([values]), is_signed=True)
     return figure
 
 

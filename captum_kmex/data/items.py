@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from captum_kmex.text.descriptions import described, named_parts
 
-__all__ = ["BATCH", "ITEM", "inputs_of", "label_of", "label_tensor", "name_of"]
+__all__ = ["BATCH", "ITEM", "inputs_of", "item_of", "label_of", "label_tensor", "name_of"]
 
 BATCH, ITEM = 4, 3  # dimensions of the images: (N, C, H, W), (C, H, W)
+_ITEMS = {2: "signals (C, T)", 3: "image tensors (C, H, W)", 4: "volumes (C, D, H, W)"}
 _LABELS = (("label", "labels"), ("target", "targets", "y"))  # the latter where no former is there
 _NAMES = ("name", "path", "filename")
 _ASKED = {
@@ -55,6 +56,30 @@ def inputs_of(given: object, ndim: int) -> tuple[Tensor, ...]:
         wanted, remedy = _ASKED[ndim]
         raise TypeError(f"{wanted}; got {described(given)}. {remedy}")
     return tensors
+
+
+def item_of(dataset: Sequence[object], index: int, ndim: int) -> Tensor:
+    """Return a signal (C, T), an image or a volume (C, D, H, W) of a data set.
+
+    Args:
+        dataset: The training set of the fit.
+        index: Position in it.
+        ndim: Dimensions of the item: 2, 3 or 4.
+
+    Raises:
+        TypeError: The data set yields something else.
+        ValueError: Several items with names, none of which says which is the input.
+    """
+    item = dataset[index]
+    found = inputs_of(item, ndim)[0]
+    if found.ndim != ndim or found.is_meta:
+        is_other = not found.is_meta and ndim == ITEM and found.ndim in _ITEMS
+        hint = ". Signals and volumes are drawn by Explanation.plot alone" if is_other else ""
+        raise TypeError(
+            f"the data set must yield {_ITEMS[ndim]}, alone or first in a tuple; got "
+            f"{described(item)}. Pass the data set that the fit saw{hint}"
+        )
+    return found
 
 
 def label_of(given: object, ndim: int) -> object:

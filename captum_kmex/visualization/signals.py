@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from captum_kmex.concepts import item_of
+from captum_kmex.data.items import item_of
 from captum_kmex.explaining.ledger import LedgerRow, Patch
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from captum_kmex.concepts import item_of
+from captum_kmex.data.items import item_of
 from captum_kmex.explaining.ledger import LedgerRow, Patch
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames

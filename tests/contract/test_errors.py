@@ -464,14 +464,11 @@ def test_inputs_that_are_no_images_are_refused(kind, net, images, loader, spoil,
 @pytest.mark.parametrize(
     ("wrap", "message"),
     [
-        (
-            lambda z: z[:, :, None],
-            r"logits \(N, J\) for 12 images; got \(12, 3, 1\)\. A map of outputs",
-        ),
+        (lambda z: z[:, :, None], r"logits \(N, J\) for 12 images; got \(12, 3, 1\)\. Wrap it"),
         (lambda z: z[:5], r"logits \(N, J\) for 12 images; got \(5, 3\)"),
         (
             lambda z: {"one": z, "other": z},
-            "got dict of 'one': .* Choose one: output= takes its key, attribute or place",
+            "got dict of 'one': .* Wrap it in a module that returns the logits",
         ),
         (lambda z: (z, z), "got tuple"),
     ],
