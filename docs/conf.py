@@ -29,6 +29,7 @@ executed_pages = {  # page: the page whose names it goes on with
     "tutorial": None,
     "export": None,
     "other_models": None,
+    "signals": None,
     "from_grad_cam": "tutorial",
     "choose_layers": "tutorial",
     "choose_k": "tutorial",

@@ -107,7 +107,7 @@ def _draw_slices(
     """Draw segments and map on the slices across each side."""
     volume, values = _grey(explanation.inputs[index]), density(explanation.attribution[index])
     labels = explanation.segments[index].cpu().numpy()
-    strongest = np.unravel_index(int(np.abs(values).argmax()), values.shape)
+    strongest = _strongest(np.abs(values))
     is_signed = has_signs([values], [scale])
     for side, cell in enumerate(strongest):
         place = int((cell + 0.5) * volume.shape[side] / values.shape[side])
@@ -118,6 +118,13 @@ def _draw_slices(
         above.set_xlabel(f"{_SIDES[side]} = {place} of {volume.shape[side]}", fontsize=9)
         if side == 1:
             draw_scale(drawn, SCALE)
+
+
+def _strongest(values: NDArray[np.float64]) -> list[int]:
+    """Return the cell of the largest value; of equal ones, that in the midst of them."""
+    cells = np.argwhere(values >= values.max() * (1 - 1e-6))
+    far = np.square(cells - cells.mean(0)).sum(1)
+    return [int(place) for place in cells[far.argmin()]]
 
 
 def _draw_segments(

@@ -70,10 +70,11 @@ def test_slices_of_a_volume_go_through_its_strongest_cell(made):
     result = made[3].explain(drawn_sided(3)[:1])
     _, axes = result.plot()
     values = density(result.attribution[0])
-    peak = np.unravel_index(np.abs(values).argmax(), values.shape)
     for side in range(3):
         shown = axes[3 + side].images[0].get_array()
-        assert np.allclose(shown, np.moveaxis(values, side, 0)[peak[side]])
+        slices = np.moveaxis(values, side, 0)
+        assert any(np.allclose(shown, own) for own in slices)
+        assert np.abs(shown).max() == pytest.approx(np.abs(values).max(), rel=1e-5)
 
 
 @sided
