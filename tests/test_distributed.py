@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, Te
 
 from captum_kmex import KMExAttribution, LayerKMeansAttribution, PrototypeBank
 from captum_kmex._version import __version__
+from captum_kmex.bank.prototype_bank import Codebook
 from captum_kmex.distributed import (
     add_up,
     check_alike,
@@ -224,6 +225,15 @@ def rows(kind: str, depth: int) -> Tensor:
     return torch.cat(unit, 1).flatten(2).transpose(1, 2)
 
 
+def nearest(kind: str, depth: int, book: Codebook) -> Tensor:
+    """Distances (K, 3) of each prototype to the images of its class that are nearest to it."""
+    everyone, found = rows(kind, depth), []
+    for centroid, c in zip(book.centroids, book.membership, strict=True):
+        own = everyone[Blobs().y == c]
+        found.append((own - centroid).norm(dim=2).amin(1).sort().values[:3])
+    return torch.stack(found)
+
+
 def inertia(bank: PrototypeBank, kind: str) -> float:
     total = 0.0
     for depth, book in enumerate(bank.codebooks):
@@ -268,11 +278,15 @@ def test_bank_of_a_shared_data_set_is_that_of_a_single_process(fits, alone, size
 def test_patches_are_those_of_a_single_process(fits, alone, size, name, kind):
     """Positions in the data set where the ranks share it, distances everywhere."""
     bank = PrototypeBank.load(fits[size] / f"{name}.{kind}.0")
-    for ours, theirs in zip(bank.codebooks, alone[kind].codebooks, strict=True):
+    # other positions are another sample, among which patches are near, not the nearest
+    is_same = OPTIONS[kind].get("patch_search") == "exact" or name not in ("classes", "one_empty")
+    for depth, (ours, theirs) in enumerate(zip(bank.codebooks, alone[kind].codebooks, strict=True)):
         mine, other = ours.representatives, theirs.representatives
         order = torch.cdist(ours.centroids, theirs.centroids).argmin(1)
         # squared distances are rounded to 1e-6, and their roots to half as many digits
-        assert torch.allclose(mine.distances, other.distances[order], atol=1e-3)
+        if is_same:
+            assert torch.allclose(mine.distances, other.distances[order], atol=1e-3)
+        assert (mine.distances >= nearest(kind, depth, ours) - 1e-3).all()
         if name in ("sampler", "shuffled"):
             own = Blobs().y[mine.indices]
             assert torch.equal(own, ours.membership[:, None].expand_as(own))
