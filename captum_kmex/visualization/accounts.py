@@ -22,7 +22,7 @@ __all__ = [
     "write_segment_title",
 ]
 
-TITLE = 0.9  # of a column's width, beside which the ledger's labels need theirs
+TITLE = 0.87  # of a column's width, beside which the ledger's labels need theirs
 SIZE = 9.5  # of letters, in points
 SCALE = "logit, if all cells were so"
 _PATCHED = 4  # leading segments whose nearest training patches are drawn

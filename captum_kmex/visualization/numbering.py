@@ -45,11 +45,11 @@ def number_places(
     taken = np.empty((0, 2))
     labels = []
     for segment in order:
-        inside = _inner_points(segments == segment)
-        free = _free(_moved_inside(inside, room), taken, room)
-        place = _moved_inside(inside, room)[free.argmax()]
-        if not free.any():
-            place = _nearest_free(inside[0], taken, room)
+        mask = segments == segment
+        inside = _inner_points(mask)
+        moved = _moved_inside(inside, room)
+        free = _free(moved, taken, room) & _holds(mask, moved)
+        place = moved[free.argmax()] if free.any() else _nearest_free(inside[0], taken, room)
         is_outside = bool((np.abs(place - inside[0]) > np.array(room) / 2).any())
         anchor = inside[0] if is_outside and not free.any() else place
         taken = np.concatenate([taken, place[None]])
@@ -64,6 +64,12 @@ def _inner_points(mask: NDArray[np.bool_]) -> Points:
     deepest = np.argsort(-depth[y, x], kind="stable")
     height, width = mask.shape
     return (np.stack([x, y], 1)[deepest] + 0.5) / (width, height)
+
+
+def _holds(mask: NDArray[np.bool_], points: Points) -> NDArray[np.bool_]:
+    """Return which points (M, 2) lie in a segment."""
+    x, y = (points * mask.shape[::-1]).astype(int).T
+    return np.asarray(mask[y, x])
 
 
 def _moved_inside(points: Points, room: tuple[float, float]) -> Points:

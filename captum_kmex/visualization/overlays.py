@@ -31,7 +31,7 @@ def overlay(
     index = resolve_index("index", index, len(explanation))
     if explanation.inputs.ndim != _IMAGES:
         raise ValueError(
-            "overlay is a picture of an image; plot() draws signals and volumes with their maps"
+            "overlay is a picture of an image; signals and volumes are drawn by Explanation.plot"
         )
     shown = picture(explanation.inputs[index] if image is None else image)
     size = shown.shape[1], shown.shape[0]

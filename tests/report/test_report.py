@@ -505,5 +505,8 @@ def test_documentation_writes_a_report(fitted, images, labels, tmp_path, monkeyp
     data = TensorDataset(images, labels)
     code = re.findall(r"```python\n(.*?)```", page, re.S)
     given = {"attribution": fitted, "test_set": data, "train_set": data, "class_names": NAMES}
+    model = fitted.model
+    model.layer4 = model.stage3  # as the page's ResNet has it
+    given |= {"model": model, "layers": ["stage2", "stage3"]}
     exec("\n".join(code), given)
     assert Page((tmp_path / "report.html").read_text("utf-8")).data["report"]["classNames"] == NAMES
