@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.models.zoo import built, images_of
+from benchmarks.models.zoo import built, images_of, settled
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.model.reading import Reading
 
@@ -56,6 +56,7 @@ def explained(name: str) -> Record:
     """Return how a model is explained: what makes the map, where, and what is left over."""
     model = built(name)
     images = images_of(name, model)
+    model = settled(model, images_of(name, model, 4))
     attribution = LayerKMeansAttribution(model, n_clusters=8)
     result = attribution.explain(images, depth=-1)
     reading = attribution.read(images).reading

@@ -13,13 +13,14 @@ import torchvision
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-__all__ = ["MOST_WEIGHTS", "N_CLASSES", "built", "images_of", "names"]
+__all__ = ["MOST_WEIGHTS", "N_CLASSES", "built", "images_of", "names", "settled"]
 
 N_CLASSES = 10
 MOST_WEIGHTS = 60_000_000  # of timm's models but the smallest of a family
 _SIDE = 64  # of the images, where a model takes any
 _PLAIN = ("vit_", "deit", "beit", "eva", "cait")  # timm's transformers of any size of picture
 _PLAIN_SIDE = 112  # for patches of 7, 8, 14 and 16
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _OWN_SIZE = ("inception", "maxvit", "nasnet", "pnasnet")  # that need larger ones
 
 
@@ -64,6 +65,21 @@ def built(name: str) -> nn.Module:
     for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.any():
             nn.init.normal_(parameter, std=0.02)
+    return model.eval()
+
+
+def settled(model: nn.Module, images: Tensor) -> nn.Module:
+    """Return a model whose batch norms know the scale of its maps, as after training.
+
+    With the mean 0 and the variance 1 that they are made with, deep maps vanish, and what follows
+    is as good as linear where it is not.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _NORMS)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model(images)
     return model.eval()
 
 
