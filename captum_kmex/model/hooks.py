@@ -147,9 +147,9 @@ class Recorder:
             self._clues.see(images)
 
     def _clue(self) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, args: object, output: object) -> None:  # noqa: ARG001
+        def hook(module: nn.Module, args: object, output: object) -> None:
             if threading.get_ident() == self._thread and isinstance(output, Tensor):
-                self._clues.take(module, output)
+                self._clues.take(module, first_tensor(args), output)
 
         return hook
 

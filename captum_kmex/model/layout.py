@@ -6,10 +6,12 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 __all__ = [
     "CONVOLUTIONS",
+    "LOST",
     "NORMS",
     "Convolution",
     "Layout",
@@ -22,6 +24,7 @@ __all__ = [
 
 # the dimension of the channels, or for tokens (N, T, D) the size of their grid
 Layout = int | tuple[int, ...]
+LOST: Layout = ()  # of tokens that stand in an order of the model's own
 
 _MAX_PREFIX_TOKENS = 8  # class and register tokens before the patch tokens of a transformer
 _MOST_TOLD_PREFIXES = 32  # the same where the grid is known
@@ -58,7 +61,21 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm, *_C
 
 def gives_clues(module: nn.Module) -> bool:
     """Whether a module's own output tells which of its dimensions are the channels."""
-    return isinstance(module, _CHANNELS_FIRST) or works_on_last(module)
+    return isinstance(module, _CHANNELS_FIRST) or works_on_last(module) or _may_reorder(module)
+
+
+def _may_reorder(module: nn.Module) -> bool:
+    """Whether a module has no parts and no weights, and is none of torch's."""
+    is_own = not type(module).__module__.startswith("torch.nn.")
+    return is_own and not module._modules and not module._parameters
+
+
+def _is_reordered(entered: Tensor | None, left: Tensor) -> bool:
+    """Whether tokens (N, T, D) are those of before in another order."""
+    if entered is None or entered.ndim != 3 or entered.shape != left.shape or not len(left):
+        return False
+    before, after = entered[0].double().sum(1), left[0].double().sum(1)
+    return not torch.equal(before, after) and torch.equal(before.sort()[0], after.sort()[0])
 
 
 def works_on_last(module: nn.Module) -> bool:
@@ -95,13 +112,19 @@ class LayoutClues:
         self._shape: tuple[int, ...] = ()
         self._grids: deque[tuple[int, ...]] = deque(maxlen=_GRIDS_KEPT)
         self._image: tuple[int, ...] = ()
+        self._is_lost = False  # tokens were put in another order
 
     def see(self, images: Tensor) -> None:
         """Learn what the model gets, which a patch embedding without convolutions cuts up."""
         self._image = tuple(images.shape[1:])
 
-    def take(self, module: nn.Module, output: Tensor) -> None:
-        """Learn from what a module of ``gives_clues`` returned."""
+    def take(self, module: nn.Module, entered: Tensor | None, output: Tensor) -> None:
+        """Learn from what a module of ``gives_clues`` got and returned."""
+        if _may_reorder(module):
+            if _is_reordered(entered, output):
+                self._grids.clear()  # none of them says any more where a token stands
+                self._is_lost = True
+            return
         if isinstance(module, _CHANNELS_FIRST) and output.ndim == self._ndim:
             self._axis, self._width, self._shape = 1, output.shape[1], tuple(output.shape)
             self._keep(tuple(output.shape[2:]))
@@ -117,7 +140,7 @@ class LayoutClues:
         if is_first or is_last:
             self._axis, self._width = self._ndim - 1 if is_last else 1, width
             self._shape = tuple(output.shape)
-            if output.ndim == self._ndim:
+            if output.ndim == self._ndim and not self._is_lost:  # else windows of tokens, perhaps
                 self._keep(tuple(output.shape[1:-1]))
 
     def axis(self, output: Tensor) -> Layout:
@@ -126,7 +149,7 @@ class LayoutClues:
             axis = self._axis_of_map(output)
             return axis if axis == 1 else self._without_prefix(output) or axis
         if output.ndim == 3:
-            return self.token_grid(output) or self._axis
+            return self.token_grid(output) or (LOST if self._is_lost else self._axis)
         return self._axis_of_map(output)
 
     def token_grid(self, tokens: Tensor) -> tuple[int, ...] | None:
@@ -146,7 +169,7 @@ class LayoutClues:
 
     def _take_patches(self, tokens: int, width: int) -> None:
         """Keep the grid of a linear layer's tokens that are all pixels of the image, cut up."""
-        if len(self._image) != 3:
+        if len(self._image) != 3 or self._is_lost:
             return
         channels, *size = self._image
         side = math.isqrt(width // channels)
@@ -202,6 +225,11 @@ def feature_grid(
     Raises:
         ValueError: The output has no grid.
     """
+    if channel_axis == LOST:
+        raise ValueError(
+            f"layer {name!r} returns tokens that the model has put in another order, so nothing "
+            "says where they stand; choose a layer before that, or one that returns a map"
+        )
     grid = channel_axis if isinstance(channel_axis, tuple) else None
     if features.ndim == len(input_size) + 2 and (grid is None or features.ndim > 3):
         return features if grid is not None or channel_axis == 1 else features.movedim(-1, 1)

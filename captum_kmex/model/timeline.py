@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from captum_kmex.grids import grid_of
 from captum_kmex.model.hooks import first_tensor
-from captum_kmex.model.layout import Layout, LayoutClues, feature_grid, gives_clues
+from captum_kmex.model.layout import LOST, Layout, LayoutClues, feature_grid, gives_clues
 from captum_kmex.model.tail import Tap
 
 __all__ = ["Place", "Timeline"]
@@ -103,7 +103,7 @@ class Timeline:
                 return
             self._runs[name] += 1
             if isinstance(output, Tensor) and gives_clues(module):
-                self._clues.take(module, output)
+                self._clues.take(module, first_tensor(args), output)
             value, entered = first_tensor(output), first_tensor(args)
             if name and value is not None and not self._spreads(module, entered, value):
                 self._take(Tap(name), value)
@@ -133,7 +133,7 @@ class Timeline:
         if self._clues.is_of_heads(value):
             return None
         layout = self._clues.axis(value)
-        if value.ndim < self._ndim and not isinstance(layout, tuple):
+        if value.ndim < self._ndim and (layout == LOST or not isinstance(layout, tuple)):
             return None  # tokens on no grid that the pass has shown
         grid = feature_grid(value, self._size, tap.name, layout)
         return Place(tap, layout, tuple(grid.shape[1:]), self._size)

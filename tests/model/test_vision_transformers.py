@@ -160,7 +160,7 @@ def test_class_token_has_no_fixed_prototypes():
 
 def test_queries_of_heads_are_no_map():
     clues = LayoutClues(4)
-    clues.take(nn.Linear(8, 24), torch.zeros(2, 60, 24))
+    clues.take(nn.Linear(8, 24), None, torch.zeros(2, 60, 24))
     assert clues.is_of_heads(torch.zeros(2, 2, 60, 4))
     assert not clues.is_of_heads(torch.zeros(2, 6, 10, 24))
 
@@ -168,9 +168,56 @@ def test_queries_of_heads_are_no_map():
 def test_patches_cut_by_a_linear_layer_tell_the_grid():
     clues = LayoutClues(4)
     tokens = torch.zeros(2, 60, 24)
-    clues.take(nn.Linear(192, 24), tokens)
+    clues.take(nn.Linear(192, 24), None, tokens)
     assert clues.token_grid(tokens) is None  # what the image is, nobody said
     clues.see(torch.zeros(2, 3, 48, 80))
-    clues.take(nn.Linear(192, 24), tokens)
+    clues.take(nn.Linear(192, 24), None, tokens)
     assert clues.token_grid(tokens) == (6, 10)
     assert clues.token_grid(torch.zeros(2, 64, 24)) == (6, 10)
+
+
+class Shuffled(nn.Module):
+    """Tokens in the order of windows, as hierarchical transformers have them."""
+
+    def __init__(self, order: Tensor) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, self.order]
+
+
+class Reordering(nn.Module):
+    """A transformer that puts its tokens into another order, and back into a map at its end."""
+
+    def __init__(self, order: Tensor | None) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+        self.mixed = Shuffled(torch.arange(16) if order is None else order)
+        self.in_windows = nn.Linear(8, 8)
+        self.block = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+        self.back = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.mixed(self.embed(x).flatten(2).transpose(1, 2))
+        windows = self.in_windows(mixed.unflatten(1, (4, 4)))  # is no map
+        tokens = self.block(windows.flatten(1, 2))
+        grid = torch.empty_like(tokens)
+        grid[:, self.mixed.order] = tokens
+        maps = self.back(grid.transpose(1, 2).unflatten(2, (4, 4)))
+        return self.head(maps.mean((2, 3)))
+
+
+@pytest.mark.parametrize("order", [None, torch.arange(16).view(4, 2, 2).transpose(0, 1).flatten()])
+def test_reordered_tokens_have_no_grid(order):
+    torch.manual_seed(0)
+    model, x = Reordering(order).eval(), torch.rand(2, 3, 16, 16)
+    assert LayerKMeansAttribution(model, ["embed", "back"], n_clusters=3).attribute(x).shape[2] == 4
+    attribution = LayerKMeansAttribution(model, ["block", "back"], n_clusters=3)
+    if order is None:
+        assert attribution.attribute(x).shape == (2, 1, 4, 4)
+        return
+    with pytest.raises(ValueError, match="tokens that the model has put in another order"):
+        attribution.attribute(x)
+    assert "block" not in suggest_layers(model, x)
