@@ -66,7 +66,7 @@ def gives_clues(module: nn.Module) -> bool:
 
 def _may_reorder(module: nn.Module) -> bool:
     """Whether a module has no parts and no weights, and is none of torch's."""
-    is_own = not type(module).__module__.startswith("torch.nn.")
+    is_own = not type(module).__module__.startswith("torch.")
     return is_own and not module._modules and not module._parameters
 
 
