@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
+from collections.abc import Callable, Sequence
 
-from captum_kmex.explaining.ledger import LedgerRow
+from matplotlib.axes import Axes
+from matplotlib.gridspec import SubplotSpec
+
+from captum_kmex.explaining.ledger import LedgerRow, Patch
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.explaining.summary import headline
 from captum_kmex.text.class_names import ClassNames, class_name
+from captum_kmex.visualization.colors import Color, segment_color
 from captum_kmex.visualization.ledgers import draw_ledger, fewest_segments
 from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
+from captum_kmex.visualization.pictures import Canvas
 
 __all__ = [
     "SCALE",
     "SIZE",
     "TITLE",
     "draw_account",
+    "draw_patches",
     "patched_rows",
     "write_evidence_title",
     "write_headline",
@@ -71,6 +77,36 @@ def write_evidence_title(
         room = TITLE * column_width(ax)
         title = fitted("red: {}, blue: {}", names, room, SIZE)
     ax.set_title(title, fontsize=SIZE, **PLAIN)
+
+
+def draw_patches(
+    figure: Canvas,
+    spec: SubplotSpec,
+    patched: Sequence[LedgerRow],
+    rows: Sequence[LedgerRow],
+    dataset: Sequence[object],
+    draw: Callable[[Patch, Sequence[object], Color, Axes], None],
+) -> list[Axes]:
+    """Draw up to three nearest training patches of each of the leading segments.
+
+    Args:
+        figure: Where to draw.
+        spec: The place in it.
+        patched: What ``patched_rows`` returned.
+        rows: The ledger, whose order gives numbers and colours.
+        dataset: The training set of the fit.
+        draw: Draws one patch in a colour: of a signal, a picture or a volume.
+    """
+    cells = spec.subgridspec(1, 3 * _PATCHED)
+    axes = []
+    for i, row in enumerate(patched):
+        rank = rows.index(row)
+        for j, patch in enumerate(row.representatives[:3]):
+            ax = figure.add_subplot(cells[0, 3 * i + j])
+            draw(patch, dataset, segment_color(rank), ax)
+            ax.set_title(f"{rank + 1}: d={patch.distance:.2f}", fontsize=9)
+            axes.append(ax)
+    return axes
 
 
 def patched_rows(explanation: ExplanationData, index: int) -> list[LedgerRow]:

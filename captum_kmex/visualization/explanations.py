@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import SubplotSpec
 from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_kmex.arguments import checked, resolve_index
-from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames, class_name
 from captum_kmex.visualization.accounts import (
@@ -24,12 +22,12 @@ from captum_kmex.visualization.accounts import (
     SIZE,
     TITLE,
     draw_account,
+    draw_patches,
     patched_rows,
     write_evidence_title,
     write_headline,
     write_segment_title,
 )
-from captum_kmex.visualization.colors import segment_color
 from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
 from captum_kmex.visualization.panels import (
     density,
@@ -100,7 +98,7 @@ def plot_explanation(
     write_evidence_title(explanation, class_names, axes[2], drawn.get_clim()[0] < 0)
     draw_account(explanation, index, axes[3], class_names)
     if patches and dataset is not None:
-        axes += _patch_row(figure, grid[1], patches, rows, dataset)
+        axes += draw_patches(figure, grid[1], patches, rows, dataset, draw_patch)
     return figure.figure, np.array(axes, dtype=object)
 
 
@@ -124,26 +122,6 @@ def _segment_panel(explanation: ExplanationData, index: int, shown: Picture, ax:
     rows = explanation.ledger[index]
     draw_segments(explanation.segments[index].cpu().numpy(), rows, shown, ax)
     write_segment_title(explanation, index, ax)
-
-
-def _patch_row(
-    figure: Canvas,
-    spec: SubplotSpec,
-    patches: Sequence[LedgerRow],
-    rows: Sequence[LedgerRow],
-    dataset: Sequence[object],
-) -> list[Axes]:
-    """Draw up to three nearest training patches of each of the leading segments."""
-    cells = spec.subgridspec(1, 12)
-    axes = []
-    for i, row in enumerate(patches):
-        rank = rows.index(row)
-        for j, patch in enumerate(row.representatives[:3]):
-            ax = figure.add_subplot(cells[0, 3 * i + j])
-            draw_patch(patch, dataset, segment_color(rank), ax)
-            ax.set_title(f"{rank + 1}: d={patch.distance:.2f}", fontsize=9)
-            axes.append(ax)
-    return axes
 
 
 @checked

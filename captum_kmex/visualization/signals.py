@@ -17,6 +17,7 @@ from captum_kmex.text.class_names import ClassNames
 from captum_kmex.visualization.accounts import (
     SCALE,
     draw_account,
+    draw_patches,
     patched_rows,
     write_headline,
 )
@@ -77,15 +78,8 @@ def plot_signal(
     below.set_xlabel(f"{len(rows)} segments: {explanation.origin}", fontsize=9, **PLAIN)
     draw_account(explanation, index, beside, class_names)
     axes = [above, below, beside]
-    if dataset is not None:
-        cells = grid[-1].subgridspec(1, 12)
-        for i, row in enumerate(patches):
-            rank = rows.index(row)
-            for j, patch in enumerate(row.representatives[:3]):
-                ax = figure.add_subplot(cells[0, 3 * i + j])
-                _draw_interval(patch, dataset, segment_color(rank), ax)
-                ax.set_title(f"{rank + 1}: d={patch.distance:.2f}", fontsize=9)
-                axes.append(ax)
+    if patches and dataset is not None:
+        axes += draw_patches(figure, grid[1], patches, rows, dataset, _draw_interval)
     return figure.figure, np.array(axes, dtype=object)
 
 

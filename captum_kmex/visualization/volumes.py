@@ -21,6 +21,7 @@ from captum_kmex.visualization.accounts import (
     SCALE,
     SIZE,
     draw_account,
+    draw_patches,
     patched_rows,
     write_evidence_title,
     write_headline,
@@ -89,15 +90,8 @@ def plot_volume(
     is_signed = has_signs([density(values)], [full])
     write_evidence_title(explanation, class_names, axes[3], is_signed)
     draw_account(explanation, index, axes[6], class_names)
-    if dataset is not None:
-        cells = grid[-1].subgridspec(1, 12)
-        for i, row in enumerate(patches):
-            rank = rows.index(row)
-            for j, patch in enumerate(row.representatives[:3]):
-                ax = figure.add_subplot(cells[0, 3 * i + j])
-                _draw_box(patch, dataset, segment_color(rank), ax)
-                ax.set_title(f"{rank + 1}: d={patch.distance:.2f}", fontsize=9)
-                axes.append(ax)
+    if patches and dataset is not None:
+        axes += draw_patches(figure, grid[1], patches, rows, dataset, _draw_box)
     return figure.figure, np.array(axes, dtype=object)
 
 
