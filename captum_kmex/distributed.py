@@ -71,7 +71,10 @@ def together() -> Iterator[None]:
         failure = error
     reports = gather(None if failure is None else f"{type(failure).__name__}: {failure}")
     if failure is not None:
-        raise failure
+        try:
+            raise failure
+        finally:
+            failure = None  # or this frame and the error would keep each other
     for number, report in enumerate(reports):
         if report is not None:
             raise RuntimeError(

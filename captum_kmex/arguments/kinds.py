@@ -190,11 +190,15 @@ class OneOf:
 
 
 def _attempt(kind: Kind, value: object) -> object:
-    """Return what a kind reads, or its misfit."""
+    """Return what a kind reads, or its misfit.
+
+    A kept misfit would keep the frames of all callers, and their tensors, until the next
+    collection of garbage.
+    """
     try:
         return kind.read(value)
     except Misfit as misfit:
-        return misfit
+        return misfit.with_traceback(None)
 
 
 def whole_number(value: object) -> int | None:

@@ -12,7 +12,7 @@ from captum_kmex.bank.representatives import Representatives
 from captum_kmex.bank.tensor_kinds import FLOAT, INTEGER, TensorKind
 from captum_kmex.composite.by_class import best_by_class
 from captum_kmex.fitting.places import check_places
-from captum_kmex.fitting.sample import SampledRows
+from captum_kmex.fitting.sampled_rows import SampledRows
 
 __all__ = ["KeptPatches", "check_kept_patches", "kept_patch_kinds", "nearest_rows"]
 

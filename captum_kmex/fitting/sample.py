@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from captum_kmex.bank.tensor_kinds import FLOAT, INTEGER, TensorKind
 from captum_kmex.fitting.places import check_places
+from captum_kmex.fitting.sampled_rows import RowBuffer, SampledRows
 from captum_kmex.fitting.state import State, added, from_all, least, sent_to_owner
 
-__all__ = ["ClassSample", "SampledRows", "row_keys"]
+__all__ = ["SLACK", "ClassSample", "row_keys"]
 
 SLACK = 1.25  # a class holds at most this much of its capacity between two prunings
 _RANGE = float(2**63)  # keys are integers below this
 _UNLIMITED = 1e30  # for infinity, which times no mass is no number
-_FIELDS = ("rows", "keys", "tags", "masses", "places")
 _CPU = torch.device("cpu")
 
 
@@ -50,49 +49,6 @@ def _mix(x: Tensor) -> Tensor:
 def _right(x: Tensor, bits: int) -> Tensor:
     """Shift right without carrying the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-@dataclass(frozen=True)
-class SampledRows:
-    """Rows of one class, as they are kept.
-
-    Attributes:
-        rows: Float tensor (M, D).
-        keys: Integer tensor (M,), the rows' random numbers in [0, 2^63).
-        tags: Integer tensor (M,), kept beside each row.
-        masses: Float tensor (M,), what a row's chance grows with; 0 in a uniform sample.
-        places: Integer tensor (M, 1 + 2 d), image and box of each row, as of ``places``;
-            ``None`` where nobody will ask.
-    """
-
-    rows: Tensor
-    keys: Tensor
-    tags: Tensor
-    masses: Tensor
-    places: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def fields(self) -> dict[str, Tensor]:
-        """Return the tensors that there are, by name."""
-        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
-
-    def at(self, index: Tensor) -> SampledRows:
-        """Return chosen rows."""
-        return SampledRows(**{name: tensor[index] for name, tensor in self.fields().items()})
-
-    def to(self, device: torch.device) -> SampledRows:
-        """Return the rows on a device."""
-        return SampledRows(**{name: tensor.to(device) for name, tensor in self.fields().items()})
-
-    @classmethod
-    def joined(cls, parts: Sequence[SampledRows]) -> SampledRows:
-        """Return the rows of several parts together."""
-        if len(parts) == 1:
-            return parts[0]
-        every = [part.fields() for part in parts]
-        return cls(**{name: torch.cat([own[name] for own in every]) for name in every[0]})
 
 
 class ClassSample(State):
@@ -140,7 +96,8 @@ class ClassSample(State):
         self.capacity, self.is_weighted = capacity, is_weighted
         self._keeps_places = keeps_places
         self._n_tags, self._device = n_tags, device
-        self._parts: list[list[SampledRows]] = [[] for _ in range(n_classes)]
+        room = max(capacity + 1, int(SLACK * capacity))
+        self._buffers = [RowBuffer(room) for _ in range(n_classes)]
         a_class = TensorKind(INTEGER, (n_classes,), 0)
         of_class = TensorKind(FLOAT, (n_classes,), 0, takes_infinity=True)
         limits = torch.full((n_classes,), torch.iinfo(torch.int64).max)
@@ -180,14 +137,12 @@ class ClassSample(State):
     def add(self, offered: SampledRows, classes: Tensor) -> None:
         """Offer candidate rows of the classes (M,)."""
         for c in classes.unique().tolist():
-            self._parts[c].append(offered.at(classes == c))
-            if sum(map(len, self._parts[c])) > SLACK * self.capacity:
-                self._prune(c)
+            self._take(c, offered.at(classes == c))
 
     def kept(self, c: int) -> int:
         """Return the number of rows kept of a class, on this machine."""
         self._prune(c)
-        return sum(map(len, self._parts[c]))
+        return len(self._buffers[c])
 
     def kept_by_all(self) -> tuple[int, ...]:
         """Return the rows kept of each class, on whatever machine."""
@@ -198,9 +153,13 @@ class ClassSample(State):
         """Return the rows kept of a class, in key order, and their weights (M,).
 
         The weight is one over a row's chance to be kept; ``None`` where all are alike.
+
+        Raises:
+            ValueError: There are none.
         """
-        self._prune(c)
-        kept = self._parts[c][0]
+        kept = self._pruned(c)
+        if kept is None:
+            raise ValueError(f"the sample has no rows of class {c}")
         kept = kept.at(kept.keys.argsort(stable=True))
         if not self.is_weighted:
             return kept, None
@@ -216,19 +175,19 @@ class ClassSample(State):
         """
         super().share()  # limits before rows: those that one machine left out stay out
         for c in self.seen.nonzero().flatten().tolist():
-            self._prune(c)
-            everyone = sent_to_owner(c, [kept.to(_CPU) for kept in self._parts[c]])
-            self._parts[c] = [kept.to(self._device) for parts in everyone for kept in parts]
-            self._prune(c, is_distinct=False)
+            kept = self._pruned(c)
+            everyone = sent_to_owner(c, None if kept is None else kept.to(_CPU, copy=True))
+            self._buffers[c] = RowBuffer(self._buffers[c].room)
+            parts = [own for own in everyone if own is not None]
+            if parts:
+                self._take(c, _distinct(SampledRows.joined(parts).to(self._device)))
 
     def state(self) -> dict[str, Tensor]:
         """Return the sample as tensors; of classes without rows, none."""
-        for c in range(len(self.seen)):
-            self._prune(c)
         return super().state() | {
             f"{name}.{c}": tensor
-            for c, parts in enumerate(self._parts)
-            for kept in parts
+            for c in range(len(self.seen))
+            if (kept := self._pruned(c)) is not None
             for name, tensor in kept.fields().items()
         }
 
@@ -237,8 +196,8 @@ class ClassSample(State):
         super().restore(saved)
         for c in range(len(self.seen)):
             if f"keys.{c}" in saved:
-                kept = {name: saved.get(f"{name}.{c}") for name in _FIELDS}
-                self._parts[c] = [SampledRows(**kept).to(self._device)]  # type: ignore[arg-type]
+                kept = {name.removesuffix(f".{c}"): tensor for name, tensor in saved.items()}
+                self._take(c, SampledRows.of(kept).to(self._device))
 
     def kinds(self, saved: Mapping[str, Tensor]) -> dict[str, TensorKind]:
         """Return what the tensors of a saved sample must be, of the classes it has rows of."""
@@ -263,21 +222,26 @@ class ClassSample(State):
             if name.startswith("places."):
                 check_places(saved[name], f"{prefix}{name}")
 
-    def _prune(self, c: int, is_distinct: bool = True) -> None:
-        if not self._parts[c]:
-            return
-        kept = SampledRows.joined(self._parts[c])
-        if not is_distinct:
-            order = kept.keys.argsort(stable=True)
-            is_new = torch.ones_like(order, dtype=torch.bool)
-            is_new[1:] = kept.keys[order][1:] != kept.keys[order][:-1]
-            kept = kept.at(order[is_new])
-        self._parts[c] = [self._smallest(c, kept)]
+    def _take(self, c: int, offered: SampledRows) -> None:
+        left = self._buffers[c].put(offered)
+        while len(left):
+            self._prune(c)
+            left = self._buffers[c].put(left)
 
-    def _smallest(self, c: int, offered: SampledRows) -> SampledRows:
-        """Return the rows that stay, and lower the limits of what can still enter."""
+    def _pruned(self, c: int) -> SampledRows | None:
+        self._prune(c)
+        return self._buffers[c].rows()
+
+    def _prune(self, c: int) -> None:
+        """Drop the rows that cannot be of the sample."""
+        held = self._buffers[c].rows()
+        if held is not None and len(held) > self.capacity:
+            self._buffers[c].keep(self._smallest(c, held))
+
+    def _smallest(self, c: int, offered: SampledRows) -> Tensor:
+        """Return which rows stay, and lower the limits of what can still enter."""
         if len(offered) <= self.capacity:
-            return offered
+            return torch.arange(len(offered), device=offered.keys.device)
         is_far = torch.zeros_like(offered.keys, dtype=torch.bool)
         if self.is_weighted and self.capacity > 1:
             ratios = _ratios(offered.keys, offered.masses)
@@ -288,7 +252,15 @@ class ClassSample(State):
         keys, chosen = offered.keys[others].topk(self.capacity - int(is_far.sum()), largest=False)
         self.key_limits[c] = keys[-1]
         is_far[others[chosen]] = True
-        return offered.at(is_far.nonzero().squeeze(1))
+        return is_far.nonzero().squeeze(1)
+
+
+def _distinct(offered: SampledRows) -> SampledRows:
+    """Return rows in key order, each once."""
+    order = offered.keys.argsort(stable=True)
+    is_new = torch.ones_like(order, dtype=torch.bool)
+    is_new[1:] = offered.keys[order][1:] != offered.keys[order][:-1]
+    return offered.at(order[is_new])
 
 
 def _ratios(keys: Tensor, masses: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from captum_kmex.fitting.options import FitOptions, Observation
 from captum_kmex.fitting.places import places_of
 from captum_kmex.fitting.ridge import RidgeSums
 from captum_kmex.fitting.rows import RowSource, widest
-from captum_kmex.fitting.sample import SLACK, ClassSample, SampledRows, row_keys
+from captum_kmex.fitting.sample import SLACK, ClassSample, row_keys
+from captum_kmex.fitting.sampled_rows import SampledRows
 from captum_kmex.fitting.state import State, alike
 from captum_kmex.fitting.summary import Summary
 

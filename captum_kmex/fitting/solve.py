@@ -16,7 +16,8 @@ from captum_kmex.clustering.kmeans import KMeansResult, kmeans_by_class
 from captum_kmex.exceptions import EmptyPrototypesWarning, FewRowsWarning, warn_user
 from captum_kmex.fitting.kept_patches import KeptPatches, nearest_rows
 from captum_kmex.fitting.options import FitOptions
-from captum_kmex.fitting.sample import ClassSample, SampledRows
+from captum_kmex.fitting.sample import ClassSample
+from captum_kmex.fitting.sampled_rows import SampledRows
 from captum_kmex.fitting.sampling_pass import Collection
 from captum_kmex.fitting.state import from_owners, is_own
 
@@ -24,6 +25,7 @@ __all__ = ["Solution", "solve", "warn_empty"]
 
 _FEW_ROWS = 10  # a prototype
 _ROWS_AT_ONCE = 2**15
+_OFFSETS_AT_ONCE = 2**12
 _CPU = torch.device("cpu")
 
 
@@ -195,7 +197,7 @@ def _codebook(
 ) -> Codebook:
     """Return the prototypes of a class; without one, they vote as the rows in them do."""
     k, labels = len(found.centroids), found.labels
-    pairs = zip(kept.rows.split(_ROWS_AT_ONCE), labels.split(_ROWS_AT_ONCE), strict=True)
+    pairs = zip(kept.rows.split(_OFFSETS_AT_ONCE), labels.split(_OFFSETS_AT_ONCE), strict=True)
     offsets = [(rows - found.centroids[own]).square().sum(1) for rows, own in pairs]
     distances = torch.cat(offsets)
     mass = torch.ones_like(distances) if weights is None else weights.to(distances)

@@ -10,7 +10,7 @@ from torch import Tensor
 from captum_kmex.fitting import kept_patches
 from captum_kmex.fitting.kept_patches import KeptPatches, check_kept_patches, nearest_rows
 from captum_kmex.fitting.places import check_places, places_of
-from captum_kmex.fitting.sample import SampledRows
+from captum_kmex.fitting.sampled_rows import SampledRows
 
 ROWS, WIDTH, IMAGES = 60, 5, 9
 
