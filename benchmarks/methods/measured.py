@@ -26,7 +26,7 @@ class MeasuredEvidence(Method):
     Args:
         n_layers: From how many of the task's layers parts are removed, besides the deepest.
         passes: Forward passes, about, as measured on EfficientNet-Lite0.
-        budget: ``"full"`` or ``"half"``.
+        budget: ``"full"``, ``"half"`` or ``"adaptive"``.
     """
 
     family = "captum_kmex"
@@ -112,6 +112,7 @@ class Rise(Method):
 METHODS: dict[str, Callable[[], Method]] = {
     "B234 measured": partial(MeasuredEvidence, 1, 27),
     "B234 measured, half": partial(MeasuredEvidence, 1, 17, "half"),
+    "B234 measured, adaptive": partial(MeasuredEvidence, 1, 23, "adaptive"),
     "B234 measured, two layers": partial(MeasuredEvidence, 2, 63),
     "KernelShap on superpixels": ShapleyOnSuperpixels,
     "RISE, 100 masks": partial(Rise, 100),

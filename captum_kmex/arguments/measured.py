@@ -29,7 +29,8 @@ class Measured:
         baseline: What stands in place of what was removed: ``"mean"`` of the image's features
             or colours, ``"blur"``, ``"zero"``, a tensor (1, D, h, w) of your own, or several of
             them, whose outputs are averaged; of the minimal segments the first decides.
-        passes: ``"full"``, three partitions, or ``"half"``, two.
+        passes: ``"full"``, three partitions; ``"half"``, two; or ``"adaptive"``, two, and the
+            third where the segment with the most evidence cannot be told from another yet.
         perturbations_per_eval: Images with parts removed that the model gets at a time.
         show_progress: Show a progress bar.
 

@@ -130,7 +130,7 @@ _EXPLAIN = {
     ),
     "Measured.at": Option(OneOf((_PLACE, Listed(_PLACE, 1, is_distinct=True))), None),
     "Measured.baseline": Option(OneOf((_FILL, Listed(_FILL, 1))), "mean"),
-    "Measured.passes": Option(Choice(("full", "half")), "full"),
+    "Measured.passes": Option(Choice(("full", "half", "adaptive")), "full"),
     "Measured.perturbations_per_eval": Option(Whole(1, 10**6), 32),
     "attributions": Option(Values((3, 4, 5), "(N, C, h, w)")),
 }

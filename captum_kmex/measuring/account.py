@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from captum_kmex.explaining.evidence import Question
+from captum_kmex.explaining.ledger import SURE
 from captum_kmex.measuring.parts import Coalitions
 from captum_kmex.measuring.posterior import Design
 from captum_kmex.measuring.prior import shared_out
 
-__all__ = ["ImageAccount", "image_account"]
+__all__ = ["ImageAccount", "cannot_be_told", "image_account"]
 
 _TELLING = 0.05  # a probability that changes by less says nothing of where
 
@@ -31,6 +32,7 @@ class ImageAccount:
         baseline: What it gives the image with everything removed.
         removed: What is lost when a segment alone is removed (S,).
         kept: What there is above the baseline when it alone is kept (S,).
+        sums: Evidence of each segment (S,).
         covariance: Of the segments' evidence (S, S).
     """
 
@@ -39,7 +41,29 @@ class ImageAccount:
     baseline: Tensor
     removed: Tensor
     kept: Tensor
+    sums: Tensor
     covariance: Tensor
+
+    @property
+    def tells_the_leading(self) -> bool:
+        """Whether the segment with the most evidence is told from none and from every other."""
+        first = int(self.sums.abs().argmax())
+        error = self.covariance[first, first].clamp_min(0).sqrt()
+        ties = cannot_be_told(self.sums, self.covariance)[first]
+        return bool(self.sums[first].abs() > SURE * error) and not bool(ties.any())
+
+
+def cannot_be_told(evidence: Tensor, covariance: Tensor) -> Tensor:
+    """Return which rows cannot be told from which others (S, S), nine times in ten.
+
+    Args:
+        evidence: Of the rows (S,).
+        covariance: Of their evidence (S, S).
+    """
+    variances = covariance.diagonal()
+    apart = (variances[:, None] + variances - 2 * covariance).clamp_min(0).sqrt()
+    alike = (evidence[:, None] - evidence).abs() <= SURE * apart
+    return alike.fill_diagonal_(False)
 
 
 def image_account(
@@ -74,5 +98,6 @@ def image_account(
         values[0],
         values[1] - values[removal.without],
         values[removal.alone] - values[0],
+        removal.segment_sums(found.mean),
         found.covariance(removal.alone - 2),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -16,12 +17,11 @@ from captum_kmex.explaining.evidence import Question
 from captum_kmex.explaining.explainer import Explainer
 from captum_kmex.explaining.segmentation import Segmentation
 from captum_kmex.explaining.segmenters import Competition
-from captum_kmex.measuring.account import ImageAccount, image_account
+from captum_kmex.measuring.account import ImageAccount
 from captum_kmex.measuring.kernel import FeatureKernel
 from captum_kmex.measuring.minimal import Minimal, minimal_segments
-from captum_kmex.measuring.parts import Coalitions, coalitions, patches
+from captum_kmex.measuring.one_image import OneImage, stages
 from captum_kmex.measuring.places import cuts
-from captum_kmex.measuring.posterior import Design
 from captum_kmex.measuring.prior import allocated_maps
 from captum_kmex.measuring.removal import Remover
 from captum_kmex.model.cut import Cut
@@ -107,25 +107,16 @@ class Measuring:
         with plain_arithmetic(images):
             priors, segments = allocated_maps(explainer, questions, depth, competition)
         labels, stack = segments.labels.cpu(), explainer.stack.suffix(depth)
-        removals = [_coalitions(of_image, options) for of_image in labels]
-        found: list[tuple[list[ImageAccount], list[Minimal]]] = [([], []) for _ in questions]
-        with self._progress(sum(map(len, removals))) as bar:
+        removals = [stages(of_image, options.passes) for of_image in labels]
+        found = []
+        with self._progress(sum(len(removal[-1]) for removal in removals)) as bar:
             for i, removal in enumerate(removals):
                 remover = Remover(cut_of(i), options, bar.update)
-                logits, design = remover(removal.kept), _design(stack, i, removal)
-                for question, prior, (accounts, fewest) in zip(
-                    questions, priors, found, strict=True
-                ):
-                    asked = question.repeated(i, len(removal), logits.device)
-                    allocated = prior[i].flatten().cpu().double()
-                    account = image_account(removal, asked, logits, design, allocated)
-                    accounts.append(account)
-                    if minimal:
-                        sums, whole = removal.segment_sums(account.evidence), logits[0, 1:2]
-                        fewest.append(
-                            minimal_segments(labels[i], sums, asked, whole, remover.first)
-                        )
-        return [_gathered(segments, images, *of_one) for of_one in found]
+                image = OneImage(remover, removal, _kernel(stack, i))
+                asked = [question.repeated(i, 1, images.device) for question in questions]
+                allocated = [prior[i].flatten().cpu().double() for prior in priors]
+                found.append(_answers(image, asked, allocated, labels[i] if minimal else None))
+        return [_gathered(segments, images, of_one) for of_one in zip(*found, strict=True)]
 
     def _cuts(self, layers: Sequence[str]) -> Callable[[int], list[Cut]]:
         reading, places = self.explainer.reading, self.options.places
@@ -138,17 +129,38 @@ class Measuring:
         )
 
 
+def _answers(
+    image: OneImage,
+    questions: Sequence[Question],
+    allocated: Sequence[Tensor],
+    labels: Tensor | None,
+) -> list[tuple[ImageAccount, Minimal | None]]:
+    """Return the account of an image for each question, and given labels its minimal segments."""
+    accounts, whole = image.accounts(questions, allocated)
+    run = image.remover.first
+    return [
+        (
+            account,
+            None
+            if labels is None
+            else minimal_segments(labels, account.sums, question, whole, run),
+        )
+        for question, account in zip(questions, accounts, strict=True)
+    ]
+
+
 def _gathered(
     segments: Segmentation,
     images: Tensor,
-    accounts: Sequence[ImageAccount],
-    fewest: Sequence[Minimal],
+    answers: Sequence[tuple[ImageAccount, Minimal | None]],
 ) -> MeasuredEvidence:
-    """Return the evidence of a batch for one question from the accounts of its images."""
+    """Return the evidence of a batch for one question from what was found of its images."""
     labels = segments.labels
+    accounts = tuple(account for account, _ in answers)
     maps = torch.stack([account.evidence for account in accounts]) * labels[0].numel()
     density = maps.view(len(labels), 1, *labels.shape[1:]).to(images)
-    return MeasuredEvidence(density, segments, tuple(accounts), tuple(fewest))
+    fewest = tuple(minimal for _, minimal in answers if minimal is not None)
+    return MeasuredEvidence(density, segments, accounts, fewest)
 
 
 def _check(questions: Sequence[Question], competition: Competition) -> None:
@@ -161,18 +173,9 @@ def _check(questions: Sequence[Question], competition: Competition) -> None:
         )
 
 
-def _coalitions(labels: Tensor, options: Measured) -> Coalitions:
-    """Return what is kept of an image whose segments are these (*grid)."""
-    partitions = [labels, patches(labels.shape)]
-    if options.passes == "full":
-        partitions.append(patches(labels.shape, is_shifted=True))
-    return coalitions(partitions)
-
-
-def _design(stack: StackedBlocks, image: int, removal: Coalitions) -> Design:
-    """Return what was measured, with the kernel of the network's own features."""
-    cells = torch.arange(removal.kept[0].numel(), device=stack.blocks[0].device)
+def _kernel(stack: StackedBlocks, image: int) -> FeatureKernel:
+    """Return the kernel of the network's own features of an image."""
+    cells = torch.arange(math.prod(stack.grid), device=stack.blocks[0].device)
     with plain_arithmetic(stack.blocks[0]):
         rows = stack.rows(torch.full_like(cells, image), cells).cpu()
-    kernel = FeatureKernel.of(rows, removal.kept.shape[1:], _LIKENESS, _REACH, _OWN)
-    return Design(removal.kept[2:].flatten(1).double(), removal.kinds, kernel)
+    return FeatureKernel.of(rows, stack.grid, _LIKENESS, _REACH, _OWN)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from captum_kmex.explaining.account import Account, accounts_by_segments
 from captum_kmex.explaining.evidence import Question, summed
-from captum_kmex.explaining.ledger import SURE, LedgerRow
+from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.explaining.segmenters import Competition
-from captum_kmex.measuring.account import ImageAccount
+from captum_kmex.measuring.account import ImageAccount, cannot_be_told
 from captum_kmex.measuring.evidence import MeasuredEvidence, Measuring
 
 __all__ = ["measured_accounts"]
@@ -52,7 +51,7 @@ def _measured_rows(rows: Sequence[LedgerRow], found: ImageAccount) -> tuple[Ledg
     order = torch.tensor([place[row.segment] for row in rows])
     covariance = found.covariance[order][:, order]
     errors = covariance.diagonal().clamp_min(0).sqrt()
-    alike = _cannot_be_told(torch.tensor([row.evidence for row in rows]), covariance)
+    alike = cannot_be_told(torch.tensor([row.evidence for row in rows]), covariance)
     return tuple(
         replace(
             row,
@@ -63,11 +62,3 @@ def _measured_rows(rows: Sequence[LedgerRow], found: ImageAccount) -> tuple[Ledg
         )
         for i, row in enumerate(rows)
     )
-
-
-def _cannot_be_told(evidence: Tensor, covariance: Tensor) -> Tensor:
-    """Return which rows cannot be told from which others (S, S), nine times in ten."""
-    variances = covariance.diagonal()
-    apart = (variances[:, None] + variances - 2 * covariance).clamp_min(0).sqrt()
-    alike = (evidence[:, None] - evidence).abs() <= SURE * apart
-    return alike.fill_diagonal_(False)

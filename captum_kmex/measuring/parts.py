@@ -45,6 +45,15 @@ class Coalitions:
         """Places of the coalitions of a segment alone (S,)."""
         return self.without + self._parts
 
+    def is_added(self, parts: int) -> Tensor:
+        """Whether each is of a part beyond the first ones (M,).
+
+        Args:
+            parts: How many come first.
+        """
+        place = torch.arange(len(self) - 2) % self._parts
+        return torch.cat([torch.zeros(2, dtype=torch.bool), place >= parts])
+
     def segment_sums(self, values: Tensor) -> Tensor:
         """Return sums (S,) of doubles (P,) over the cells of each segment."""
         return self.kept[self.alone].flatten(1).double() @ values

@@ -46,6 +46,10 @@ class Remover:
         """
         return torch.stack([self._run(kept, *way, self.advance) for way in self._ways])
 
+    def skip(self, count: int) -> None:
+        """Let the progress go on by so many that need not be run."""
+        self.advance(count * len(self._ways))
+
     def first(self, kept: Tensor) -> Tensor:
         """Return the logits (M, J) for the first place and fill alone, which no progress counts."""
         return self._run(kept, *self._ways[0], lambda _: None)
