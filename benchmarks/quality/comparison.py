@@ -18,7 +18,8 @@ PAIRS = (
 )
 # what the figure of faithfulness against cost shows besides; the page has no tables of them
 _BY_COST = (
-    "B234 measured, half", "B234 measured", "B234 measured, two layers", "EpsilonPlusFlat",
+    "B234 measured, half", "B234 measured, adaptive", "B234 measured",
+    "B234 measured, two layers", "EpsilonPlusFlat",
     "Integrated Gradients", "KernelShap on superpixels", "RISE, 100 masks", "Occlusion",
 )  # fmt: skip
 ALL_PAIRS = (*PAIRS, *((method, "Grad-CAM") for method in _BY_COST))

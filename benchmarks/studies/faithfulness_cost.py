@@ -25,7 +25,10 @@ _IMAGE = _ROOT / "docs" / "images" / "faithfulness_cost.png"
 _RIVAL, _RIVAL_PASSES = "Grad-CAM", 1.5
 _ALLOCATED = "B234 unfitted"
 _PASSES = {_ALLOCATED: 1.2}  # measured; of the others their methods tell
-_OURS = (_ALLOCATED, "B234 measured, half", "B234 measured", "B234 measured, two layers")
+_OURS = (
+    _ALLOCATED, "B234 measured, half", "B234 measured, adaptive", "B234 measured",
+    "B234 measured, two layers",
+)  # fmt: skip
 _COLUMNS = {  # panel: measure, column, factor, so that up is better
     "deletion to the mean": ("deletion", "deletion", -100),
     "insertion from blur": ("deletion", "insertion", 100),
@@ -75,7 +78,7 @@ def draw(found: Found, passes: Mapping[str, float]) -> Figure:
         axes.plot(_RIVAL_PASSES, 0, "D", color="0.4", markersize=5, label=_RIVAL)
         ours = [name for name in _OURS if panel in found.get(name, {})]
         _points(axes, [found[n][panel] for n in ours], [passes[n] for n in ours], ORANGE, "o-",
-                "captum_kmex: one pass, measured half, full, in two layers")  # fmt: skip
+                "captum_kmex: one pass, measured half, adaptive, full, in two layers")  # fmt: skip
         for name, (color, shape) in zip(others, _LOOKS, strict=False):
             if panel in found[name]:
                 _points(axes, [found[name][panel]], [passes[name]], color, shape, name)
