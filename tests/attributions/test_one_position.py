@@ -185,6 +185,57 @@ def test_evidence_of_a_position_is_measured(pictures):
     assert found.delta.abs().max() < 1e-4
 
 
+SEVERAL = {
+    "same_position": ([(1, 4, 4), (2, 4, 4)], None),
+    "other_positions": ([(1, 4, 4), (2, 0, 3), (0, 4, 4)], None),
+    "each_image": ([[(0, 5, 7), (0, 2, 3), (3, 5, 7)], (-1, -3, 2)], None),
+    "contrasts": ([(1, 4, 4), (2, 0, 3), (1, 4, 4)], [2, (0, 0, 3), [0, 2, 3]]),
+    "some_contrasts": (((1, 4, 4), (2, 0, 3)), (None, 1)),
+}
+
+
+@pytest.mark.parametrize("evidence", ["allocated", Measured(passes="half")])
+@pytest.mark.parametrize(("targets", "contrasts"), SEVERAL.values(), ids=SEVERAL)
+def test_each_of_several_targets_has_its_own_positions(targets, contrasts, evidence, pictures):
+    attribution = LayerKMeansAttribution(built("convolutional"), ["stage1", "stage2"], n_clusters=3)
+    found = attribution.explain_targets(pictures, targets, contrasts=contrasts, evidence=evidence)
+    pairs = zip(targets, contrasts or [None] * len(targets), strict=True)
+    for result, (target, contrast) in zip(found, pairs, strict=True):
+        alone = attribution.explain(pictures, target, contrast=contrast, evidence=evidence)
+        torch.testing.assert_close(result.attribution, alone.attribution)
+        torch.testing.assert_close(result.output, alone.output)
+        assert result.target.tolist() == alone.target.tolist()
+        for rows, others in zip(result.ledger, alone.ledger, strict=True):
+            assert [row.evidence for row in rows] == pytest.approx([row.evidence for row in others])
+
+
+def test_targets_at_one_position_cost_one_pass(pictures):
+    model = built("bilinear")
+    attribution = LayerKMeansAttribution(model, ["stage1", "stage2"], n_clusters=3)
+    attribution.explain(pictures, (0, 3, 3))  # finds the head
+    runs = []
+    model.stage2.register_forward_hook(lambda *_: runs.append(1))
+    attribution.explain(pictures, (0, 3, 3))  # finds it again, for there is a hook
+    runs.clear()
+    attribution.explain_targets(pictures, [(0, 3, 3), (1, 3, 3), (2, 3, 3)])
+    assert len(runs) == 1
+
+
+WRONG_SEVERAL = {
+    "class": ([(0, 1, 1), (1, 2, 2), (9, 2, 2)], r"targets\[2\] 9 is out of range for 4 logits"),
+    "row": ([(0, 1, 1), (1, 16, 2)], r"\(class, 16, 2\) is outside the outputs"),
+    "too_few": ([(0, 1, 1), [(0, 1, 1), (1, 1, 1)]], r"targets\[1\] must be one tuple or one for"),
+    "no_position": ([(0, 1, 1), 2], "a map of outputs at one position"),
+}
+
+
+@pytest.mark.parametrize(("targets", "message"), WRONG_SEVERAL.values(), ids=WRONG_SEVERAL)
+def test_which_of_several_targets_is_wrong_is_said(targets, message, pictures):
+    attribution = LayerKMeansAttribution(built("bilinear"), ["stage1", "stage2"])
+    with pytest.raises(ValueError, match=message):
+        attribution.explain_targets(pictures, targets)
+
+
 WRONG = {
     "none": (None, r"target=\(class, row, column\)"),
     "class": (2, r"a map of outputs at one position"),
