@@ -11,7 +11,7 @@ from nets import make_net
 from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution, Measured
-from captum_kmex.exceptions import TargetError
+from captum_kmex.exceptions import HeadNotFoundError, TargetError
 
 N_CLASSES = 4
 
@@ -253,6 +253,39 @@ def test_targets_that_name_no_output_are_refused(target, message, pictures):
     attribution = LayerKMeansAttribution(built("bilinear"), ["stage1", "stage2"])
     with pytest.raises(ValueError, match=message):
         attribution.attribute(pictures, target)
+
+
+@pytest.mark.parametrize("is_explained_before", [False, True])
+@pytest.mark.parametrize("name", ["bilinear", "softmax", "unet", "torchvision"])
+def test_positions_are_explained_after_a_fit_without_labels(
+    name, is_explained_before, pictures, tmp_path
+):
+    model = built(name)
+    layers = ["down1", "down2"] if name == "unet" else ["stage1", "stage2"]
+    attribution = LayerKMeansAttribution(model, layers, n_prototypes=4)
+    if is_explained_before:
+        attribution.explain(pictures, (1, 2, 3))
+    attribution.fit([pictures], labels=None).save(tmp_path / "bank.safetensors")
+    for fitted in (attribution, LayerKMeansAttribution.load(tmp_path / "bank.safetensors", model)):
+        found = fitted.explain(pictures, (1, 2, 3))
+        assert found.head == ("linearised" if name == "softmax" else "exact")
+        assert found.delta.abs().max() < 1e-5
+        assert found.prediction is None
+        assert {row.class_index for rows in found.ledger for row in rows} == {None}
+        assert all(row.representatives for rows in found.ledger for row in rows)
+    assert "no logits" in repr(attribution.bank_)
+
+
+def test_what_a_fit_without_logits_cannot_do_has_its_true_reason(pictures):
+    model = built("softmax")
+    attribution = LayerKMeansAttribution(model, ["stage1", "stage2"], n_prototypes=4)
+    attribution.surrogate = "ridge"
+    attribution.fit([pictures], labels=None)
+    with pytest.raises(HeadNotFoundError, match="returned no logits in the fit, so the bank holds"):
+        attribution.explain(pictures, (1, 2, 3))
+    model.forward = lambda x: model.stage2(model.stage1(x)).mean((2, 3))
+    with pytest.raises(ValueError, match="no logits in the fit, so its prototypes vote for no cl"):
+        attribution.predict(pictures)
 
 
 def test_pair_of_a_model_of_logits_is_refused_as_captum_does(images):
