@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from captum_kmex.arguments import Option
 from captum_kmex.arguments.kinds import Choice
-from captum_kmex.grids import KINDS
+from captum_kmex.grids import FRONT_END, KINDS
 
 __all__ = ["Inputs", "check_choice", "check_forward_args", "check_inputs"]
 
@@ -38,6 +38,8 @@ def check_inputs(inputs: Inputs, model: nn.Module | None = None) -> tuple[Tensor
     if sides not in KINDS or not images.numel() or not _takes(wanted, sides):
         said = KINDS[wanted[0]] if len(wanted) == 1 else ", ".join(KINDS[k] for k in (2, 1, 3))
         hint = "; add the batch dimension: x.unsqueeze(0)" if sides + 1 in wanted[:1] else ""
+        if wanted[:1] == [2] and sides < 2:
+            hint += f". Or if these are signals: {FRONT_END}"
         raise ValueError(f"inputs must be {said}; got {tuple(images.shape)}{hint}")
     if images.is_meta:
         raise ValueError(
