@@ -6,9 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-__all__ = ["KINDS", "axes_of", "grid_of", "grid_text", "over_grid"]
+__all__ = ["FRONT_END", "KINDS", "axes_of", "grid_of", "grid_text", "over_grid"]
 
 KINDS = {1: "signals (N, C, T)", 2: "images (N, C, H, W)", 3: "volumes (N, C, D, H, W)"}
+
+# segments of a picture that is made inside a model are none of what the model gets
+FRONT_END = (
+    "a model that makes pictures of signals inside, such as spectrograms, is explained from there "
+    "on: pass the part behind, a module or a function, as the model, and the pictures as inputs"
+)
 
 
 def axes_of(maps: Tensor) -> tuple[int, ...]:

@@ -92,7 +92,8 @@ def images_of(name: str, model: nn.Module, count: int = 2) -> Tensor:
     embeds = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if embeds == (_PLAIN_SIDE, _PLAIN_SIDE):
         own, is_fixed = (own[0], *embeds), True
-    side = own[-1] if is_fixed or is_large else min(_SIDE, own[-1])
+    least = about.get("min_input_size", (0,))[-1]  # halo attention asserts whole windows
+    side = own[-1] if is_fixed or is_large else min(max(_SIDE, least), own[-1])
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, own[0], side, side, generator=generator)
     images[..., : side // 2] += 1  # halves of another colour, so that maps vary

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from captum_kmex.arguments import Option
 from captum_kmex.arguments.kinds import Choice
-from captum_kmex.grids import KINDS
+from captum_kmex.grids import FRONT_END, KINDS
 
-__all__ = ["Inputs", "check_choice", "check_forward_args", "check_inputs"]
+__all__ = ["Inputs", "check_choice", "check_forward_args", "check_inputs", "convolved_sides"]
 
 Inputs = Tensor | tuple[Tensor, ...]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -34,10 +34,12 @@ def check_inputs(inputs: Inputs, model: nn.Module | None = None) -> tuple[Tensor
         raise TypeError(f"inputs must be a tensor or a tuple of tensors; got {kinds}")
     images = tensors[0]
     sides = images.ndim - 2
-    wanted = _sides(model)
+    wanted = convolved_sides(model)
     if sides not in KINDS or not images.numel() or not _takes(wanted, sides):
         said = KINDS[wanted[0]] if len(wanted) == 1 else ", ".join(KINDS[k] for k in (2, 1, 3))
         hint = "; add the batch dimension: x.unsqueeze(0)" if sides + 1 in wanted[:1] else ""
+        if wanted[:1] == [2] and sides < 2:
+            hint += f". Or if these are signals: {FRONT_END}"
         raise ValueError(f"inputs must be {said}; got {tuple(images.shape)}{hint}")
     if images.is_meta:
         raise ValueError(
@@ -50,7 +52,7 @@ def check_inputs(inputs: Inputs, model: nn.Module | None = None) -> tuple[Tensor
     return tensors
 
 
-def _sides(model: nn.Module | None) -> list[int]:
+def convolved_sides(model: nn.Module | None) -> list[int]:
     """Return of how many dimensions the convolutions of a model are."""
     parts = () if model is None else model.modules()
     return sorted({len(part.kernel_size) for part in parts if isinstance(part, _CONVOLUTIONS)})

@@ -12,7 +12,7 @@ from captum_kmex.arguments.inputs import Inputs, check_inputs
 from captum_kmex.arguments.measured import Measured
 from captum_kmex.arguments.targets import Target
 from captum_kmex.attributions.one_bank import one_bank_a_call
-from captum_kmex.attributions.one_position import one_position_a_call
+from captum_kmex.attributions.one_position import one_position_a_call, positions_of_targets
 from captum_kmex.attributions.prototype_attribution import logged
 from captum_kmex.attributions.stacked_layers import StackedLayersAttribution
 from captum_kmex.explaining.account import Account, allocated_accounts
@@ -66,6 +66,7 @@ class ExplainedLayersAttribution(StackedLayersAttribution):
 
     @logged
     @checked
+    @positions_of_targets
     @one_bank_a_call
     def explain_targets(
         self,

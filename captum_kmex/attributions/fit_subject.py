@@ -63,9 +63,10 @@ class FitSubject:
             options, depths, self.has_masses, n_batches if isinstance(n_batches, int) else None
         )
 
-    def bank(self, found: Fitted, options: FitOptions) -> PrototypeBank:
-        """Return the bank of what a fit found."""
+    def bank(self, found: Fitted, options: FitOptions, has_logits: bool) -> PrototypeBank:
+        """Return the bank of what a fit found, of a model with or without logits."""
         summary, ridge = found.summary, found.ridge
+        outputs = {} if has_logits else {"has_logits": False}
         return PrototypeBank(
             method=self.method,
             layers=self.layers,
@@ -75,7 +76,7 @@ class FitSubject:
             n_classes=summary.n_classes,
             input_range=(summary.low, summary.high),
             fingerprint=ModelFingerprint.of(self.model),
-            provenance=describe(found, options),
+            provenance=describe(found, options) | outputs,
             surrogate=ridge.solve(self.layers[-1]) if ridge else None,
             settings=self.settings,
         )

@@ -59,6 +59,7 @@ class FittedAttribution(PrototypeAttribution):
         self.seed = seed
         self.own_bank: PrototypeBank | None = None  # ``bank_`` is the one of the present call
         self._is_head_settled = False  # during a fit, whether there is one
+        self._fit_has_logits = True
 
     @property
     def is_fitted(self) -> bool:
@@ -168,7 +169,7 @@ class FittedAttribution(PrototypeAttribution):
             self._site = before if isinstance(before, (HeadSite, ExactTail)) else None
             with torch.no_grad():
                 found = Fit(batches, observe, options, kept, show_progress).run()
-            self.own_bank = subject.bank(found, options)
+            self.own_bank = subject.bank(found, options, self._fit_has_logits)
         if isinstance(before, LinearisedTail) and self.own_bank.surrogate is not None:
             tell_of_ridge_head(getattr(self, "surrogate", None))
         return self

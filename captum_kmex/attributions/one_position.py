@@ -8,6 +8,7 @@ one position after the other.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,11 +22,12 @@ from torch import Tensor
 
 from captum_kmex.arguments.kinds import whole_number
 from captum_kmex.arguments.misfits import described
+from captum_kmex.arguments.targets import paired_targets
 from captum_kmex.exceptions import TargetError
 from captum_kmex.explaining.joined import joined
 from captum_kmex.explaining.result import ExplanationData
 
-__all__ = ["one_position_a_call", "position_of"]
+__all__ = ["one_position_a_call", "position_of", "positions_of_targets"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -34,6 +36,7 @@ _positions: ContextVar[Mapping[int, _Position]] = ContextVar(
     "_positions", default=MappingProxyType({})
 )
 _ASKED = ("target", "contrast")
+_ASKED_LISTS = ("targets", "contrasts")
 
 
 def position_of(attribution: object) -> _Position:
@@ -47,21 +50,81 @@ def one_position_a_call(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        bound = signature.bind(*args, **kwargs)
-        rows = _rows(bound.arguments)
+        given = signature.bind(*args, **kwargs).arguments
+        rows = _rows(given["inputs"], {name: given.get(name) for name in _ASKED})
         if rows is None:
             return function(*args, **kwargs)
-        attribution, count = args[0], len(rows)
-        found = []
-        for position in dict.fromkeys(rows):
-            these = [i for i, own in enumerate(rows) if own == position]
-            given = bound.arguments.items()
-            part = {name: _part(name, value, these, count) for name, value in given}
-            with _at(attribution, position), _said_of(bound.arguments):
-                found.append((these, cast("Any", function)(**part)))
-        return cast("_R", _joined(found))
+        return cast("_R", _by_position(function, given, rows))
 
     return call
+
+
+def positions_of_targets(function: Callable[_P, list[_R]]) -> Callable[_P, list[_R]]:
+    """Let a method with ``inputs``, ``targets`` and ``contrasts`` take such targets.
+
+    Those at the same positions are explained in one call.
+    """
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> list[_R]:
+        given = signature.bind(*args, **kwargs).arguments
+        groups = _groups(given)
+        if list(groups) == [None]:
+            return function(*args, **kwargs)
+        found: dict[int, _R] = {}
+        for rows, places in groups.items():
+            part = {name: _chosen(name, value, places) for name, value in given.items()}
+            with _said_at(places):
+                some = function(**part) if rows is None else _by_position(function, part, rows)  # type: ignore[call-arg]
+            found |= zip(places, some, strict=True)
+        return [found[place] for place in range(len(found))]
+
+    return call
+
+
+def _groups(given: Mapping[str, Any]) -> dict[tuple[_Position, ...] | None, list[int]]:
+    """Return the places of targets in their list, by the position of each image.
+
+    Raises:
+        TargetError: Targets and contrasts are no lists of one length, or positions are malformed.
+    """
+    groups: dict[tuple[_Position, ...] | None, list[int]] = {}
+    pairs = paired_targets(given["targets"], given.get("contrasts"))
+    for place, (target, contrast) in enumerate(pairs):
+        names = {f"targets[{place}]": target, f"contrasts[{place}]": contrast}
+        rows = _rows(given["inputs"], names)
+        groups.setdefault(None if rows is None else tuple(rows), []).append(place)
+    return groups
+
+
+def _chosen(name: str, value: Any, places: Sequence[int]) -> Any:
+    """Return an argument for some of the targets."""
+    is_asked = name in _ASKED_LISTS and value is not None
+    return [value[place] for place in places] if is_asked else value
+
+
+@contextmanager
+def _said_at(places: Sequence[int]) -> Iterator[None]:
+    """Say in an error about some of the targets where they stand in their list."""
+    try:
+        yield
+    except TargetError as error:
+        text = re.sub(r"(?<=s\[)\d+(?=\])", lambda found: str(places[int(found[0])]), str(error))
+        raise TargetError(text) from None
+
+
+def _by_position(
+    function: Callable[..., Any], given: Mapping[str, object], rows: Sequence[_Position]
+) -> Any:
+    """Explain the images of each position in a call, with classes as the only indices."""
+    found = []
+    for position in dict.fromkeys(rows):
+        these = [i for i, own in enumerate(rows) if own == position]
+        part = {name: _part(name, value, these, len(rows)) for name, value in given.items()}
+        with _at(given["self"], position), _said_of(given):
+            found.append((these, function(**part)))
+    return _joined(found)
 
 
 @contextmanager
@@ -79,25 +142,35 @@ def _said_of(given: Mapping[str, object]) -> Iterator[None]:
     try:
         yield
     except TargetError as error:
-        asked = next(given[name] for name in _ASKED if given.get(name) is not None)
+        names = (*_ASKED, *_ASKED_LISTS)
+        asked = next(given[name] for name in names if given.get(name) is not None)
         hint = "" if "got" in str(error) else f"; got {described(asked)}"
         raise TargetError(f"{error}{hint}") from None
 
 
-def _rows(given: Mapping[str, object]) -> list[_Position] | None:
-    """Return the position of each image, if targets have more than one index."""
-    inputs = given["inputs"]
-    images = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
-    if not isinstance(images, Tensor) or not images.ndim:
+def _rows(inputs: object, asked: Mapping[str, object]) -> list[_Position] | None:
+    """Return the position of each image, if targets have more than one index.
+
+    Args:
+        inputs: As the user gave them.
+        asked: A target and its contrast, by the names that messages call them.
+    """
+    images = _images(inputs)
+    if images is None:
         return None
-    found = {name: _positions_in(given.get(name), len(images), name) for name in _ASKED}
-    target, contrast = found["target"], found["contrast"]
+    target, contrast = (_positions_in(given, len(images), name) for name, given in asked.items())
     if target is not None and contrast is not None and target != contrast:
         raise TargetError(
             "contrast compares two classes at one position; leave its position out, or give that "
             "of target"
         )
     return contrast if target is None else target
+
+
+def _images(inputs: object) -> Tensor | None:
+    """Return the images among the inputs, if they are such."""
+    images = inputs[0] if isinstance(inputs, tuple) and inputs else inputs
+    return images if isinstance(images, Tensor) and images.ndim else None
 
 
 def _positions_in(target: object, count: int, name: str) -> list[_Position] | None:
@@ -120,6 +193,8 @@ def _has_position(value: object) -> bool:
 
 def _part(name: str, value: object, rows: Sequence[int], count: int) -> object:
     """Return what an argument is for some of the images, with classes as the only indices."""
+    if name in _ASKED_LISTS and value is not None:
+        return [_part(_ASKED[0], item, rows, count) for item in value]  # type: ignore[attr-defined]
     if name in _ASKED and isinstance(value, tuple):
         return value[0]
     if name in _ASKED and isinstance(value, list):
@@ -137,6 +212,12 @@ def _joined(found: Sequence[tuple[list[int], Any]]) -> Any:
         return found[0][1]
     order = torch.tensor([i for rows, _ in found for i in rows]).argsort()
     results = [result for _, result in found]
+    if isinstance(results[0], list):
+        places = [rows for rows, _ in found]
+        return [
+            _joined(list(zip(places, of_target, strict=True)))
+            for of_target in zip(*results, strict=True)
+        ]
     if isinstance(results[0], ExplanationData):
         return joined(results, order)
     if isinstance(results[0], tuple):

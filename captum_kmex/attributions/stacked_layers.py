@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: F401  # named in a string
-from typing import cast
 
 from torch import Tensor
 
@@ -139,14 +138,20 @@ class StackedLayersAttribution(LayersAttribution):
 
         Raises:
             NotFittedError: ``fit`` has not been called.
-            ValueError: ``vote`` is neither of the two.
+            ValueError: ``vote`` is neither of the two, or the model had no logits in the fit.
         """
         at_input = self.bank_.at_input
         images = check_inputs(inputs, self.model)
         explainer = self._explainer(images, additional_forward_args, at_input, needs_head=False)
         start = explainer.depth(depth)
         with plain_arithmetic(explainer.logits):
-            return cast("Classification", explainer.vote(start))  # there is a bank
+            found = explainer.vote(start)
+        if found is None:
+            raise ValueError(
+                "the model returned no logits in the fit, so its prototypes vote for no class; fit "
+                "again with a model that returns logits"
+            )
+        return found
 
     @checked
     def predict(
@@ -218,7 +223,7 @@ class StackedLayersAttribution(LayersAttribution):
         self._choose_layers(images, args)
         names, segmenter = self.layer_names, self._segmenter()
         segmenter.check_call(names, images[0], at_input)
-        is_open = self.surrogate is None and not self.is_fitted
+        is_open = self.surrogate is None and not (self.is_fitted and self.bank_.has_logits)
         linearises = is_open or self.surrogate == "linearised"
         needs_head = needs_head and (linearises or segmenter.ridge_head is None)
         reading = self._read_layers(
@@ -253,7 +258,9 @@ class StackedLayersAttribution(LayersAttribution):
             needs_logits=needs_logits,
         )
         self._is_head_settled = before is not None  # two batches have been searched
-        check_one_head(before, reading, batch)
+        self._fit_has_logits = reading.has_logits
+        if reading.has_logits:
+            check_one_head(before, reading, batch)
         with plain_arithmetic(images[0]):
             stack = weighted_stack(reading.blocks, self.weighting or "balanced")
             has_head = reading.head is not None or self._own_head() is not None

@@ -63,7 +63,9 @@ def check_channels(bank: PrototypeBank, maps: Sequence[Tensor]) -> None:
 
 
 def check_logits(bank: PrototypeBank, logits: Tensor) -> None:
-    """Raise ``ValueError`` for a model with another number of logits than the fit's."""
+    """Raise ``ValueError`` for another number of logits than the fit's, if it had any."""
+    if not bank.has_logits:
+        return
     found = logits.shape[1]
     fitted = bank.provenance.get("n_logits", bank.n_classes)
     if class_count(found) != bank.n_classes or found != bank.provenance.get("n_logits", found):

@@ -81,6 +81,8 @@ def check_provenance(about: Fields, n_classes: int) -> None:
         about.integer("n_images")
     if "n_logits" in about and class_count(about.integer("n_logits", 1)) != n_classes:
         raise ValueError(f"provenance.n_logits does not make the {n_classes} classes of the bank")
+    if "has_logits" in about:
+        about.flag("has_logits")
     for name in ("rows_seen", "rows_kept"):
         if name in about:
             about.integers(name)

@@ -132,6 +132,11 @@ class PrototypeBank:
     def _repr_html_(self) -> str:
         return bank_html(self)
 
+    @property
+    def has_logits(self) -> bool:
+        """Whether the model of the fit returned logits; if not, prototypes vote for no class."""
+        return self.provenance.get("has_logits") is not False
+
     def depth(self, depth: object) -> int:
         """Return the position of a codebook.
 

@@ -32,12 +32,17 @@ class BankFacts(Protocol):
     def n_classes(self) -> int:
         """Number of classes."""
 
+    @property
+    def has_logits(self) -> bool:
+        """Whether the model of the fit returned logits."""
+
 
 def bank_summary(bank: BankFacts) -> str:
     """Return a line about a bank, and one about each of its depths."""
     book = bank.codebooks[0]
     if book.is_agnostic:
-        classes = f"class-agnostic, {bank.n_classes} classes"
+        told = f"{bank.n_classes} classes" if bank.has_logits else "no logits"
+        classes = f"class-agnostic, {told}"
     else:
         fitted = len(book.membership.unique())
         classes = f"{fitted} of {bank.n_classes} classes"

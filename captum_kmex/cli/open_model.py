@@ -13,10 +13,12 @@ from unicodedata import normalize
 import torch
 from torch import Tensor, nn
 
+from captum_kmex.arguments.inputs import convolved_sides
 from captum_kmex.attributions.layer_kmeans import LayerKMeansAttribution
 from captum_kmex.classes import class_count
 from captum_kmex.cli.answer import say
 from captum_kmex.exceptions import UsageError
+from captum_kmex.grids import KINDS
 from captum_kmex.loading.class_names import names_of_file
 from captum_kmex.loading.models import ModelSource, model_source, with_weights
 from captum_kmex.loading.preprocessing import IMAGENET, Preprocessing
@@ -248,6 +250,12 @@ def _n_logits(model: nn.Module, example: Tensor) -> int:
         with torch.inference_mode():
             output = model(example)
     except RuntimeError as error:
+        sides = convolved_sides(model)
+        if sides and 2 not in sides:
+            raise ValueError(
+                f"the model is one of {KINDS[sides[0]]}, by its convolutions, and the command line "
+                "explains pictures; explain it in Python, with LayerKMeansAttribution"
+            ) from error
         raise ValueError(
             f"the model does not take inputs of shape {tuple(example.shape)} ({error}); give the "
             "preprocessing of its training, or the model of the bank"

@@ -87,10 +87,11 @@ def accounts_by_segments(
     is_free = competition.own_class is None
     verdict = explainer.vote(depth, segments if is_free else None)
     book = explainer.segmenter.codebook(depth)
-    labels, prototypes = segments.labels, segments.prototypes
+    labels, has_classes = segments.labels, explainer.segmenter.has_classes
+    ledgers = [build_ledger(own, labels, segments.prototypes, book, has_classes) for own in maps]
     return [
-        Account(own, labels, build_ledger(own, labels, prototypes, book), verdict, bias)
-        for own, bias in zip(maps, biases, strict=True)
+        Account(own, labels, ledger, verdict, bias)
+        for own, ledger, bias in zip(maps, ledgers, biases, strict=True)
     ]
 
 

@@ -41,7 +41,7 @@ class LedgerRow:
         prototype: Index in the bank, or the image's own cluster if unfitted; of segments from
             outside, which stand for none, their own number again.
         class_index: Class of the prototype; ``None`` if there is none; the most frequent class
-            of a class-agnostic prototype.
+            of a class-agnostic prototype, if the model of the fit had logits.
         area: Share of the grid, 0 to 1.
         evidence: Sum of the map over the segment, in logit units.
         representatives: Nearest training patches of the prototype.
@@ -72,7 +72,11 @@ class LedgerRow:
 
 
 def build_ledger(
-    maps: Tensor, segments: Tensor, prototypes: Tensor, book: Codebook | None
+    maps: Tensor,
+    segments: Tensor,
+    prototypes: Tensor,
+    book: Codebook | None,
+    has_classes: bool = True,
 ) -> tuple[tuple[LedgerRow, ...], ...]:
     """Return the rows of each image, largest absolute evidence first.
 
@@ -81,13 +85,14 @@ def build_ledger(
         segments: Index tensor ``(N, *grid)``.
         prototypes: Prototype of each segment (N, S).
         book: The codebook, if fitted.
+        has_classes: Its prototypes stand for classes, or have votes for some.
     """
     count = prototypes.shape[1]
     maps, segments = maps.cpu().double(), segments.cpu()  # not every device has float64
     sums = segment_sums(maps, segments, count)
     areas = segment_sums(torch.ones_like(maps), segments, count)
     cells = segments[0].numel()
-    owners = None if book is None else book.owners.tolist()
+    owners = book.owners.tolist() if book is not None and has_classes else None
     numbers = None if book is None else book.numbers.tolist()
     found = None if book is None else book.representatives
     ledgers = []

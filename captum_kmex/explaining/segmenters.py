@@ -70,6 +70,11 @@ class ImageClusters:
     def ridge_head(self) -> None:
         """``None``: only a fit gives one."""
 
+    @property
+    def has_classes(self) -> bool:
+        """``False``: an image's clusters belong to no class."""
+        return False
+
     def check_call(self, _layers: Sequence[str], _images: Tensor, _at_input: bool) -> None:
         """Do nothing: there is no fit to differ from."""
 
@@ -124,6 +129,11 @@ class PrototypeSegments:
         """What stands in for the head of a model that has none."""
         return self.bank.surrogate
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether the fit saw classes, so that prototypes can vote."""
+        return self.bank.has_logits
+
     def check_call(self, layers: Sequence[str], images: Tensor, at_input: bool) -> None:
         """Compare a call with the fit; errors are those of ``bank.checks.check_call``."""
         check_call(self.bank, layers, images, at_input)
@@ -164,14 +174,24 @@ class PrototypeSegments:
         """Raise ``ValueError`` for a class that the bank has no prototypes of."""
         check_classes(self.bank, classes)
 
-    def vote(self, segments: Segmentation, depth: int, logits: Tensor) -> Classification:
-        """Return how the prototypes of a depth classify, from segments for which all competed."""
+    def vote(self, segments: Segmentation, depth: int, logits: Tensor) -> Classification | None:
+        """Return how the prototypes of a depth classify, from segments for which all competed.
+
+        ``None`` where the fit saw no logits that they could vote by.
+        """
+        if not self.has_classes:
+            return None
         ballot = _SegmentBallot(segments, self.codebook(depth), self.bank.n_classes)
         scores, prediction = VOTES[self.rule].count(ballot)
         return Classification(scores, prediction, logits)
 
     def no_head(self, refusal: str) -> Exception:
-        """Return the error for a model that lost its head since the fit."""
+        """Return the error for a model without a head, where the fit made none either."""
+        if not self.bank.has_logits:
+            return HeadNotFoundError(
+                f"{refusal}. The model returned no logits in the fit, so the bank holds no ridge "
+                'surrogate of them; surrogate="linearised" needs none'
+            )
         return HeadNotFoundError(
             f"{refusal}. The images of the fit had an exact head, so the bank holds no "
             "ridge surrogate of the logits; check these inputs, or fit again"

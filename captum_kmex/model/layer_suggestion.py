@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from captum_kmex.arguments import checked
-from captum_kmex.grids import grid_of, grid_text
+from captum_kmex.arguments.inputs import check_inputs
+from captum_kmex.grids import FRONT_END, grid_of, grid_text
 from captum_kmex.model.activations import trace
 from captum_kmex.model.calls import Call, Record
 from captum_kmex.model.opaque import plain_model
@@ -108,6 +109,7 @@ def suggested_layers(
 
 
 def _candidates(model: nn.Module, given: Inputs, count: int) -> tuple[LayerCandidate, ...]:
+    check_inputs(given[0], model)
     images, args = repeated(one_image(*given), _COPIES)
     example = images[0]
     passed = trace(
@@ -129,6 +131,11 @@ def _candidates(model: nn.Module, given: Inputs, count: int) -> tuple[LayerCandi
         for name, shape in outputs.items()
         if name in listed and shape is not None
     ]
+    if not found and any(_is_beyond(call, size) for call in passed.calls):
+        raise ValueError(
+            f"all maps of the model {type(model).__name__} have more dimensions than its inputs; "
+            f"{FRONT_END}"
+        )
     if not found:
         raise ValueError(
             f"no layer of the model {type(model).__name__} has a grid of more than one cell for "
@@ -146,6 +153,11 @@ def _shape(call: Call, record: Record | None, size: Grid) -> Shape | None:
     misfits = [abs(grid[0] * size[i] / size[0] - grid[i]) for i in range(1, len(grid))]
     is_grid = images == _COPIES and math.prod(grid) > 1 and max(misfits, default=0) <= 2
     return (width, *grid) if is_grid else None
+
+
+def _is_beyond(call: Call, size: Grid) -> bool:
+    """Whether a call returned a map of more dimensions than the inputs have."""
+    return call.left is not None and len(call.left.shape) > max(3, len(size) + 2)
 
 
 def _stages(

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from captum_kmex.grids import FRONT_END
+
 __all__ = [
     "CONVOLUTIONS",
     "LOST",
@@ -239,6 +241,11 @@ def feature_grid(
         if grid is not None:
             tokens_last = features[:, -math.prod(grid) :].transpose(1, 2)
             return tokens_last.reshape(*tokens_last.shape[:2], *grid)
+    if features.ndim > max(3, len(input_size) + 2):
+        raise ValueError(
+            f"layer {name!r} returned shape {tuple(features.shape)}, whose grid is none of the "
+            f"inputs'; {FRONT_END}"
+        )
     raise ValueError(
         f"layer {name!r} returned shape {tuple(features.shape)}, which has no grid; "
         f"choose a layer with output {_MAPS[len(input_size)]}, or tokens (N, T, D) on a grid"

@@ -6,14 +6,14 @@ Here alone it is decided whether a model is explained exactly, linearised, or no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from captum_kmex.model.activations import run
 from captum_kmex.model.state import ModelState
-from captum_kmex.model.tail import Course, TailCut
+from captum_kmex.model.tail import Course, TailCut, Tap
 from captum_kmex.model.tail_columns import read_columns
 from captum_kmex.model.tail_probe import Inputs, Probe, one_image, probe, repeated
 from captum_kmex.model.tail_sites import ExactTail, LinearisedTail
@@ -82,11 +82,13 @@ class _Search:
         model: The unwrapped model.
         given: What it gets for one image.
         course: How its tail is run.
+        open_taps: Where the image reaches the logits by other ways too, as was found out.
     """
 
     model: nn.Module
     given: Inputs
     course: Course
+    open_taps: set[Tap] = field(default_factory=set)
 
     def find(self, places: Sequence[Place], reason: str) -> ExactTail | LinearisedTail | None:
         """Return the tail, if any map has a gradient."""
@@ -122,11 +124,13 @@ class _Search:
         whole = _gradient(total, cut.leaf)
         if whole is None:  # overwritten on the way, perhaps before the places that come later
             return self.on_the_way(places[(len(places) + 1) // 2 :])
-        tensors = ((place, cut.seen.get(place.tap)) for place in reversed(later))
+        seen = [(place, cut.seen.get(place.tap)) for place in reversed(later)]
+        values = [value for _, value in seen if value is not None and value.requires_grad]
+        own = dict(zip(map(id, values), _gradients(total, values), strict=True))
         found = [
             place
-            for place, value in tensors
-            if value is not None and _carries(total, value, cut.leaf, whole, place)
+            for place, value in seen
+            if value is not None and _carries(value, own.get(id(value)), cut.leaf, whole, place)
         ]
         return [*found, first] if first.grid(whole).any() else found
 
@@ -134,8 +138,9 @@ class _Search:
         """Return the place to explain, and its columns where the tail is affine in it."""
         best: tuple[tuple[bool, int], Probe, Tensor] | None = None
         for place in places:  # last first
-            found = self.probed(place)
+            found = None if place.tap in self.open_taps else self.probed(place)
             if found is None or not found.is_sealed:
+                self.open_taps.add(place.tap)  # no longer window seals it
                 continue
             columns = self.columns(found) if found.is_affine else None
             if columns is None or found.misses(columns):
@@ -167,15 +172,22 @@ class _Search:
         return LinearisedTail(*about, reason) if columns is None else ExactTail(*about, columns)
 
 
-def _carries(total: Tensor, value: Tensor, leaf: Tensor, whole: Tensor, place: Place) -> bool:
-    """Whether the cells of a map have a gradient, and the leaf's is theirs alone."""
-    own = _gradient(total, value) if value.requires_grad else None
+def _carries(value: Tensor, own: Tensor | None, leaf: Tensor, whole: Tensor, place: Place) -> bool:
+    """Whether the cells of a map have a gradient, its own, and the leaf's is theirs alone."""
     if own is None or not place.grid(own).any():
         return False
     through = _gradient(value, leaf, own)
     if through is None:
         return False
     return bool((through - whole).abs().max() <= _ALIKE * whole.abs().max())
+
+
+def _gradients(of: Tensor, by: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """Return the gradients by several tensors, of which some may have been overwritten."""
+    try:
+        return torch.autograd.grad(of, by, retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        return [_gradient(of, one) for one in by]
 
 
 def _gradient(of: Tensor, by: Tensor, given: Tensor | None = None) -> Tensor | None:

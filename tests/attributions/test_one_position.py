@@ -11,7 +11,7 @@ from nets import make_net
 from torch import Tensor, nn
 
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution, Measured
-from captum_kmex.exceptions import TargetError
+from captum_kmex.exceptions import HeadNotFoundError, TargetError
 
 N_CLASSES = 4
 
@@ -185,6 +185,57 @@ def test_evidence_of_a_position_is_measured(pictures):
     assert found.delta.abs().max() < 1e-4
 
 
+SEVERAL = {
+    "same_position": ([(1, 4, 4), (2, 4, 4)], None),
+    "other_positions": ([(1, 4, 4), (2, 0, 3), (0, 4, 4)], None),
+    "each_image": ([[(0, 5, 7), (0, 2, 3), (3, 5, 7)], (-1, -3, 2)], None),
+    "contrasts": ([(1, 4, 4), (2, 0, 3), (1, 4, 4)], [2, (0, 0, 3), [0, 2, 3]]),
+    "some_contrasts": (((1, 4, 4), (2, 0, 3)), (None, 1)),
+}
+
+
+@pytest.mark.parametrize("evidence", ["allocated", Measured(passes="half")])
+@pytest.mark.parametrize(("targets", "contrasts"), SEVERAL.values(), ids=SEVERAL)
+def test_each_of_several_targets_has_its_own_positions(targets, contrasts, evidence, pictures):
+    attribution = LayerKMeansAttribution(built("convolutional"), ["stage1", "stage2"], n_clusters=3)
+    found = attribution.explain_targets(pictures, targets, contrasts=contrasts, evidence=evidence)
+    pairs = zip(targets, contrasts or [None] * len(targets), strict=True)
+    for result, (target, contrast) in zip(found, pairs, strict=True):
+        alone = attribution.explain(pictures, target, contrast=contrast, evidence=evidence)
+        torch.testing.assert_close(result.attribution, alone.attribution)
+        torch.testing.assert_close(result.output, alone.output)
+        assert result.target.tolist() == alone.target.tolist()
+        for rows, others in zip(result.ledger, alone.ledger, strict=True):
+            assert [row.evidence for row in rows] == pytest.approx([row.evidence for row in others])
+
+
+def test_targets_at_one_position_cost_one_pass(pictures):
+    model = built("bilinear")
+    attribution = LayerKMeansAttribution(model, ["stage1", "stage2"], n_clusters=3)
+    attribution.explain(pictures, (0, 3, 3))  # finds the head
+    runs = []
+    model.stage2.register_forward_hook(lambda *_: runs.append(1))
+    attribution.explain(pictures, (0, 3, 3))  # finds it again, for there is a hook
+    runs.clear()
+    attribution.explain_targets(pictures, [(0, 3, 3), (1, 3, 3), (2, 3, 3)])
+    assert len(runs) == 1
+
+
+WRONG_SEVERAL = {
+    "class": ([(0, 1, 1), (1, 2, 2), (9, 2, 2)], r"targets\[2\] 9 is out of range for 4 logits"),
+    "row": ([(0, 1, 1), (1, 16, 2)], r"\(class, 16, 2\) is outside the outputs"),
+    "too_few": ([(0, 1, 1), [(0, 1, 1), (1, 1, 1)]], r"targets\[1\] must be one tuple or one for"),
+    "no_position": ([(0, 1, 1), 2], "a map of outputs at one position"),
+}
+
+
+@pytest.mark.parametrize(("targets", "message"), WRONG_SEVERAL.values(), ids=WRONG_SEVERAL)
+def test_which_of_several_targets_is_wrong_is_said(targets, message, pictures):
+    attribution = LayerKMeansAttribution(built("bilinear"), ["stage1", "stage2"])
+    with pytest.raises(ValueError, match=message):
+        attribution.explain_targets(pictures, targets)
+
+
 WRONG = {
     "none": (None, r"target=\(class, row, column\)"),
     "class": (2, r"a map of outputs at one position"),
@@ -202,6 +253,39 @@ def test_targets_that_name_no_output_are_refused(target, message, pictures):
     attribution = LayerKMeansAttribution(built("bilinear"), ["stage1", "stage2"])
     with pytest.raises(ValueError, match=message):
         attribution.attribute(pictures, target)
+
+
+@pytest.mark.parametrize("is_explained_before", [False, True])
+@pytest.mark.parametrize("name", ["bilinear", "softmax", "unet", "torchvision"])
+def test_positions_are_explained_after_a_fit_without_labels(
+    name, is_explained_before, pictures, tmp_path
+):
+    model = built(name)
+    layers = ["down1", "down2"] if name == "unet" else ["stage1", "stage2"]
+    attribution = LayerKMeansAttribution(model, layers, n_prototypes=4)
+    if is_explained_before:
+        attribution.explain(pictures, (1, 2, 3))
+    attribution.fit([pictures], labels=None).save(tmp_path / "bank.safetensors")
+    for fitted in (attribution, LayerKMeansAttribution.load(tmp_path / "bank.safetensors", model)):
+        found = fitted.explain(pictures, (1, 2, 3))
+        assert found.head == ("linearised" if name == "softmax" else "exact")
+        assert found.delta.abs().max() < 1e-5
+        assert found.prediction is None
+        assert {row.class_index for rows in found.ledger for row in rows} == {None}
+        assert all(row.representatives for rows in found.ledger for row in rows)
+    assert "no logits" in repr(attribution.bank_)
+
+
+def test_what_a_fit_without_logits_cannot_do_has_its_true_reason(pictures):
+    model = built("softmax")
+    attribution = LayerKMeansAttribution(model, ["stage1", "stage2"], n_prototypes=4)
+    attribution.surrogate = "ridge"
+    attribution.fit([pictures], labels=None)
+    with pytest.raises(HeadNotFoundError, match="returned no logits in the fit, so the bank holds"):
+        attribution.explain(pictures, (1, 2, 3))
+    model.forward = lambda x: model.stage2(model.stage1(x)).mean((2, 3))
+    with pytest.raises(ValueError, match="no logits in the fit, so its prototypes vote for no cl"):
+        attribution.predict(pictures)
 
 
 def test_pair_of_a_model_of_logits_is_refused_as_captum_does(images):

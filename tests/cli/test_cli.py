@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 from nets import LAYERS, make_net
+from tiny import draw
 from workplace import answer_of, error_of, workplace  # noqa: F401
 
 from captum_kmex import LayerKMeansAttribution, __version__
@@ -51,6 +52,23 @@ def test_options_that_do_not_go_together_return_2(tmp_path, capsys):
     assert "leave out --layers" in error_of(capsys, *both, code=2)
     error = error_of(capsys, "fit", model, "data", "--output", tmp_path / "no" / "b", code=2)
     assert "create it" in error
+
+
+@pytest.mark.parametrize("command", ["explain", "report", "fit", "suggest"])
+@pytest.mark.parametrize(("sides", "kind"), [(1, "signals"), (3, "volumes")])
+def test_models_of_signals_and_volumes_are_refused_for_that(command, sides, kind, tmp_path, capsys):
+    file = tmp_path / "sided_kmex.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        f"    return nn.Sequential(nn.Conv{sides}d(1, 4, 3), nn.ReLU(), "
+        f"nn.AdaptiveAvgPool{sides}d(1), nn.Flatten(), nn.Linear(4, 2))\n"
+    )
+    draw(tmp_path / "pictures" / "a" / "0.png")
+    data = [] if command == "suggest" else [tmp_path / "pictures"]
+    error = error_of(capsys, command, f"{file}:make", *data, code=1)
+    assert f"the model is one of {kind} (N, C, " in error
+    assert "explain it in Python" in error
 
 
 def test_failures_return_1_with_one_line_and_the_traceback_on_request(tmp_path, capsys):
