@@ -125,7 +125,7 @@ def add_option(
         try:
             return option.read(name, (read or _whole)(word))
         except (TypeError, ValueError) as error:
-            raise ArgumentTypeError(str(error).removeprefix(f"{name}=")) from None
+            raise ArgumentTypeError(str(error)) from None
 
     option = OPTIONS[name]
     flag = f"--{name.replace('_', '-')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +22,8 @@ class PlainParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and exit with 2."""
-        super().error(printable(message))
+        # "argument --n-clusters: n_clusters=0 should be": the option is named already
+        super().error(printable(re.sub(r"^(argument --[\w-]+: )\w+=", r"\1", message)))
 
 
 class CommandParser(PlainParser):
