@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.4.15"
@@ -62,14 +64,24 @@ def speed(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=False)
 def build(session: nox.Session) -> None:
-    """The wheel: built, installed where nothing else is, and imported from there."""
-    folder = session.create_tmp()
-    session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ".")
+    """Source distribution and wheel: built, checked, installed alone, and tried as README says."""
+    readme = Path("README.md").read_text()
+    install(session, "build>=1.2", "twine>=5.1")
+    folder = Path(session.create_tmp()).resolve()
+    session.run("python", "-m", "build", "--outdir", str(folder))
+    files = [str(path) for path in folder.glob("captum_kmex-*")]
+    session.run("twine", "check", "--strict", *files)
+    (wheel,) = folder.glob("*.whl")
+    install(session, f"{wheel}[demo]")
     session.chdir(folder)  # where the checkout cannot be imported by accident
-    install(session, "--force-reinstall", "--no-deps", "--no-index", "-f", ".", "captum_kmex")
-    install(session, "captum_kmex")
     session.run("python", "-c", "import captum_kmex as c; print(c.__version__, c.__file__)")
-    session.run("captum-kmex", "--help", silent=True)
+    picture = "import skimage, PIL.Image as I; I.fromarray(skimage.data.chelsea()).save('cat.jpg')"
+    session.run("python", "-c", picture)
+    session.run("python", "-c", readme.split("```python\n")[1].split("```")[0])
+    model = "captum_kmex.demo:load_efficientnet_lite0"
+    session.run("captum-kmex", "explain", model, "cat.jpg", "--quiet")
+    if not Path("explained.png").is_file() or not Path("explained/cat/cat.png").is_file():
+        session.error("README's lines, or the command, drew no picture")
 
 
 def install(session: nox.Session, *what: str) -> None:

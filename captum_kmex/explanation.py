@@ -137,8 +137,10 @@ class Explanation(ExplanationData):
         dataset: Sequence[object] | None = None,
         class_names: ClassNames | None = None,
         images: Sequence[np.ndarray] | None = None,
+        names: Sequence[str] | None = None,
+        figures: bool = True,
     ) -> None:
-        """Write ``arrays.npz``, ``manifest.json`` and one picture an image into a folder.
+        """Write ``arrays.npz``, ``manifest.json`` and one figure an image into a folder.
 
         The folder appears complete or not at all; one that exists is replaced only if it
         holds an earlier explanation, which a process killed at any moment does not lose.
@@ -150,20 +152,23 @@ class Explanation(ExplanationData):
                 array, pandas Series), ``id2label`` or ``class_to_idx``.
             images: The pictures to show, one an image, (H, W) or (H, W, 3); by default the
                 inputs, rescaled.
+            names: A name for each figure's file, without ending; by default ``0000`` and on.
+            figures: Draw the figures.
 
         Raises:
             FileExistsError: The folder holds something else.
-            ValueError: Not one picture an image.
+            ValueError: Not one picture or name an image, or a name is no file's, or another's too.
         """
         if images is not None and len(images) != len(self):
             raise ValueError(
                 f"{len(images)} images for {len(self)} explanations; give one picture of each"
             )
+        files = _figure_files(names, len(self)) if figures else [None] * len(self)
         folder = Path(folder).resolve()
         repair(folder)
         check_replaceable(folder)
         with folder_written_whole(folder) as work:
-            self._write(work, dataset, class_names, images)
+            self._write(work, dataset, class_names, images, files)
 
     def _write(
         self,
@@ -171,20 +176,38 @@ class Explanation(ExplanationData):
         dataset: Sequence[object] | None,
         class_names: ClassNames | None,
         images: Sequence[np.ndarray] | None,
+        files: Sequence[str | None],
     ) -> None:
         from matplotlib import pyplot as plt
 
         class_names = None if class_names is None else read_class_names(class_names)
         arrays: dict[str, Any] = self.arrays()
         np.savez_compressed(folder / "arrays.npz", **arrays)
-        (folder / "manifest.json").write_text(json.dumps(self.manifest(), indent=1))
-        for i in range(len(self)):
+        manifest: dict[str, Any] = self.manifest()
+        for image, file in zip(manifest["images"], files, strict=True):
+            image["picture"] = file
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        for i, file in enumerate(files):
+            if file is None:
+                continue
             image = None if images is None else images[i]
             figure, _ = self.plot(i, dataset=dataset, class_names=class_names, image=image)
             with warnings.catch_warnings():  # a hint has said so, once for all letters
                 warnings.filterwarnings("ignore", "Glyph .* missing from")
-                figure.savefig(folder / f"{i:04d}.png", dpi=120)
+                figure.savefig(folder / file, dpi=120)
             plt.close(figure)
+
+
+def _figure_files(names: Sequence[str] | None, count: int) -> list[str]:
+    """Return the file of each figure: of its name, or of its number."""
+    if names is None:
+        return [f"{i:04d}.png" for i in range(count)]
+    if len(names) != count or len({name.casefold() for name in names}) != count:
+        raise ValueError(f"{len(names)} names for {count} figures; give each its own")
+    for name in names:
+        if not name or set(name) & {"/", os.sep, "\0"}:
+            raise ValueError(f"{name!r} is no name of a file; leave out folders")
+    return [f"{name}.png" for name in names]
 
 
 def check_replaceable(folder: Path) -> None:
@@ -206,6 +229,6 @@ def own_files(folder: Path) -> set[str]:
         if content["format"] != FORMAT:
             return set()
         pictures = {image["picture"] for image in content["images"]}
-        return {"manifest.json", content["arrays"], *pictures}
+        return {"manifest.json", content["arrays"], *pictures} - {None}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_kmex.arguments.measured import Measured
@@ -20,8 +22,8 @@ from captum_kmex.cli.open_inputs import (
     open_explanandum,
 )
 from captum_kmex.cli.open_model import class_index
-from captum_kmex.cli.options import Commands, add_command
-from captum_kmex.cli.output import check_file, check_folder, folder_names
+from captum_kmex.cli.options import Commands, add_batch_size, add_command
+from captum_kmex.cli.output import check_file, check_folder, figure_name, folder_names
 from captum_kmex.explanation import Explanation, check_replaceable
 from captum_kmex.files.atomic import discard_unfinished, written_whole
 from captum_kmex.files.folders import repair
@@ -50,6 +52,8 @@ def register(commands: Commands) -> None:
         "--depth", default="0", help="shallowest layer to use, name or position (default 0: all)"
     )
     add_evidence(parser)
+    add_batch_size(parser, 1)
+    parser.add_argument("--no-figure", action="store_true", help="write arrays and JSON alone")
     parser.add_argument(
         "--output", type=Path, default=Path("explained"), help="folder (default explained)"
     )
@@ -71,7 +75,8 @@ def run(options: argparse.Namespace) -> Answer:
     data = {
         "output": str(options.output),
         "images": rows,
-        "skipped": given.skipped,
+        "skipped": list(given.skipped),
+        "why_skipped": given.skipped,
         "layers": list(given.attribution.bank_.layers)
         if given.attribution.is_fitted
         else given.attribution.layers,
@@ -98,23 +103,56 @@ def _explained(
     subject = given.subject
     target = class_index(options.target, subject)
     contrast = class_index(options.contrast, subject)
-    names, evidence = given.pictures.names(), _evidence(options, len(folders))
-    bar = tqdm(given.pictures.files, desc="explaining", disable=options.quiet)
-    for file, name, place in zip(bar, names, folders, strict=True):
-        picture = open_picture(file, subject.preprocessing)
-        x = subject.preprocessing(picture).unsqueeze(0).to(subject.device)
+    evidence = _evidence(options, len(folders))
+    for places, pictures in _batches(options, given, folders):
         result = given.attribution.explain(
-            x, target, depth=_depth(options.depth), contrast=contrast, evidence=evidence
+            torch.stack(pictures).to(subject.device),
+            target,
+            depth=_depth(options.depth),
+            contrast=contrast,
+            evidence=evidence,
         )
-        result.save(
-            place,
-            dataset=given.train_set,
-            class_names=subject.class_names,
-            images=[subject.preprocessing.picture(x[0])],
-        )
-        yield {"image": str(file), "name": name, "folder": str(place)} | _summary(
-            result, subject.class_names
-        )
+        for place, x, one in zip(places, pictures, result, strict=True):
+            figure = figure_name(place.name)
+            one.save(
+                place.folder,
+                dataset=given.train_set,
+                class_names=subject.class_names,
+                images=[subject.preprocessing.picture(x)],
+                names=[figure],
+                figures=not options.no_figure,
+            )
+            yield {
+                "image": str(place.file),
+                "name": place.name,
+                "folder": str(place.folder),
+                "figure": None if options.no_figure else str(place.folder / f"{figure}.png"),
+            } | _summary(one, subject.class_names)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A picture's file and name, and the folder for its explanation."""
+
+    file: Path
+    name: str
+    folder: Path
+
+
+def _batches(
+    options: argparse.Namespace, given: Explanandum, folders: Sequence[Path]
+) -> Iterator[tuple[list[_Place], list[Tensor]]]:
+    """Read as many pictures at a time as one forward pass takes."""
+    preprocessing = given.subject.preprocessing
+    places = [
+        _Place(*parts)
+        for parts in zip(given.pictures.files, given.pictures.names(), folders, strict=True)
+    ]
+    with tqdm(total=len(places), desc="explaining", disable=options.quiet) as bar:
+        for start in range(0, len(places), options.batch_size):
+            some = places[start : start + options.batch_size]
+            yield some, [preprocessing(open_picture(place.file, preprocessing)) for place in some]
+            bar.update(len(some))
 
 
 def _evidence(options: argparse.Namespace, n_pictures: int) -> str | Measured:
@@ -159,6 +197,9 @@ def _text(output: Path, rows: Sequence[dict[str, object]]) -> str:
     is_linear = all(row["not_linear"] is None for row in rows)
     parts = "bias + segments" if is_linear else "bias + not linear + segments"
     head = ("picture", "predicted", "p", "explained", "output", parts, "figure")
+    has_figures = any(row["figure"] for row in rows)
+    if not has_figures:
+        head = (*head[:-1], "folder")
     lines = [head]
     for row in rows:
         share, contrast = row["probability"], row["contrast"]
@@ -171,7 +212,7 @@ def _text(output: Path, rows: Sequence[dict[str, object]]) -> str:
                 explained if contrast is None else f"{explained}, not {_shown(row, 'contrast')}",
                 f"{row['output']:+.4f}",
                 f"{sum(float(str(row[key] or 0)) for key in _PARTS):+.4f}",
-                os.path.join(str(row["folder"]), "0000.png"),
+                str(row["figure"] if has_figures else row["folder"]),
             )
         )
     return f"{table(lines)}\n{printable(str(output / 'index.json'))} lists them"

@@ -51,7 +51,7 @@ def register(commands: Commands) -> None:
         "named in the alphabetical order of the logits, and write the prototypes to a file.",
     )
     add_model(parser)
-    parser.add_argument("data", metavar="DATA", type=Path, help="folder of class folders")
+    parser.add_pictures("data", "DATA", is_one=True, text="folder of class folders")
     parser.add_argument(
         "--output", type=Path, default=Path("bank.safetensors"), help="(default bank.safetensors)"
     )

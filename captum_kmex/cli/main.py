@@ -10,7 +10,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
 
 from captum_kmex._version import __version__
 from captum_kmex.cli import (
@@ -22,6 +21,9 @@ from captum_kmex.cli import (
     suggest_command,
 )
 from captum_kmex.cli.answer import say, write
+from captum_kmex.cli.completion import add_completion
+from captum_kmex.cli.parsing import CommandParser, PlainParser
+from captum_kmex.cli.plain_words import in_plain_words
 from captum_kmex.exceptions import MissingExtraError, UsageError
 from captum_kmex.text.plain import printable
 
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
     name = f"captum-kmex {options.command}"
     try:
-        with contextlib.redirect_stdout(sys.stderr), _plain_warnings(name):
+        with contextlib.redirect_stdout(sys.stderr), _plain_warnings(name, options):
             answer = options.run(options)
     except KeyboardInterrupt:
         goes_on = getattr(options, "checkpoint", None) is not None
@@ -69,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if options.traceback:
             sys.stderr.write(printable(traceback.format_exc(), keep="\n"))
-        say(f"{name}: error: {_one_line(error)}", quiet=False)
+        say(f"{name}: error: {in_plain_words(_one_line(error), options)}", quiet=False)
         return _MISUSED if isinstance(error, (UsageError, MissingExtraError)) else _FAILED
     data = json.dumps(answer.data, indent=1).replace("\x7f", "\\u007f")  # the rest is ASCII
     text = data if options.json else printable(answer.text, keep="\n")
@@ -99,25 +101,20 @@ def _silence_stdout() -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = _Parser(
+    parser = PlainParser(
         prog="captum-kmex",
         description="Post-hoc self-explanation of CNNs: concept segments whose evidence adds up to "
         "the logit, by one forward pass.",
         epilog=_EPILOG,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
+    )
+    add_completion(parser, commands)
     for command in _COMMANDS:
         command.register(commands)
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints hold no control characters of what it was given."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print usage and message, and exit with 2."""
-        super().error(printable(message))
 
 
 def _one_line(error: Exception) -> str:
@@ -126,11 +123,12 @@ def _one_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _plain_warnings(name: str) -> Iterator[None]:
+def _plain_warnings(name: str, options: argparse.Namespace) -> Iterator[None]:
     """Write warnings as one line each, without the code that gave them."""
 
     def show(message: Warning | str, *_: object) -> None:
-        say(f"{name}: warning: {' '.join(str(message).split())}", quiet=False)
+        text = in_plain_words(" ".join(str(message).split()), options)
+        say(f"{name}: warning: {text}", quiet=False)
 
     with warnings.catch_warnings():
         warnings.showwarning = show  # type: ignore[assignment]  # the message is all we show

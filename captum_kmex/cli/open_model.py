@@ -29,7 +29,7 @@ from captum_kmex.text.descriptions import described
 
 __all__ = ["Subject", "attribution_of", "class_index", "folder_classes", "open_subject"]
 
-_SETTINGS = ("resize", "crop", "mean", "std", "pixel_range")
+_SETTINGS = ("resize", "crop", "mean", "std", "pixel_range", "ignore_exif")
 _USUAL = 4  # of them are what a model was trained with
 
 
@@ -215,7 +215,7 @@ def _preprocessing(
         if any(value is not None for value in given):
             raise UsageError(
                 "the bank's pictures were preprocessed in its own way, which holds here too; leave "
-                "out --resize, --crop, --mean, --std and --pixel-range"
+                "out --resize, --crop, --mean, --std, --pixel-range and --ignore-exif"
             )
         return Preprocessing.of(recorded)
     usual = IMAGENET if None not in given[:_USUAL] else source.preprocessing(model)

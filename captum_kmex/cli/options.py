@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from captum_kmex.arguments import OPTIONS
 from captum_kmex.cli.answer import Answer
+from captum_kmex.cli.parsing import CommandParser
 
 __all__ = [
     "Commands",
@@ -26,14 +27,14 @@ __all__ = [
     "sides",
 ]
 
-Commands: TypeAlias = "argparse._SubParsersAction[ArgumentParser]"  # no subscript when run
+Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"  # no subscript when run
 Run = Callable[[argparse.Namespace], Answer]
 
 _MOST_BYTES = 2.0**60
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def add_command(commands: Commands, name: str, run: Run, summary: str, more: str) -> ArgumentParser:
+def add_command(commands: Commands, name: str, run: Run, summary: str, more: str) -> CommandParser:
     """Add a subcommand with the options of all."""
     parser = commands.add_parser(name, help=summary, description=more)
     parser.set_defaults(run=run)
@@ -84,14 +85,20 @@ def add_image_options(parser: ArgumentParser) -> None:
         help="values that become black and white, of pictures with more than 8 bits a pixel "
         "(--pixel-range=-1024,3071; default: each picture's own least and largest)",
     )
+    group.add_argument(
+        "--ignore-exif",
+        action="store_const",
+        const=True,
+        help="leave pictures as they lie in the file, instead of turning them upright",
+    )
 
 
 def add_layers(parser: ArgumentParser) -> None:
     """Add the layers."""
     parser.add_argument(
         "--layers",
-        nargs="+",
-        metavar="NAME",
+        action="append",
+        metavar="NAME ...",
         help="shallow to deep; default, and with the word suggest: the last layer on each of the "
         "last three grids (see captum-kmex suggest)",
     )
@@ -134,9 +141,11 @@ def add_runtime(parser: ArgumentParser) -> None:
     )
 
 
-def add_batch_size(parser: ArgumentParser) -> None:
-    """Add how many pictures one forward pass takes."""
-    add_option(parser, "batch_size", "N", "(default %(default)s)")
+def add_batch_size(parser: ArgumentParser, default: int | None = None) -> None:
+    """Add how many pictures one forward pass takes; the table's default, or another."""
+    add_option(parser, "batch_size", "N", "pictures a forward pass (default %(default)s)")
+    if default is not None:
+        parser.set_defaults(batch_size=default)
 
 
 def positive(text: str) -> int:

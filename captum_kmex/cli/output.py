@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from captum_kmex.exceptions import UsageError
 
-__all__ = ["check_file", "check_folder", "folder_names"]
+__all__ = ["check_file", "check_folder", "figure_name", "folder_names"]
 
 _LONGEST = 200  # bytes of a folder's name; file systems allow 255 at most
 _OURS = "index.json"  # beside the folders
@@ -82,6 +82,11 @@ def folder_names(names: Sequence[str]) -> list[str]:
         taken.add(_key(name))
         found.append(name)
     return found
+
+
+def figure_name(name: str) -> str:
+    """Return the name of a picture's figure in its folder, without ending."""
+    return _short(PurePosixPath(name).stem) or "picture"
 
 
 def _key(name: str) -> str:

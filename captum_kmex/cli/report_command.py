@@ -53,5 +53,10 @@ def run(options: argparse.Namespace) -> Answer:
         show_progress=not options.quiet,
         evidence=options.evidence,
     )
-    data = {"report": str(path), "images": len(given.pictures), "skipped": given.skipped}
+    data = {
+        "report": str(path),
+        "images": len(given.pictures),
+        "skipped": list(given.skipped),
+        "why_skipped": given.skipped,
+    }
     return Answer(data, f"{printable(str(path))}: {len(given.pictures)} pictures")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from captum_kmex.loading.finding import UNREAD
 from captum_kmex.loading.preprocessing import Preprocessing
 
 __all__ = ["Check", "check_picture", "open_picture"]
@@ -34,7 +37,8 @@ def open_picture(path: Path, preprocessing: Preprocessing | None = None) -> Imag
     """Read a picture, 8 bits a channel.
 
     Deeper pictures (16 and 32 bits, floating point) are scaled: the preprocessing's
-    ``pixel_range``, or else the picture's own least and largest value, becomes 0 to 255.
+    ``pixel_range``, or else the picture's own least and largest value, becomes 0 to 255. It is
+    turned upright as its EXIF orientation says, unless the preprocessing ignores that.
 
     Args:
         path: The file.
@@ -70,24 +74,61 @@ def _decoded(path: Path, preprocessing: Preprocessing | None) -> Image.Image:
         raise ValueError(f"{path} is no regular file")
     too_large, is_deep_color = "", False
     try:
-        with Image.open(path) as image:
+        with _opened(path, preprocessing) as file:
+            image: Image.Image = file
             if preprocessing is not None and not preprocessing.fits(image.size):
                 too_large = "{} of {}x{} pixels {}".format(
                     path, *image.size, preprocessing.too_large
                 )
             else:
-                is_deep_color = any(";16" in str(tile[3]) for tile in image.tile)
+                is_deep_color = any(";16" in str(tile[3]) for tile in file.tile)
                 image.load()
+                image = _upright(image, preprocessing)
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file may raise anything in one of many decoders
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as a picture ({reason})") from error
+        raise ValueError(f"{path} cannot be read as a picture ({_reason(path, error)})") from error
     if too_large:
         raise ValueError(too_large)
     if is_deep_color and image.mode not in _DEEP:
         _check_levels(path, image)
     return image
+
+
+@contextlib.contextmanager
+def _opened(path: Path, preprocessing: Preprocessing | None) -> Iterator[ImageFile.ImageFile]:
+    """Open a picture, as a stream where it is to be turned.
+
+    Pillow maps plain TIFF files into memory by their name, and forgets their orientation then.
+    """
+    if _ignores_exif(preprocessing):
+        with Image.open(path) as image:
+            yield image
+    else:
+        with path.open("rb") as stream, Image.open(stream) as image:
+            yield image
+
+
+def _ignores_exif(preprocessing: Preprocessing | None) -> bool:
+    return preprocessing is not None and preprocessing.ignore_exif
+
+
+def _upright(image: Image.Image, preprocessing: Preprocessing | None) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; one whose EXIF is damaged stays."""
+    if _ignores_exif(preprocessing):
+        return image
+    with contextlib.suppress(Exception):  # a damaged record may raise anything
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return ImageOps.exif_transpose(image)
+    return image
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not isinstance(error, UnidentifiedImageError):
+        return str(error) or type(error).__name__
+    kind = path.suffix.lower()
+    is_known = kind in UNREAD and UNREAD[kind].startswith("cannot be read")
+    return f"{kind[1:].upper()}; save it as JPEG or PNG" if is_known else "it is none, or damaged"
 
 
 def _check_levels(path: Path, image: Image.Image) -> None:

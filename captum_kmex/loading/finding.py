@@ -9,9 +9,20 @@ from pathlib import Path
 
 from captum_kmex.explanation import own_files
 
-__all__ = ["ENDINGS", "Content", "Seen", "content_of"]
+__all__ = ["ENDINGS", "UNREAD", "Content", "Seen", "content_of", "unread_in"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# pictures too, but not taken from folders: of some Pillow reads a part, of others nothing
+_FIRST_ONLY = "is not taken from a folder; name the file itself to have its first picture read"
+_BY_NAME = "is not taken from a folder; name the file itself"
+_CONVERT = "cannot be read; save it as JPEG or PNG"
+UNREAD = {
+    ".gif": _FIRST_ONLY,
+    ".avif": _BY_NAME,
+    ".jp2": _BY_NAME,
+    **dict.fromkeys((".heic", ".heif", ".jxl", ".svg", ".psd"), _CONVERT),
+    **dict.fromkeys((".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf"), _CONVERT),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,18 @@ def content_of(root: Path) -> Content:
     folders = [p for p in entries if p.is_dir() and not p.name.startswith(".")]
     names = [p.name for p in entries if not p.is_dir()]
     return Content(_pictures(root, names).files, {p.name: _walk(p) for p in folders})
+
+
+def unread_in(root: Path) -> dict[Path, str]:
+    """Return the pictures of a folder and all below it that are not taken, each with why."""
+    found = {}
+    for base, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            kind = Path(name).suffix.lower()
+            if kind in UNREAD and not name.startswith("."):
+                found[Path(base, name)] = f"{kind[1:].upper()} {UNREAD[kind]}"
+    return found
 
 
 def _walk(root: Path) -> Seen:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from torch import nn
 
@@ -87,24 +88,48 @@ def _imported(place: str, name: str) -> object:
     else:
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
-        module = importlib.import_module(place)
+        module = _module(place, name)
     if not hasattr(module, name):
         public = [key for key in vars(module) if not key.startswith("_")]
         near = difflib.get_close_matches(name, public, cutoff=0.4) or public[:8]
-        raise AttributeError(f"{place} has no {name!r}; it has {near}")
+        raise AttributeError(f"{place} has no {name!r}; it has {', '.join(near)}")
     found: object = getattr(module, name)
     return found
+
+
+def _module(place: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+            raise  # the package is there, and lacks another
+        raise UsageError(
+            f"there is no Python package {place!r} for {place}:{name}. MODEL is torchvision:NAME, "
+            "timm:NAME, hf:FOLDER, package.module:NAME or file.py:NAME"
+        ) from error
 
 
 def _called(make: object, text: str, num_classes: int | None) -> object:
     if not callable(make):
         raise TypeError(f"{text} is neither a torch.nn.Module nor a function that returns one")
     function: Callable[..., object] = make
-    parameter = inspect.signature(function).parameters.get("num_classes")
+    parameters = inspect.signature(function).parameters
+    needed = [name for name, one in parameters.items() if name != "num_classes" and _is_needed(one)]
+    if needed:
+        raise UsageError(
+            f"{text} cannot make a model from nothing: it takes {', '.join(needed)}. Name a "
+            "function that takes nothing, or num_classes alone"
+        )
+    parameter = parameters.get("num_classes")
     if parameter is None:
         return function()
     if num_classes is not None:
         return function(num_classes=num_classes)
     if parameter.default is inspect.Parameter.empty:
-        raise UsageError(f"{text} needs num_classes; pass --num-classes")
+        raise UsageError(f"{text} needs the number of classes; pass --num-classes")
     return function()
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    is_many = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not is_many

@@ -26,6 +26,7 @@ __all__ = [
     "PictureSet",
     "class_folders",
     "find_pictures",
+    "looked_at",
     "open_picture",
     "readable",
 ]
@@ -193,7 +194,22 @@ def find_pictures(paths: Sequence[Path], preprocessing: Preprocessing) -> Pictur
     return PictureSet(tuple(unique.values()), root, preprocessing)
 
 
-def readable(pictures: PictureSet, *, strict: bool, show_progress: bool) -> PictureSet:
+def looked_at(pictures: PictureSet, *, show_progress: bool) -> list[Check]:
+    """Decode every file once, and say of each what is wrong with it."""
+    with ThreadPoolExecutor(_DECODERS) as pool:
+        found: Iterable[Check] = pool.map(
+            check_picture, pictures.files, repeat(pictures.preprocessing)
+        )
+        return list(tqdm(found, "checking pictures", len(pictures), disable=not show_progress))
+
+
+def readable(
+    pictures: PictureSet,
+    *,
+    strict: bool,
+    show_progress: bool,
+    checks: Sequence[Check] | None = None,
+) -> PictureSet:
     """Decode every file once and leave out those that cannot be used, with a warning each.
 
     Every pass of a fit must see the same images, so damage has to be known beforehand.
@@ -202,16 +218,13 @@ def readable(pictures: PictureSet, *, strict: bool, show_progress: bool) -> Pict
         pictures: The set.
         strict: Fail instead.
         show_progress: Show a progress bar.
+        checks: What ``looked_at`` said of them, if they were decoded already.
 
     Raises:
         ValueError: A file is damaged, and ``strict``; or none, or none of a class, is left.
     """
-    with ThreadPoolExecutor(_DECODERS) as pool:
-        found: Iterable[Check] = pool.map(
-            check_picture, pictures.files, repeat(pictures.preprocessing)
-        )
-        bar = tqdm(found, "checking pictures", len(pictures), disable=not show_progress)
-        checks = list(bar)
+    if checks is None:
+        checks = looked_at(pictures, show_progress=show_progress)
     damaged = [check.fault for check in checks if check.fault]
     if damaged and strict:
         more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""

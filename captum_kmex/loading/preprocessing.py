@@ -35,6 +35,8 @@ class Preprocessing:
         interpolation: ``"bilinear"``, ``"bicubic"``, ...
         pixel_range: Values that become black and white, of pictures with more than 8 bits a
             pixel; by default each picture's own least and largest.
+        ignore_exif: Leave a picture as it lies in its file, instead of turning it upright as its
+            EXIF orientation says.
 
     Raises:
         ValueError: The crop is larger than the picture, the picture larger than 64 megapixels,
@@ -47,6 +49,7 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str = "bilinear"
     pixel_range: tuple[float, float] | None = None
+    ignore_exif: bool = False
 
     def __post_init__(self) -> None:
         sides = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
@@ -130,6 +133,7 @@ class Preprocessing:
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
         pixel_range: Sequence[float] | None = None,
+        ignore_exif: bool | None = None,
     ) -> Preprocessing:
         """Return a copy with what is given; one number of a side stands for both."""
         sides = self.resize if resize is None else _sides(resize)
@@ -141,6 +145,7 @@ class Preprocessing:
             std=self.std if std is None else tuple(std),
             # its own check says what is wrong with another number of values
             pixel_range=self.pixel_range if pixel_range is None else tuple(pixel_range),  # type: ignore[arg-type]
+            ignore_exif=self.ignore_exif if ignore_exif is None else ignore_exif,
         )
 
     def describe(self) -> dict[str, object]:
@@ -163,6 +168,8 @@ class Preprocessing:
                 std=tuple(map(float, record["std"])),
                 interpolation=str(record["interpolation"]),
                 pixel_range=None if given is None else (float(given[0]), float(given[1])),
+                # what was recorded before there was a choice was fitted so
+                ignore_exif=bool(record.get("ignore_exif", True)),
             )
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -179,7 +186,7 @@ class Preprocessing:
         )
         return (
             f"resize {resize} ({self.interpolation}), crop {self.crop[0]}x{self.crop[1]}, "
-            f"mean {mean}, std {std}{values}"
+            f"mean {mean}, std {std}{values}{', EXIF ignored' * self.ignore_exif}"
         )
 
 

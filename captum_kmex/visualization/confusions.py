@@ -13,12 +13,12 @@ from captum_kmex.arguments import checked
 from captum_kmex.bank.codebook import owners, prototype_numbers
 from captum_kmex.explaining.pixel_wins import PrototypeWins
 from captum_kmex.text.class_names import ClassNames, class_name, read_class_names
-from captum_kmex.visualization.colors import segment_color
 from captum_kmex.visualization.lettering import PLAIN, fitted
 from captum_kmex.visualization.pictures import Canvas, canvas
 
 __all__ = ["plot_confusions"]
 
+_BAR = "#6baed6"  # a blue of the shares beside
 _ROOM = 80.0  # points that a class's name takes at most
 _WRITTEN = 12  # classes up to which the numbers fit into the cells
 
@@ -80,9 +80,7 @@ def _draw_prototypes(wins: PrototypeWins, names: Sequence[str], count: int, ax: 
     chosen = chosen[(-foreign[chosen]).argsort(kind="stable")]
     owner, numbers = owners(wins.membership), prototype_numbers(wins.membership)
     shares = 100 * np.nan_to_num(foreign[chosen])
-    ax.barh(
-        range(len(chosen)), shares, color=[segment_color(rivals[k]) for k in chosen], height=0.7
-    )
+    ax.barh(range(len(chosen)), shares, color=_BAR, height=0.7)
     for y, (k, share) in enumerate(zip(chosen, shares, strict=True)):
         ax.text(share + 1, y, f"{share:.0f} %, most of {names[rivals[k]]}", fontsize=9,
                 va="center", **PLAIN)  # fmt: skip
@@ -93,7 +91,7 @@ def _draw_prototypes(wins: PrototypeWins, names: Sequence[str], count: int, ax: 
     ax.tick_params(axis="x", labelsize=9)
     ax.invert_yaxis()
     ax.set_xlabel("share of their pixels from other classes' images, %", fontsize=9)
-    ax.set_title("prototypes that win most foreign pixels", fontsize=9)
+    ax.set_title("prototypes that win most pixels of other classes", fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines["bottom"].set_bounds(0, 100)
 

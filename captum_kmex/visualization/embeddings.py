@@ -128,7 +128,7 @@ def _tsne(rows: NDArray[np.float32], marks: Mapping[str, NDArray[np.float32]], s
     found = TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(vectors)
     ends = np.cumsum([len(rows), *map(len, marks.values())])[:-1]
     points, *places = np.split(found, ends)
-    return Plane(points, dict(zip(marks, places, strict=True)))
+    return Plane(points, dict(zip(marks, places, strict=True)), ("t-SNE", ""))
 
 
 def _draw_plane(

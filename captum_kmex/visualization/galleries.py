@@ -132,8 +132,7 @@ def _draw_classes(book: Codebook, k: int, ax: Axes, class_names: ClassNames | No
     """Draw the share of each class in a class-agnostic prototype."""
     shares = book.membership[k].cpu().numpy()
     order = (-shares).argsort(kind="stable")[:_N_BARS]
-    colors = [segment_color(int(c)) for c in order]
-    ax.barh(range(len(order)), shares[order], color=colors, height=0.75, alpha=0.5)
+    ax.barh(range(len(order)), shares[order], color="0.8", height=0.75)  # colours are the rows'
     for y, c in enumerate(order):
         name = class_name(int(c), class_names, "")
         text = fitted(f"{{}} {shares[c]:.0%}", [name], column_width(ax) - _GAP, 9)

@@ -86,7 +86,7 @@ def test_explain_with_a_bank_gives_the_maps_of_the_python_interface(
         assert row["predicted_name"] == CLASSES[int(expected.logits[i].argmax())]
         assert row["prototypes_predict"] == int(expected.prediction[i])
         assert row["bias"] + row["evidence"] == pytest.approx(row["output"], abs=1e-4)
-        assert (Path(row["folder"]) / "0000.png").stat().st_size > 10_000
+        assert Path(row["figure"]).stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -184,7 +184,12 @@ def test_report_shows_the_pictures_by_the_classes_of_their_folders(
     words = ["torchvision:resnet18", "--weights", workplace.weights, data, "--bank", bank]
     words += ["--train", workplace.train, "--title", "Photographs", "--batch-size", "1"]
     answer = answer_of(capsys, "report", *words, "--output", tmp_path / "page.html")
-    assert answer == {"report": str(tmp_path / "page.html"), "images": 2, "skipped": []}
+    assert answer == {
+        "report": str(tmp_path / "page.html"),
+        "images": 2,
+        "skipped": [],
+        "why_skipped": {},
+    }
     text = (tmp_path / "page.html").read_text()
     assert "<title>Photographs</title>" in text
     parts = re.findall(r'<script[^>]*id="([^"]*)"[^>]*>(\{.*?\})</script>', text, re.S)

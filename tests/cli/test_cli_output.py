@@ -271,8 +271,9 @@ def test_names_of_files_and_classes_reach_the_terminal_inert(place, capfd):
     assert main([*words, "--class-names", str(names), "--traceback"]) == 0
     assert main([*words[:-2], "--output", str(place / "out"), "--layers", evil, "--traceback"]) == 1
     assert main([*words, "--target", evil]) == 2
+    assert main([*words, evil]) == 1  # a picture that is not there
     with pytest.raises(SystemExit):
-        main([*words, evil])
+        main([*words, f"--{evil}"])
     assert main(_words("fit", place, place / f"{evil}bank")) == 0
     found = capfd.readouterr()
     assert "\\x1b]0;owned\\x07" in found.out
@@ -389,7 +390,7 @@ def test_measured_evidence_is_explained_by_the_command(place, capsys, count):
         assert manifest["evidence"] == "measured"
         assert {"sufficient", "necessary"} <= image.keys()
         assert all(line["removed"] is not None for line in image["ledger"])
-        assert (Path(row["folder"]) / "0000.png").stat().st_size > 10_000
+        assert Path(row["figure"]).stat().st_size > 10_000
 
 
 def test_allocated_evidence_is_the_commands_default(place, capsys):

@@ -281,7 +281,7 @@ def test_colliding_and_long_names_are_all_explained(tmp_path, capsys):
         assert sorted(row["name"] for row in found["images"]) == sorted(names)
         folders = [Path(row["folder"]) for row in found["images"]]
         assert len({*folders}) == len(names)
-        assert all((folder / "0000.png").is_file() for folder in folders)
+        assert all(Path(row["figure"]).is_file() for row in found["images"])
         assert json.loads((tmp_path / "out" / "index.json").read_text()) == found
 
 

@@ -32,6 +32,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 pytestmark = pytest.mark.slow
 N_IMAGES = 200
 EVIL = "<img src=x onerror='window.evil=1'></script><b>"
+SAMPLE = Path(__file__).parents[2] / "docs" / "_static" / "sample_report.html"
 NAMES = [EVIL, *(f"digit {digit}" for digit in range(1, 10))]
 SECONDS = 5  # until the page answers, with other work on the machine
 
@@ -372,6 +373,21 @@ def test_page_is_no_wider_than_the_screen(chromium, digits, width):
     page.wait(lambda: len(page.all(".card")) == 30)
     assert page.js("return document.documentElement.scrollWidth") <= width
     assert page.js("return document.querySelector('#ledger table').scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [390, 1000, 1366])
+def test_the_sample_of_the_site_shows_all_its_photographs(chromium, width):
+    page = Reader(chromium, SAMPLE, width)
+    photographs = page.all("#strip button")
+    assert len(photographs) == 6
+    for photograph in photographs:
+        page.js("arguments[0].click()", photograph)
+        assert page.js("return document.querySelector('#stage img').naturalWidth") >= 224
+        for overlay in ("map", "segments"):
+            page.choose("overlay", overlay)
+        assert page.all("#ledger tbody tr")
+    assert page.js("return document.documentElement.scrollWidth") <= width
+    assert page.driver.get_log("browser") == []
 
 
 WIDTHS = pytest.mark.parametrize("width", [390, 1000, 1366])

@@ -170,6 +170,26 @@ def test_save_writes_arrays_manifest_and_pictures(fitted, images, tmp_path):
     assert pictures == ["0000.png", "0001.png"]
 
 
+def test_save_names_figures_or_leaves_them_out(fitted, images, tmp_path):
+    result, place = fitted.explain(images[:2]), tmp_path / "explained"
+    result.save(place, names=["cat", "Dog 2"])
+    manifest = json.loads((place / "manifest.json").read_text())
+    assert [image["picture"] for image in manifest["images"]] == ["cat.png", "Dog 2.png"]
+    assert {path.name for path in place.glob("*.png")} == {"cat.png", "Dog 2.png"}
+    result.save(place, figures=False)  # in the place of the earlier one
+    manifest = json.loads((place / "manifest.json").read_text())
+    assert [image["picture"] for image in manifest["images"]] == [None, None]
+    assert {path.name for path in place.iterdir()} == {"arrays.npz", "manifest.json"}
+    result.save(place)
+    assert (place / "0001.png").is_file()
+    for names in (["cat"], ["cat", "CAT"]):
+        with pytest.raises(ValueError, match="names for 2 figures; give each its own"):
+            result.save(place, names=names)
+    for name in ("a/b", "", "a\0"):
+        with pytest.raises(ValueError, match="is no name of a file"):
+            result.save(place, names=["cat", name])
+
+
 def test_save_replaces_an_earlier_explanation_whole(fitted, images, tmp_path):
     fitted.explain(images[:2]).save(tmp_path / "explained")
     fitted.explain(images[:1]).save(tmp_path / "explained")
