@@ -138,14 +138,25 @@ def _at(attribution: object, position: _Position) -> Iterator[None]:
 
 @contextmanager
 def _said_of(given: Mapping[str, object]) -> Iterator[None]:
-    """Say in an error about positions what was given for them."""
+    """Say in an error about positions which argument has them, and what was given."""
     try:
         yield
     except TargetError as error:
-        names = (*_ASKED, *_ASKED_LISTS)
-        asked = next(given[name] for name in names if given.get(name) is not None)
-        hint = "" if "got" in str(error) else f"; got {described(asked)}"
-        raise TargetError(f"{error}{hint}") from None
+        name, asked = next(_with_positions(given))
+        text = re.sub(r"^target\b", name, str(error))
+        hint = "" if "got" in text else f"; got {described(asked)}"
+        raise TargetError(f"{text}{hint}") from None
+
+
+def _with_positions(given: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Yield what has positions, by the name that messages call it."""
+    for name in (*_ASKED, *_ASKED_LISTS):
+        value: Any = given.get(name)
+        is_several = name in _ASKED_LISTS and value is not None
+        items = enumerate(value) if is_several else [(0, value)]
+        for place, item in items:
+            if any(map(_has_position, item if isinstance(item, list) else [item])):
+                yield f"{name}[{place}]" if is_several else name, item
 
 
 def _rows(inputs: object, asked: Mapping[str, object]) -> list[_Position] | None:

@@ -131,7 +131,7 @@ def _candidates(model: nn.Module, given: Inputs, count: int) -> tuple[LayerCandi
         for name, shape in outputs.items()
         if name in listed and shape is not None
     ]
-    if not found and any(_is_beyond(call, size) for call in passed.calls):
+    if not found and len(size) < 2 and any(map(_is_picture, passed.calls)):
         raise ValueError(
             f"all maps of the model {type(model).__name__} have more dimensions than its inputs; "
             f"{FRONT_END}"
@@ -155,9 +155,9 @@ def _shape(call: Call, record: Record | None, size: Grid) -> Shape | None:
     return (width, *grid) if is_grid else None
 
 
-def _is_beyond(call: Call, size: Grid) -> bool:
-    """Whether a call returned a map of more dimensions than the inputs have."""
-    return call.left is not None and len(call.left.shape) > max(3, len(size) + 2)
+def _is_picture(call: Call) -> bool:
+    """Whether a call returned a map of more dimensions than signals have."""
+    return call.left is not None and len(call.left.shape) > 3
 
 
 def _stages(

@@ -241,7 +241,7 @@ def feature_grid(
         if grid is not None:
             tokens_last = features[:, -math.prod(grid) :].transpose(1, 2)
             return tokens_last.reshape(*tokens_last.shape[:2], *grid)
-    if features.ndim > max(3, len(input_size) + 2):
+    if len(input_size) == 1 and features.ndim > 3:
         raise ValueError(
             f"layer {name!r} returned shape {tuple(features.shape)}, whose grid is none of the "
             f"inputs'; {FRONT_END}"

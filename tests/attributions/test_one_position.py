@@ -255,6 +255,27 @@ def test_targets_that_name_no_output_are_refused(target, message, pictures):
         attribution.attribute(pictures, target)
 
 
+WRONG_BY_NAME = {
+    "target": ({"target": (2, 1)}, "^target has 2 indices"),
+    "contrast": ({"target": 1, "contrast": (2, 1)}, "^contrast has 2 indices"),
+    "contrasts_of_images": ({"target": 1, "contrast": [(2, 1)] * 3}, "^contrast has 2 indices"),
+    "targets": ({"targets": [(0, 1, 1), (2, 1)]}, r"^targets\[1\] has 2 indices"),
+    "contrasts": (
+        {"targets": [(0, 1, 1), 0], "contrasts": [None, (2, 1)]},
+        r"^contrasts\[1\] has 2 indices",
+    ),
+    "outside": ({"targets": [(0, 1, 1), (2, 99, 1)]}, r"^targets\[1\] \(class, 99, 1\) is outside"),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), WRONG_BY_NAME.values(), ids=WRONG_BY_NAME)
+def test_what_has_a_wrong_position_is_named(given, message, pictures):
+    attribution = LayerKMeansAttribution(built("bilinear"), ["stage1", "stage2"])
+    call = attribution.explain_targets if "targets" in given else attribution.explain
+    with pytest.raises(ValueError, match=message):
+        call(pictures, **given)
+
+
 @pytest.mark.parametrize("is_explained_before", [False, True])
 @pytest.mark.parametrize("name", ["bilinear", "softmax", "unet", "torchvision"])
 def test_positions_are_explained_after_a_fit_without_labels(
