@@ -9,15 +9,24 @@ from benchmarks.methods import (
     captum_perturbation,
     controls,
     grad_cam_package,
+    newer_cams,
     zennit_rules,
 )
 from benchmarks.methods.systems.tiny_resnet_task import tiny_resnet_task
 
-MODULES = captum_gradients, captum_perturbation, controls, grad_cam_package, zennit_rules
+MODULES = (
+    captum_gradients, captum_perturbation, controls, grad_cam_package, newer_cams, zennit_rules
+)  # fmt: skip
 METHODS = {name: make for module in MODULES for name, make in module.METHODS.items()}
 WITHOUT_SEGMENTS = {"Random map", "Centre Gaussian"} | {
     name
-    for module in (captum_gradients, captum_perturbation, zennit_rules, grad_cam_package)
+    for module in (
+        captum_gradients,
+        captum_perturbation,
+        zennit_rules,
+        grad_cam_package,
+        newer_cams,
+    )
     for name in module.METHODS
     if name != "Deep Feature Factorization"
 }
