@@ -169,6 +169,7 @@ _FIGURES = {
     "color": Option(Color()),
     "class_names": Option(Names(), None),
     "names": Option(Names(takes_mappings=False), None),
+    "Explanation.save.names": Option(Listed(Text("the name of a file")), None),
     "figures": Option(Switch(), True),
     "prototype_handles.names": Option(Names()),
     "title": Option(Text(), None),
