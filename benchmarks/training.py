@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.quality.task import LabelledData
-from benchmarks.tasks import cub200, fashion_mnist, image_folder, mnist, parts, stl10
+from benchmarks.tasks import (
+    cub200,
+    fashion_mnist,
+    image_folder,
+    mnist,
+    parts,
+    patch_deletion,
+    stl10,
+)
 from benchmarks.tasks.data.pictures import PictureData
 from benchmarks.tasks.data.resnet34 import save_trained_resnet34, train_resnet34
 from benchmarks.tasks.data.small_pictures import SmallData, save_small_resnet
@@ -26,6 +35,10 @@ RECIPES: dict[str, tuple[Callable[[], SmallData], int]] = {  # data and epochs
     "mnist": (mnist.load_data, 5),
     "fashion_mnist": (fashion_mnist.load_data, 4),
     "parts": (parts.load_data, 6),
+}
+RECIPES |= {
+    name: (partial(patch_deletion.training_data, name), source.epochs)
+    for name, source in patch_deletion.SOURCES.items()
 }
 
 PICTURES: dict[str, Callable[[], PictureData]] = {
@@ -52,7 +65,9 @@ def _train_small(name: str) -> tuple[Path, float]:
     load, epochs = RECIPES[name]
     data = load()
     model = train_small_resnet(data.train, epochs)
-    return save_small_resnet(name, model), _accuracy(model, data.validation)
+    if name in patch_deletion.SOURCES:  # three more files, of half the size
+        model.half()
+    return save_small_resnet(name, model), _accuracy(model.float(), data.validation)
 
 
 def _train_pictures(name: str) -> tuple[Path, float]:

@@ -51,6 +51,7 @@ def small_task(
     annotate: Callable[[str, Tensor], Annotations] | None = None,
     weight: float = 0.03,
     notes: tuple[str, ...] = (),
+    missing_patches: int = 0,
 ) -> Task:
     """Return the task of a small ResNet.
 
@@ -80,6 +81,7 @@ def small_task(
         std=std,
         weight=weight,
         notes=notes,
+        missing_patches=missing_patches,
     )
 
 
