@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.figures.paper import draw_paper_figures
 from benchmarks.quality.plugins import find_measures, find_tasks
 from benchmarks.quality.presets import PRESETS, Preset
-from benchmarks.quality.report import image_folder, write_page
+from benchmarks.quality.report import image_folder, write_pages
 from benchmarks.quality.results import Results
 from benchmarks.quality.running import run_task, spread
 
@@ -92,5 +92,5 @@ def _report(
         is_there = [name for name in tasks if (folder / name / "task.json").exists()]
         draw_paper_figures([known[name](preset) for name in is_there], image_folder(page))
     found.save(path)
-    write_page(found, path.name, page)
+    write_pages(found, path.name, page)
     print(f"wrote {page} and {path}")

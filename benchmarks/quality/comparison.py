@@ -59,7 +59,7 @@ def render_comparison(
         return ""
     counts = ", ".join(f"{count} {verdict}" for verdict, count in tally.items())
     heads = ["", *(titles[task] for task in tasks)]
-    return join([f"### {subject} less {rival}", f"{counts}.", table(heads, lines)])
+    return join([f"## {subject} less {rival}", f"{counts}.", table(heads, lines)])
 
 
 def _verdict(estimate: Estimate, column: Column) -> str:

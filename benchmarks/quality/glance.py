@@ -1,14 +1,14 @@
-"""The report's first tables: the best-known methods by the measures most asked for."""
+"""A task's first table: the best-known methods by the measures most asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from benchmarks.page import bold_if, join, table
+from benchmarks.page import bold_if, table
 from benchmarks.quality.measure import Column, Measure
 from benchmarks.quality.summary import Estimate, Row
 
-__all__ = ["COLUMNS", "CONTROLS", "METHODS", "render_glance"]
+__all__ = ["COLUMNS", "CONTROLS", "METHODS", "is_few", "render_glance"]
 
 METHODS = (
     "B4 unfitted", "B234 unfitted", "B4 fitted", "B234 fitted", "KMEx (K=5)",
@@ -24,6 +24,7 @@ COLUMNS = {
     "deletion": ("deletion", "deletion"),
     "insertion": ("deletion", "insertion"),
     "ROAD difference": ("road", "gap"),
+    "single deletion": ("single_deletion", "logit"),
     "minimal pairs": ("minimal_pairs", "hits"),
     "accuracy": ("surrogate", "accuracy"),
     "segments over seeds (ARI)": ("seed_agreement", "segments"),
@@ -31,35 +32,31 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def render_glance(
-    rows: Iterable[Row], measures: Mapping[str, Measure], titles: Mapping[str, str]
-) -> str:
-    """Return a table a task, means alone, or nothing; in bold what no other but a control beats.
+def render_glance(rows: Iterable[Row], measures: Mapping[str, Measure]) -> str:
+    """Return a table of means alone, or nothing; in bold what no other but a control beats.
 
     Args:
-        rows: What was found.
+        rows: What was found on one task.
         measures: The measures, for the columns' better ends and units.
-        titles: Titles of the tasks by name, in the order of the tables.
     """
-    estimates: dict[tuple[str, str], dict[str, Estimate]] = {}  # by task and column, then method
+    estimates: dict[str, dict[str, Estimate]] = {}  # by column, then method
     for row in rows:
         for title, (measure, key) in COLUMNS.items():
             if row.measure == measure and key in row.estimates:
-                estimates.setdefault((row.task, title), {})[row.method] = row.estimates[key]
-    means = {place: _means(found) for place, found in estimates.items()}
+                estimates.setdefault(title, {})[row.method] = row.estimates[key]
     columns = {title: measures[m].columns[k] for title, (m, k) in COLUMNS.items()}
-    tables = []
-    for task, name in titles.items():
-        found = {title: means[task, title] for title in COLUMNS if (task, title) in means}
-        if found:
-            tables.append(f"### {name}\n\n{_table(found, columns)}")
-    return join(tables)
+    means = {title: _means(estimates[title]) for title in COLUMNS if title in estimates}
+    return _table(means, columns) if means else ""
+
+
+def is_few(estimate: Estimate, most: int) -> bool:
+    """Return whether a mean is of so few images that it is left out, of so slow a method."""
+    return estimate.n_values * _FEW < most
 
 
 def _means(found: Mapping[str, Estimate]) -> dict[str, float]:
-    """Return the means, without those of methods so slow that they explained few images."""
     most = max(estimate.n_values for estimate in found.values())
-    return {name: e.mean for name, e in found.items() if e.n_values * _FEW >= most}
+    return {name: e.mean for name, e in found.items() if not is_few(e, most)}
 
 
 def _table(found: Mapping[str, Mapping[str, float]], columns: Mapping[str, Column]) -> str:

@@ -1,53 +1,59 @@
-"""The report of a run: its figures, and the page that shows them and every table."""
+"""The report of a run: a page at a glance, a page a task, a page of pairs, and their figures."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.figures.intervals import draw_intervals
 from benchmarks.page import figure, join, versions
+from benchmarks.quality.best import CHEAP, render_best
 from benchmarks.quality.comparison import PAIRS, render_comparison
 from benchmarks.quality.glance import render_glance
 from benchmarks.quality.measure import Measure
 from benchmarks.quality.plugins import find_measures, find_methods
-from benchmarks.quality.results import Results
+from benchmarks.quality.results import Results, TaskFacts
 from benchmarks.quality.tables import render_tables
 
-__all__ = ["image_folder", "write_page"]
+__all__ = ["image_folder", "write_pages"]
+
+_PAIRS = "pairs"
 
 
-def write_page(found: Results, results: str, page: Path) -> None:
-    """Write the page of all that is known, and its figures beside it.
+def write_pages(found: Results, results: str, page: Path) -> None:
+    """Write what is known: a page at a glance, and in a folder named as it the others.
 
     Args:
         found: What is known.
         results: Name of the JSON file that holds it.
-        page: Markdown file to write; its figures go beside it.
+        page: Markdown file to write; its figures and the folder of the others go beside it.
     """
-    page.parent.mkdir(parents=True, exist_ok=True)
+    folder = page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
     measures, methods = find_measures(), find_methods()
+    families = {name: make().family for name, make in methods.items()}
     titles = {name: facts.title for name, facts in found.tasks.items()}
     drawn = draw_intervals(found.rows, measures, methods, image_folder(page))
-    figures = {path.stem: path.relative_to(page.parent) for path in drawn}
-    parts = ["\n".join(_head(found, results)), *_glance(found, measures, titles)]
-    parts += [*_comparisons(found, measures, titles), *_paper_figures(page)]
-    parts.append(render_tables(found.rows, measures, methods, titles, figures))
-    page.write_text(join(parts) + "\n")
+    figures = {path.stem: Path(os.path.relpath(path, folder)) for path in drawn}
+    for task, facts in found.tasks.items():
+        rows = [row for row in found.rows if row.task == task]
+        own = {m: figures[f"{task}-{m}"] for m in measures if f"{task}-{m}" in figures}
+        parts = [*_task_head(facts, page), *_means(render_glance(rows, measures))]
+        parts += [*_paper_figures(task, page), render_tables(rows, measures, methods, own)]
+        (folder / f"{task}.md").write_text(join(parts) + "\n")
+    pairs = join(_pairs(found, measures, titles))
+    if pairs:
+        (folder / f"{_PAIRS}.md").write_text(pairs + "\n")
+    best = render_best(found.rows, measures, families, titles)
+    parts = ["\n".join(_head(found, results)), *_best(best)]
+    parts += ["\n".join(_contents(titles, folder.name, bool(pairs))), *_embeddings(page)]
+    page.write_text(join([*parts, "\n".join(_notes(found))]) + "\n")
 
 
 def image_folder(page: Path) -> Path:
     """Return where the figures of a page go."""
     return page.parent / "images" / "benchmark"
-
-
-def _paper_figures(page: Path) -> Iterator[str]:
-    """Show Figures 1 and 2 of the paper, where they have been drawn."""
-    paths = sorted(image_folder(page).glob("figure[12]*.png"))
-    if paths:
-        yield "## Figures 1 and 2 of the paper"
-    for path in paths:
-        yield figure(path.stem, path.relative_to(page.parent))
 
 
 def _head(found: Results, results: str) -> Iterator[str]:
@@ -59,33 +65,81 @@ def _head(found: Results, results: str) -> Iterator[str]:
         f"{preset['n_images']} test images a task are explained, and pixels are removed from at "
         f"most {preset['n_perturbed']} of them, a quarter of that for photographs; seeds {seeds} "
         "for methods that depend on one. In brackets stand 95 % bootstrap intervals over images "
-        "and seeds. Arrows say which end is better; the best of a "
-        "column is bold. Maps of all methods are brought to the images' size bilinearly. The "
-        "explained class is the one that the network predicts. Every number is in "
-        f"`{results}`. Threads {found.environment['threads']}; {versions(found.environment)}.\n"
+        "and seeds. Arrows say which end is better. Maps of all methods are brought to the "
+        "images' size bilinearly. The explained class is the one that the network predicts. Every "
+        f"number is in `{results}`. Threads {found.environment['threads']}; "
+        f"{versions(found.environment)}."
     )
-    for facts in found.tasks.values():
-        yield from (f"- {facts.title}: {note}" for note in facts.notes)
-    yield from (f"- {name} did not run: {reason}" for name, reason in found.absent.items())
-    yield from (f"- {later['note']}" for later in found.later)
 
 
-def _glance(
-    found: Results, measures: Mapping[str, Measure], titles: Mapping[str, str]
-) -> Iterator[str]:
-    if tables := render_glance(found.rows, measures, titles):
-        yield "## At a glance"
+def _best(tables: str) -> Iterator[str]:
+    if tables:
+        yield "## Ours beside the best of the others"
         yield (
-            "Means of the best-known methods, in per cent but for agreement and seconds; the best "
-            "of these is bold, controls aside, whether or not the others differ for certain. A "
-            "slow method explains fewer images; its mean is left out where they are fewer than one "
-            "in eight. Every method and measure, what the measures are, intervals and numbers of "
-            "images stand below."
+            "In each line stand the best of our maps and the best of all others, controls aside, "
+            f"first among maps that cost at most {CHEAP} forward passes, then at any cost; × is "
+            "the measured time over that of a forward pass. A tie is where the intervals meet. "
+            "Both sides were chosen by the numbers shown, so that both look a little better than "
+            "they are. In per cent, but for agreement and single deletion."
         )
         yield tables
 
 
-def _comparisons(
+def _contents(titles: Mapping[str, str], folder: str, has_pairs: bool) -> Iterator[str]:
+    if titles:
+        yield "## Every method and measure\n"
+        yield from (f"- [{title}]({folder}/{name}.md)" for name, title in titles.items())
+    if has_pairs:
+        yield f"- [Where we win and where we lose]({folder}/{_PAIRS}.md): pairs, image by image"
+
+
+def _notes(found: Results) -> Iterator[str]:
+    notes = [f"{name} did not run: {reason}" for name, reason in found.absent.items()]
+    notes += [later["note"] for later in found.later]
+    if notes:
+        yield "## Notes on the run\n"
+        yield from (f"- {note}" for note in notes)
+
+
+def _task_head(facts: TaskFacts, page: Path) -> Iterator[str]:
+    yield f"# {facts.title}"
+    yield (
+        f"How the numbers were made stands on [the page at a glance](../{page.name}). In brackets "
+        "are 95 % bootstrap intervals; the best of a column is bold."
+    )
+    yield "\n".join(f"- {note}" for note in facts.notes)
+
+
+def _means(table: str) -> Iterator[str]:
+    if table:
+        yield "## At a glance"
+        yield (
+            "Means of the best-known methods, in per cent but for agreement, single deletion and "
+            "seconds; the best of these is bold, controls aside, whether or not the others differ "
+            "for certain. A slow method explains fewer images; its mean is left out where they are "
+            "fewer than one in eight."
+        )
+        yield table
+
+
+def _paper_figures(task: str, page: Path) -> Iterator[str]:
+    """Show Figure 1 of the paper for a task, where it has been drawn."""
+    paths = sorted(image_folder(page).glob(f"figure1-{task}-*.png"))
+    if paths:
+        yield "## Figure 1 of the paper"
+    for path in paths:
+        yield figure(path.stem, os.path.relpath(path, page.with_suffix("")))
+
+
+def _embeddings(page: Path) -> Iterator[str]:
+    """Show Figure 2 of the paper, where it has been drawn."""
+    path = image_folder(page) / "figure2.png"
+    if path.exists():
+        yield "## Figure 2 of the paper"
+        yield figure(path.stem, path.relative_to(page.parent))
+
+
+def _pairs(
     found: Results, measures: Mapping[str, Measure], titles: Mapping[str, str]
 ) -> Iterator[str]:
     tables = []
@@ -94,7 +148,7 @@ def _comparisons(
         estimates = {(c.task, c.measure, c.column): c.estimate for c in own}
         tables.append(render_comparison(estimates, subject, rival, measures, titles))
     if any(tables):
-        yield "## Where we win and where we lose"
+        yield "# Where we win and where we lose"
         yield (
             "Differences on the same images, seeds averaged, with 95 % bootstrap intervals; a "
             "difference whose interval holds zero is a tie. Percentages are in points."

@@ -1,4 +1,4 @@
-"""The tables of the report: one for each measure and task, every method a line."""
+"""The tables of a task's page: one for each measure, every method a line."""
 
 from __future__ import annotations
 
@@ -17,35 +17,29 @@ def render_tables(
     rows: Iterable[Row],
     measures: Mapping[str, Measure],
     methods: Mapping[str, Callable[[], Method]],
-    titles: Mapping[str, str],
     figures: Mapping[str, Path],
 ) -> str:
     """Return a section for each measure.
 
     Args:
-        rows: What was found.
+        rows: What was found on one task.
         measures: The measures, in the order of their sections.
         methods: What makes the methods, in the order of the lines.
-        titles: Titles of the tasks by name, in the order of the tables.
-        figures: Files named by task and measure, relative to the page.
+        figures: Files by measure, relative to the page.
     """
-    found = {(row.measure, row.task, row.method): row for row in rows}
+    found = {(row.measure, row.method): row for row in rows}
     families = {name: make().family for name, make in methods.items()}
     sections = []
     for measure in measures.values():
-        tables = []
-        for task, title in titles.items():
-            lines = [found[key] for name in methods if (key := (measure.name, task, name)) in found]
-            if any(row.estimates for row in lines):
-                tables.append(_table(measure, title, lines, families))
-                if path := figures.get(f"{task}-{measure.name}"):
-                    tables.append(figure(f"{measure.title}, {title}", path))
-        if tables:
-            sections.append("\n\n".join([f"## {measure.title}", measure.text, *tables]))
+        lines = [found[key] for name in methods if (key := (measure.name, name)) in found]
+        if any(row.estimates for row in lines):
+            sections += [f"## {measure.title}", measure.text, _table(measure, lines, families)]
+            if path := figures.get(measure.name):
+                sections.append(figure(measure.title, path))
     return join(sections)
 
 
-def _table(measure: Measure, title: str, rows: list[Row], families: Mapping[str, str]) -> str:
+def _table(measure: Measure, rows: list[Row], families: Mapping[str, str]) -> str:
     columns = measure.columns
     marks = {"high": " ↑", "low": " ↓", "": ""}
     heads = [f"{c.title}{marks[c.better]}" for c in columns.values()]
@@ -65,7 +59,6 @@ def _table(measure: Measure, title: str, rows: list[Row], families: Mapping[str,
     reasons = [f"- {', '.join(names)}: {reason}" for reason, names in missing.items()]
     return join(
         [
-            f"### {title}",
             table(["method", "family", *heads, "images × seeds"], lines),
             "Not in the table:" if reasons else "",
             "\n".join(reasons),

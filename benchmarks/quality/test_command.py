@@ -35,7 +35,8 @@ def test_a_run_is_reported_and_goes_on_where_it_stopped(monkeypatch, tmp_path, c
     assert accuracy["low"] <= accuracy["mean"] <= accuracy["high"]
     assert accuracy["mean"] > 0.9  # the network's own embedding, real digits
     assert rows["Classifier prototypes"]["reason"] == "is no surrogate classifier"
-    page = (tmp_path / "report.md").read_text()
+    assert "[MNIST](report/mnist.md)" in (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report" / "mnist.md").read_text()
     assert f"{accuracy['mean'] * 100:.1f}" in page
     assert "Classifier prototypes: is no surrogate classifier" in page
     call(monkeypatch, tmp_path, *some, "--method", "KMEx*")
@@ -85,7 +86,7 @@ def test_the_page_on_adding_a_method_works_as_written(monkeypatch, tmp_path):
     entropy = row["estimates"]["entropy"]
     assert entropy["n_values"] == 6
     assert 0 < entropy["mean"] < math.log(28 * 28)
-    assert "Mean activation | mine" in (tmp_path / "out" / "report.md").read_text()
+    assert "Mean activation | mine" in (tmp_path / "out" / "report" / "mnist.md").read_text()
     for folder, name in names:
         del sys.modules[f"benchmarks.{folder}.{name}"]
 

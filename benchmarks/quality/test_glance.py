@@ -21,10 +21,8 @@ def test_the_best_that_is_no_control_is_bold_and_what_was_not_run_is_left_out() 
         _row("Random map", "localisation", pointing=0.1),
         _row("Saliency", "localisation", pointing=0.99),
     ]
-    table = render_glance(rows, find_measures(), {"other": "Other", "task": "Task"})
+    table = render_glance(rows, find_measures())
     assert table.splitlines() == [
-        "### Task",
-        "",
         "| | pointing game ↑ | seconds / forward ↓ |",
         "|---|--:|--:|",
         "| B234 fitted | **50.0** |  |",
@@ -32,7 +30,7 @@ def test_the_best_that_is_no_control_is_bold_and_what_was_not_run_is_left_out() 
         "| ACE | 20.0 |  |",
         "| Random map | 10.0 | 0.01 |",
     ]
-    assert render_glance([], find_measures(), {"task": "Task"}) == ""
+    assert render_glance([], find_measures()) == ""
 
 
 def test_a_mean_of_few_images_is_left_out() -> None:
@@ -40,8 +38,8 @@ def test_a_mean_of_few_images_is_left_out() -> None:
         Row("task", name, "localisation", {"pointing": Estimate(0.5, 0.4, 0.6, count, 1)})
         for name, count in (("Grad-CAM", 64), ("Occlusion", 8), ("ACE", 7))
     ]
-    table = render_glance(rows, find_measures(), {"task": "Task"})
-    assert [line.split(" | ")[0] for line in table.splitlines()[4:]] == [
+    table = render_glance(rows, find_measures())
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == [
         "| Grad-CAM",
         "| Occlusion",
     ]

@@ -27,8 +27,8 @@ def row(method, reason="", **means):
 
 def test_best_of_each_column_is_bold_and_reasons_are_listed():
     rows = [row("a", hits=0.5, time=2, size=1), row("b", hits=0.7, time=3), row("c", "no map")]
-    methods, figures = dict.fromkeys("cba", Stub), {"t-m": Path("t-m.png")}
-    page = render_tables(rows, MEASURES, methods, {"t": "Task"}, figures)
+    methods, figures = dict.fromkeys("cba", Stub), {"m": Path("t-m.png")}
+    page = render_tables(rows, MEASURES, methods, figures)
     lines = page.splitlines()
     assert "| method | family | hits ↑ | time ↓ | size | images × seeds |" in lines
     assert (
@@ -38,12 +38,12 @@ def test_best_of_each_column_is_bold_and_reasons_are_listed():
     assert "| b | f | **70.0** (60.0–80.0) | 3.000 (2.900–3.100) |  | 9 × 2 |" in page
     assert page.index("| b |") < page.index("| a |")  # the order of the methods
     assert "- c: no map" in lines
-    assert "![A measure, Task](t-m.png)" in lines
+    assert "![A measure](t-m.png)" in lines
 
 
-def test_measures_and_tasks_without_any_value_are_left_out():
+def test_measures_without_any_value_are_left_out():
     rows = [row("a", "no map")]
-    page = render_tables(rows, MEASURES, {"a": Stub}, {"t": "Task", "u": "Other"}, {})
+    page = render_tables(rows, MEASURES, {"a": Stub}, {})
     assert page == ""
 
 
