@@ -64,7 +64,7 @@ def training_data(name: str) -> SmallData:
     train = TensorDataset(
         torch.cat([images, without_patches(images, drawn)]), torch.cat([labels, labels])
     )
-    return data._replace(train=train)
+    return SmallData(train, data.validation, data.test)
 
 
 def _load(name: str, preset: Preset) -> Task:
