@@ -15,6 +15,7 @@ __all__ = ["CHEAP", "render_best"]
 
 CHEAP = 5  # forward passes' time that a cheap map may take
 _ROUND = 10  # costs above are shown in whole passes
+_SAME = "the same"
 _OURS, _CONTROLS = "captum_kmex", "Controls"
 _VERDICTS = {"losses": "*loss*", "ties": "tie", "wins": "**win**"}
 
@@ -86,7 +87,8 @@ def _line(
     """Return the cells of a column's line, or nothing where one side has no value."""
     most = max((entry.estimate.n_values for entry in found), default=0)
     found = [entry for entry in found if not is_few(entry.estimate, most)]
-    cells = []
+    cells: list[str] = []
+    shown: list[str] = []
     for is_cheap in (True, False):
         able = [entry for entry in found if entry.is_cheap or not is_cheap]
         sides = [
@@ -99,7 +101,10 @@ def _line(
         ours, other = (_best(side, column) for side in sides)
         verdict = _verdict(ours.estimate, other.estimate, column)
         tally[is_cheap][verdict] += 1
-        cells += [_cell(ours, column), f"{_cell(other, column)}<br>{_VERDICTS[verdict]}"]
+        texts = [_cell(ours, column), _cell(other, column)]
+        own, theirs = (_SAME if text in shown else text for text in texts)
+        shown += texts
+        cells += [own, f"{theirs}<br>{_VERDICTS[verdict]}"]
     arrow = "↑" if column.better == "high" else "↓"
     return [f"{heading} {arrow}", *cells] if any(cells) else []
 

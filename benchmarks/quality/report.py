@@ -46,30 +46,14 @@ def write_pages(found: Results, results: str, page: Path) -> None:
     if pairs:
         (folder / f"{_PAIRS}.md").write_text(pairs + "\n")
     best = render_best(found.rows, measures, families, titles)
-    parts = ["\n".join(_head(found, results)), *_best(best)]
+    parts = [f"# Benchmark: preset {found.preset['name']}", *_best(best)]
     parts += ["\n".join(_contents(titles, folder.name, bool(pairs))), *_embeddings(page)]
-    page.write_text(join([*parts, "\n".join(_notes(found))]) + "\n")
+    page.write_text(join([*parts, "\n".join(_run(found, results))]) + "\n")
 
 
 def image_folder(page: Path) -> Path:
     """Return where the figures of a page go."""
     return page.parent / "images" / "benchmark"
-
-
-def _head(found: Results, results: str) -> Iterator[str]:
-    preset = found.preset
-    seeds = ", ".join(map(str, preset["seeds"]))
-    yield f"# Benchmark: preset {preset['name']}\n"
-    yield (
-        f"Made by `python -m benchmarks quality --preset {preset['name']}`: at most "
-        f"{preset['n_images']} test images a task are explained, and pixels are removed from at "
-        f"most {preset['n_perturbed']} of them, a quarter of that for photographs; seeds {seeds} "
-        "for methods that depend on one. In brackets stand 95 % bootstrap intervals over images "
-        "and seeds. Arrows say which end is better. Maps of all methods are brought to the "
-        "images' size bilinearly. The explained class is the one that the network predicts. Every "
-        f"number is in `{results}`. Threads {found.environment['threads']}; "
-        f"{versions(found.environment)}."
-    )
 
 
 def _best(tables: str) -> Iterator[str]:
@@ -93,16 +77,27 @@ def _contents(titles: Mapping[str, str], folder: str, has_pairs: bool) -> Iterat
         yield f"- [Where we win and where we lose]({folder}/{_PAIRS}.md): pairs, image by image"
 
 
-def _notes(found: Results) -> Iterator[str]:
-    notes = [f"{name} did not run: {reason}" for name, reason in found.absent.items()]
-    notes += [later["note"] for later in found.later]
-    if notes:
-        yield "## Notes on the run\n"
-        yield from (f"- {note}" for note in notes)
+def _run(found: Results, results: str) -> Iterator[str]:
+    """Say how the numbers were made."""
+    preset = found.preset
+    seeds = ", ".join(map(str, preset["seeds"]))
+    yield "## How the numbers were made\n"
+    yield (
+        f"`python -m benchmarks quality --preset {preset['name']}`: at most "
+        f"{preset['n_images']} test images a task are explained, and pixels are removed from at "
+        f"most {preset['n_perturbed']} of them, a quarter of that for photographs; seeds {seeds} "
+        "for methods that depend on one. In brackets stand 95 % bootstrap intervals over images "
+        "and seeds. Arrows say which end is better. Maps of all methods are brought to the "
+        "images' size bilinearly. The explained class is the one that the network predicts. Every "
+        f"number is in `{results}`. Threads {found.environment['threads']}; "
+        f"{versions(found.environment)}.\n"
+    )
+    yield from (f"- {name} did not run: {reason}" for name, reason in found.absent.items())
+    yield from (f"- {later['note']}" for later in found.later)
 
 
 def _task_head(facts: TaskFacts, page: Path) -> Iterator[str]:
-    yield f"# {facts.title}"
+    yield f"# Benchmark: {facts.title}"
     yield (
         f"How the numbers were made stands on [the page at a glance](../{page.name}). In brackets "
         "are 95 % bootstrap intervals; the best of a column is bold."
@@ -148,7 +143,7 @@ def _pairs(
         estimates = {(c.task, c.measure, c.column): c.estimate for c in own}
         tables.append(render_comparison(estimates, subject, rival, measures, titles))
     if any(tables):
-        yield "# Where we win and where we lose"
+        yield "# Benchmark: where we win and where we lose"
         yield (
             "Differences on the same images, seeds averaged, with 95 % bootstrap intervals; a "
             "difference whose interval holds zero is a tie. Percentages are in points."

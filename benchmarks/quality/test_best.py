@@ -40,11 +40,11 @@ def test_the_best_of_each_side_at_two_costs_losses_on_top() -> None:
         "| | at most 5 passes: ours | best other | any cost: ours | best other |",
         "|---|---|---|---|---|",
         "| deletion ↓ | Ours, ×1.2<br>40.0 (35.0–45.0) | CAM, ×1.1<br>20.0 (15.0–25.0)<br>*loss* "
-        "| Slow ours, ×30<br>10.0 (5.0–15.0) | CAM, ×1.1<br>20.0 (15.0–25.0)<br>tie |",
+        "| Slow ours, ×30<br>10.0 (5.0–15.0) | the same<br>tie |",
         "| pointing game ↑ | Ours, ×1.2<br>60.0 (55.0–65.0) | CAM, ×1.1<br>58.0 (53.0–63.0)<br>tie "
-        "| Ours, ×1.2<br>60.0 (55.0–65.0) | CAM, ×1.1<br>58.0 (53.0–63.0)<br>tie |",
+        "| the same | the same<br>tie |",
         "| insertion ↑ | Ours, ×1.2<br>90.0 (80.0–100.0) | CAM, ×1.1<br>70.0 (65.0–75.0)<br>"
-        "**win** | Ours, ×1.2<br>90.0 (80.0–100.0) | Slow, ×1,234<br>99.0 (98.0–100.0)<br>tie |",
+        "**win** | the same | Slow, ×1,234<br>99.0 (98.0–100.0)<br>tie |",
     ]
 
 
