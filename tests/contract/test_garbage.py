@@ -28,6 +28,7 @@ def tensors_left_by(call: Callable[[], object]) -> list[tuple[int, ...]]:
     """Return the shapes of the tensors that only the collector of garbage would free."""
     call()  # what is made once may stay
     gc.collect()
+    gc.freeze()  # what lies there already is looked through no more
     gc.disable()
     try:
         call()
@@ -38,6 +39,7 @@ def tensors_left_by(call: Callable[[], object]) -> list[tuple[int, ...]]:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+        gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
