@@ -1,0 +1,53 @@
+"""What README and documentation quote of the study is what its results say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.quality.plugins import find_methods
+from benchmarks.quality.results import Results
+from benchmarks.studies.faithfulness_cost import PASSES, RESULTS, draw, found_of, render, rival_of
+
+ROOT = Path(__file__).parents[2]
+README_TITLES = {"zennit's LRP": "zennit's EpsilonPlusFlat (LRP)", "RISE": "RISE, 100 masks"}
+README_TITLES |= {"Integrated Gradients": "Integrated Gradients, 50 steps"}
+
+
+@pytest.fixture(scope="module")
+def passes() -> dict[str, float]:
+    return {name: make().passes for name, make in find_methods().items()} | PASSES
+
+
+@pytest.fixture(scope="module")
+def lines(passes: dict[str, float]) -> list[str]:
+    results = Results.load(RESULTS)
+    return render(found_of(results), rival_of(results), passes).splitlines()
+
+
+def test_the_documentation_has_the_table_of_the_study(lines: list[str]) -> None:
+    assert "\n".join(lines) in (ROOT / "docs" / "measured.md").read_text()
+
+
+def test_readme_quotes_the_table_of_the_study(lines: list[str]) -> None:
+    table = {cells[0]: cells[1:] for cells in map(_cells, lines)}
+    _, _, after = (ROOT / "README.md").read_text().partition("([plotted against the number of")
+    quoted = [_cells(line) for line in after.splitlines() if " ± " in line]
+    assert quoted
+    for title, passes, deletion, insertion, fidelity in quoted:
+        known = table[README_TITLES.get(title, title)]
+        means = [*deletion.split(" / "), *insertion.split(" / "), fidelity]  # bold alike
+        assert [passes, *means] == [known[i] for i in (0, 1, 3, 2, 4, 5)], title
+
+
+def test_the_figure_has_every_method_in_every_panel(passes: dict[str, float]) -> None:
+    found = found_of(Results.load(RESULTS))
+    figure = draw(found, passes)
+    n_others = sum(not name.startswith("B234") for name in found)
+    for axes in figure.axes:
+        assert len(axes.containers) == n_others + 1  # ours are one line
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
