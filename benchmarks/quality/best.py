@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ __all__ = ["CHEAP", "render_best"]
 
 CHEAP = 5  # forward passes' time that a cheap map may take
 _ROUND = 10  # costs above are shown in whole passes
+_ALLOWED = {CHEAP: f"at most {CHEAP} passes", math.inf: "any cost"}
 _SAME = "the same"
 _OURS, _CONTROLS = "captum_kmex", "Controls"
 _VERDICTS = {"losses": "*loss*", "ties": "tie", "wins": "**win**"}
@@ -25,12 +27,23 @@ class _Entry:
     """A method in one column of one task's table."""
 
     method: str
+    is_ours: bool
     estimate: Estimate
-    cost: float | None  # forward passes' time
+    cost: float  # forward passes' time, infinite where it was not measured
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of a table, and what its pairs count as, by the costs that were allowed."""
+
+    cells: list[str]
+    verdicts: dict[float, str]
 
     @property
-    def is_cheap(self) -> bool:
-        return self.cost is not None and self.cost <= CHEAP
+    def place(self) -> tuple[int, int]:
+        """What to sort by: losses first, wins last."""
+        found = list(self.verdicts.values())
+        return -found.count("losses"), found.count("wins")
 
 
 def render_best(
@@ -53,60 +66,57 @@ def render_best(
         for row in known
         if row.measure == "cost" and "seconds" in row.estimates
     }
-    tally = {True: Counter[str](), False: Counter[str]()}
-    tables = []
-    for task, title in titles.items():
-        lines = []
-        for heading, (measure, key) in COLUMNS.items():
-            column = measures[measure].columns[key]
-            found = [
-                _Entry(row.method, row.estimates[key], costs.get((task, row.method)))
-                for row in known
-                if (row.task, row.measure) == (task, measure) and key in row.estimates
-            ]
-            if measure != "cost" and (line := _line(heading, column, found, families, tally)):
-                lines.append(line)
-        if lines:
-            lines.sort(key=_n_won)
-            heads = [f"at most {CHEAP} passes: ours", "best other", "any cost: ours", "best other"]
-            tables.append(f"### {title}\n\n{table(['', *heads], lines)}")
-    counts = [
-        f"{cost}: {', '.join(f'{tally[is_cheap][name]} {name}' for name in _VERDICTS)}"
-        for is_cheap, cost in ((True, f"at most {CHEAP} passes"), (False, "any cost"))
-    ]
-    return join(["; ".join(counts).capitalize() + ".", *tables]) if tables else ""
-
-
-def _line(
-    heading: str,
-    column: Column,
-    found: list[_Entry],
-    families: Mapping[str, str],
-    tally: Mapping[bool, Counter[str]],
-) -> list[str]:
-    """Return the cells of a column's line, or nothing where one side has no value."""
-    most = max((entry.estimate.n_values for entry in found), default=0)
-    found = [entry for entry in found if not is_few(entry.estimate, most)]
-    cells: list[str] = []
-    shown: list[str] = []
-    for is_cheap in (True, False):
-        able = [entry for entry in found if entry.is_cheap or not is_cheap]
-        sides = [
-            [entry for entry in able if (families[entry.method] == _OURS) is ours]
-            for ours in (True, False)
+    entries: dict[tuple[str, str, str], list[_Entry]] = {}  # by task, measure and column
+    for row in known:
+        for key, estimate in row.estimates.items():
+            is_ours, cost = (
+                families[row.method] == _OURS,
+                costs.get((row.task, row.method), math.inf),
+            )
+            entry = _Entry(row.method, is_ours, estimate, cost)
+            entries.setdefault((row.task, row.measure, key), []).append(entry)
+    columns = {title: place for title, place in COLUMNS.items() if place[0] != "cost"}
+    tables, counts = [], {cost: Counter[str]() for cost in _ALLOWED}
+    for task, name in titles.items():
+        lines = [
+            _line(title, measures[measure].columns[key], entries.get((task, measure, key), []))
+            for title, (measure, key) in columns.items()
         ]
-        if not all(sides):
-            cells += ["", ""]
+        lines = sorted((line for line in lines if line.verdicts), key=lambda line: line.place)
+        for line in lines:
+            for cost, verdict in line.verdicts.items():
+                counts[cost][verdict] += 1
+        if lines:
+            heads = [
+                head for words in _ALLOWED.values() for head in (f"{words}: ours", "best other")
+            ]
+            tables.append(f"### {name}\n\n{table(['', *heads], [line.cells for line in lines])}")
+    told = [
+        f"{words}: {', '.join(f'{counts[cost][name]} {name}' for name in _VERDICTS)}"
+        for cost, words in _ALLOWED.items()
+    ]
+    return join(["; ".join(told).capitalize() + ".", *tables]) if tables else ""
+
+
+def _line(title: str, column: Column, entries: list[_Entry]) -> _Line:
+    """Return a column's line, without verdicts where one side has no value."""
+    most = max((entry.estimate.n_values for entry in entries), default=0)
+    entries = [entry for entry in entries if not is_few(entry.estimate, most)]
+    line = _Line([f"{title} {'↑' if column.better == 'high' else '↓'}"], {})
+    shown: list[str] = []
+    for allowed in _ALLOWED:
+        able = [entry for entry in entries if entry.cost <= allowed]
+        ours, others = ([e for e in able if e.is_ours is side] for side in (True, False))
+        if not ours or not others:
+            line.cells.extend(["", ""])
             continue
-        ours, other = (_best(side, column) for side in sides)
-        verdict = _verdict(ours.estimate, other.estimate, column)
-        tally[is_cheap][verdict] += 1
-        texts = [_cell(ours, column), _cell(other, column)]
+        best = _best(ours, column), _best(others, column)
+        line.verdicts[allowed] = _verdict(best[0].estimate, best[1].estimate, column)
+        texts = [_cell(entry, column) for entry in best]
         own, theirs = (_SAME if text in shown else text for text in texts)
         shown += texts
-        cells += [own, f"{theirs}<br>{_VERDICTS[verdict]}"]
-    arrow = "↑" if column.better == "high" else "↓"
-    return [f"{heading} {arrow}", *cells] if any(cells) else []
+        line.cells.extend([own, f"{theirs}<br>{_VERDICTS[line.verdicts[allowed]]}"])
+    return line
 
 
 def _best(entries: list[_Entry], column: Column) -> _Entry:
@@ -125,11 +135,5 @@ def _cell(entry: _Entry, column: Column) -> str:
     ends = entry.estimate.mean, entry.estimate.low, entry.estimate.high
     mean, low, high = (f"{x * scale + 0.0:.{digits}f}" for x in ends)
     within = "" if low == high else f" ({low}–{high})"
-    cost = "" if entry.cost is None else f", ×{entry.cost:,.{1 if entry.cost < _ROUND else 0}f}"
+    cost = "" if entry.cost == math.inf else f", ×{entry.cost:,.{1 if entry.cost < _ROUND else 0}f}"
     return f"{entry.method}{cost}<br>{mean}{within}"
-
-
-def _n_won(line: list[str]) -> tuple[int, int]:
-    """Return what to sort lines by: losses first, then ties."""
-    text = " ".join(line)
-    return -text.count(_VERDICTS["losses"]), text.count(_VERDICTS["wins"])

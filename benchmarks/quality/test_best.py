@@ -37,7 +37,7 @@ def test_the_best_of_each_side_at_two_costs_losses_on_top() -> None:
         "",
         "### Task",
         "",
-        "| | at most 5 passes: ours | best other | any cost: ours | best other |",
+        "| | at most 5 passes: ours | at most 5 passes: others | any cost: ours | any cost: others |",
         "|---|---|---|---|---|",
         "| deletion ↓ | Ours, ×1.2<br>40.0 (35.0–45.0) | CAM, ×1.1<br>20.0 (15.0–25.0)<br>*loss* "
         "| Slow ours, ×30<br>10.0 (5.0–15.0) | the same<br>tie |",
