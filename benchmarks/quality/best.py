@@ -17,6 +17,7 @@ __all__ = ["CHEAP", "render_best"]
 CHEAP = 5  # forward passes' time that a cheap map may take
 _ROUND = 10  # costs above are shown in whole passes
 _ALLOWED = {CHEAP: f"at most {CHEAP} passes", math.inf: "any cost"}
+_SIDES = ("ours", "others")
 _SAME = "the same"
 _OURS, _CONTROLS = "captum_kmex", "Controls"
 _VERDICTS = {"losses": "*loss*", "ties": "tie", "wins": "**win**"}
@@ -87,9 +88,7 @@ def render_best(
             for cost, verdict in line.verdicts.items():
                 counts[cost][verdict] += 1
         if lines:
-            heads = [
-                head for words in _ALLOWED.values() for head in (f"{words}: ours", "best other")
-            ]
+            heads = [f"{side}, {words}" for words in _ALLOWED.values() for side in _SIDES]
             tables.append(f"### {name}\n\n{table(['', *heads], [line.cells for line in lines])}")
     told = [
         f"{words}: {', '.join(f'{counts[cost][name]} {name}' for name in _VERDICTS)}"

@@ -37,7 +37,8 @@ def test_the_best_of_each_side_at_two_costs_losses_on_top() -> None:
         "",
         "### Task",
         "",
-        "| | at most 5 passes: ours | at most 5 passes: others | any cost: ours | any cost: others |",
+        "| | ours, at most 5 passes | others, at most 5 passes "
+        "| ours, any cost | others, any cost |",
         "|---|---|---|---|---|",
         "| deletion ↓ | Ours, ×1.2<br>40.0 (35.0–45.0) | CAM, ×1.1<br>20.0 (15.0–25.0)<br>*loss* "
         "| Slow ours, ×30<br>10.0 (5.0–15.0) | the same<br>tie |",
