@@ -148,14 +148,16 @@ MEASURES = (
         {
             "deletion": Column("deletion", better="low"),
             "insertion": Column("insertion"),
-            "between": Column("between the two orders of deletion"),
+            "between": Column("between the two orders of deletion (SRG)"),
         },
         _deletion,
         "Area under the explained class's probability (Petsiuk et al., 2018) while pixels take "
         "the mean colour, most relevant first, or while those of a blurred image are restored "
         f"(Gaussian, {_BLUR:g} of the image's side wide). The third column is the area between "
-        "the curves that delete the least and the most relevant pixels first; a random order "
-        "gives 0. Equal pixels come in random order, the same for all methods.",
+        "the curves that delete the least and the most relevant pixels first, the symmetric "
+        "relevance gain (Blücher et al., 2024), from which much of what a network makes of unseen "
+        "images cancels; a random order gives 0. Equal pixels come in random order, the same for "
+        "all methods.",
     ),
     Measure(
         "road",

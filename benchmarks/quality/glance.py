@@ -23,6 +23,7 @@ COLUMNS = {
     "relevance rank": ("localisation", "rank"),
     "deletion": ("deletion", "deletion"),
     "insertion": ("deletion", "insertion"),
+    "SRG": ("deletion", "between"),
     "ROAD difference": ("road", "gap"),
     "single deletion": ("single_deletion", "logit"),
     "minimal pairs": ("minimal_pairs", "hits"),
