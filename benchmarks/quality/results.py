@@ -110,7 +110,9 @@ class Results:
                 "another --results"
             )
         rows = {(row.task, row.method, row.measure): row for row in self.rows}
-        changed = [r for r in newer.rows if rows.get((r.task, r.method, r.measure)) != r]
+        changed = [
+            r for r in newer.rows if r.estimates and rows.get((r.task, r.method, r.measure)) != r
+        ]
         rows |= {(row.task, row.method, row.measure): row for row in newer.rows}
         compared = {_key(c): c for c in (*self.comparisons, *newer.comparisons)}
         tasks = self.tasks | newer.tasks

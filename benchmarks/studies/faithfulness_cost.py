@@ -148,4 +148,5 @@ def _cell(gain: Estimate | None, factor: int) -> str:
     if gain is None:
         return ""
     mean, error = gain.mean * (1 if factor > 0 else -1), (gain.high - gain.low) / _TWO_SIDES
-    return bold_if(gain.low > 0, f"{mean:+.1f} ± {error:.1f}".replace("-", "−"))
+    text = f"{round(mean, 1) + 0.0:+.1f} ± {error:.1f}"  # no negative zero
+    return bold_if(gain.low > 0, text.replace("-", "−"))
