@@ -7,7 +7,7 @@ import pytest
 from benchmarks.quality.plugins import find_methods
 from benchmarks.quality.results import Comparison, Results
 from benchmarks.quality.summary import Estimate
-from benchmarks.studies.faithfulness_cost import draw, found_of, render
+from benchmarks.studies.faithfulness_cost import COLUMNS, draw, found_of, render
 
 PASSES = {"B234 unfitted": 1.2, "B234 measured": 27.0, "RISE, 100 masks": 100.0}
 
@@ -45,10 +45,16 @@ def test_each_gain_stands_at_its_passes(results):
     assert sorted(drawn) == [pytest.approx([27, 8]), pytest.approx([100, -7])]
 
 
-def test_table_lists_the_cheapest_first(results):
-    lines = render(found_of(results), PASSES).splitlines()[2:]
-    assert [line.split("|")[1].strip() for line in lines] == list(PASSES)
-    assert "+8.0 (+7.0 to +11.0)" in lines[1]
+def test_table_has_the_rival_then_ours_then_the_cheapest_first(results):
+    rival = dict.fromkeys(COLUMNS, 43.25)
+    lines = render(found_of(results), rival, PASSES).splitlines()[2:]
+    names = [line.split("|")[1].strip() for line in lines]
+    assert names == ["Grad-CAM", "allocated", "measured", "RISE, 100 masks"]
+    assert lines[0] == "| Grad-CAM | 1.5 | 43.2 | 43.2 | 43.2 | 43.2 | 43.2 |"
+    # lower deletion is better; an interval of four points is one standard error to a side
+    assert lines[1] == "| allocated | 1.2 | **−5.0 ± 1.0** |  |  |  |  |"
+    assert lines[2] == "| measured | 27 | −3.0 ± 1.0 | **+8.0 ± 1.0** |  |  |  |"
+    assert lines[3] == "| RISE, 100 masks | 100 |  | −7.0 ± 1.0 |  |  |  |"
 
 
 def test_every_method_has_its_passes():

@@ -17,7 +17,7 @@ from benchmarks.quality.plugins import find_methods
 from benchmarks.quality.results import Results
 from benchmarks.quality.summary import Estimate
 
-__all__ = ["PASSES", "RESULTS", "draw", "found_of", "main", "render", "rival_of"]
+__all__ = ["COLUMNS", "PASSES", "RESULTS", "draw", "found_of", "main", "render", "rival_of"]
 
 _ROOT = Path(__file__).parents[2]
 RESULTS = _ROOT / "benchmarks" / "results" / "faithful.json"
@@ -29,7 +29,7 @@ _OURS = (
     _ALLOCATED, "B234 measured, half", "B234 measured, adaptive", "B234 measured",
     "B234 measured, two layers",
 )  # fmt: skip
-_COLUMNS = {  # panel: measure, column, factor, so that up is better
+COLUMNS = {  # panel: measure, column, factor, so that up is better
     "deletion to the mean": ("deletion", "deletion", -100),
     "insertion from blur": ("deletion", "insertion", 100),
     "deletion to blur": ("other_fills", "deletion", -100),
@@ -73,7 +73,7 @@ def main(words: Sequence[str]) -> None:
 def found_of(results: Results, task: str = "natural") -> Found:
     """Return how much better than Grad-CAM's each method's maps are, in points."""
     found: Found = {}
-    for panel, (measure, column, factor) in _COLUMNS.items():
+    for panel, (measure, column, factor) in COLUMNS.items():
         for c in results.comparisons:
             if (c.task, c.measure, c.column, c.rival) == (task, measure, column, _RIVAL):
                 own = c.estimate
@@ -88,7 +88,7 @@ def rival_of(results: Results, task: str = "natural") -> dict[str, float]:
     rows = {r.measure: r for r in results.rows if (r.task, r.method) == (task, _RIVAL)}
     return {
         panel: 100 * rows[measure].estimates[column].mean
-        for panel, (measure, column, _) in _COLUMNS.items()
+        for panel, (measure, column, _) in COLUMNS.items()
     }
 
 
@@ -96,8 +96,8 @@ def draw(found: Found, passes: Mapping[str, float]) -> Figure:
     """Draw a panel a measure: the gain over Grad-CAM with its interval, over the passes."""
     others = [name for name in found if name not in _OURS]
     figure = Figure(figsize=(10.4, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(_COLUMNS), sharex=True)
-    for axes, panel in zip(panels, _COLUMNS, strict=True):
+    panels = figure.subplots(1, len(COLUMNS), sharex=True)
+    for axes, panel in zip(panels, COLUMNS, strict=True):
         axes.axhline(0, color="0.4", linewidth=1)
         axes.plot(_RIVAL_PASSES, 0, "D", color="0.4", markersize=5, label=_RIVAL)
         ours = [name for name in _OURS if panel in found.get(name, {})]
@@ -126,12 +126,12 @@ def render(found: Found, rival: Mapping[str, float], passes: Mapping[str, float]
     """
     names = [*(name for name in _TITLES if name in found)]
     names += sorted(found.keys() - _TITLES.keys(), key=lambda name: (passes[name], name))
-    lines = [[_RIVAL, f"{_RIVAL_PASSES}", *(f"{rival[panel]:.1f}" for panel in _COLUMNS)]]
+    lines = [[_RIVAL, f"{_RIVAL_PASSES}", *(f"{rival[panel]:.1f}" for panel in COLUMNS)]]
     for name in names:
-        cells = [_cell(found[name].get(panel), _COLUMNS[panel][2]) for panel in _COLUMNS]
+        cells = [_cell(found[name].get(panel), COLUMNS[panel][2]) for panel in COLUMNS]
         lines.append([_TITLES.get(name, name), f"{passes[name]:.3g}", *cells])
-    arrows = {panel: "↑" if factor > 0 else "↓" for panel, (*_, factor) in _COLUMNS.items()}
-    return table(["map", "passes", *(f"{panel} {arrows[panel]}" for panel in _COLUMNS)], lines)
+    arrows = {panel: "↑" if factor > 0 else "↓" for panel, (*_, factor) in COLUMNS.items()}
+    return table(["map", "passes", *(f"{panel} {arrows[panel]}" for panel in COLUMNS)], lines)
 
 
 def _points(
