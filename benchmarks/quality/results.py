@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class Results:
             absent={k: v for k, v in (self.absent | newer.absent).items() if k not in tasks},
             rows=list(rows.values()),
             comparisons=list(compared.values()),
-            later=self.later + _notes(changed, tasks, newer.environment),
+            later=self.later + _notes(changed, rows.values(), tasks, newer.environment),
         )
 
 
@@ -153,9 +153,13 @@ def _key(found: Comparison) -> tuple[str, str, str, str, str]:
 
 
 def _notes(
-    changed: Sequence[Row], tasks: dict[str, TaskFacts], made_in: dict[str, Any]
+    changed: Sequence[Row],
+    rows: Iterable[Row],
+    tasks: dict[str, TaskFacts],
+    made_in: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Return a note on each task's rows that a later run changed."""
+    kept = {row.task for row in rows if row.estimates and row not in changed}
     versions, notes = made_in["versions"], []
     for task in dict.fromkeys(row.task for row in changed):
         own = [row for row in changed if row.task == task]
@@ -163,9 +167,9 @@ def _notes(
             sorted({getattr(r, key) for r in own}) for key in ("method", "measure")
         )
         names = ", ".join(f"`{method}`" for method in methods)
-        text = (
-            f"{tasks[task].title}: {names} ({', '.join(measures)}) were run later than the other "
-            f"rows, with torch {versions['torch']}"
-        )
+        what = f"{names} ({', '.join(measures)}) were run later than the other rows"
+        if task not in kept:
+            what = "all rows were run later than those of other tasks"
+        text = f"{tasks[task].title}: {what}, with torch {versions['torch']}"
         notes.append({"note": text, "versions": versions})
     return notes

@@ -58,6 +58,18 @@ def test_a_later_run_renews_its_own_rows_and_says_so():
     assert [entry["note"] for entry in found.later] == [note]
 
 
+def test_a_task_that_is_all_new_is_said_in_a_word():
+    later = replace(
+        results(),
+        environment={"threads": 1, "versions": {"torch": "2"}},
+        tasks={"stl10": TaskFacts("STL-10")},
+        rows=[row("stl10", "a", 0.1), row("stl10", "b", 0.9)],
+    )
+    (entry,) = results().renewed(later).later
+    note = "STL-10: all rows were run later than those of other tasks, with torch 2"
+    assert entry["note"] == note
+
+
 def test_what_changes_nothing_leaves_no_note():
     assert results().renewed(results()) == results()
 
