@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.figures.style import BLUE, GREEN, ORANGE, PINK, SKY, names_down
 from benchmarks.quality.measure import Column, Measure
-from benchmarks.quality.method import Method
+from benchmarks.quality.method import CONTROLS, OURS, Method
 from benchmarks.quality.summary import Row
 
 __all__ = ["draw_intervals", "family_looks", "forest"]
@@ -21,8 +21,7 @@ _LOOKS = (  # shapes differ as well as colours
     (BLUE, "s"), (GREEN, "^"), (PINK, "v"), (SKY, "P"), ("#E69F00", "X"),
     ("#000000", "<"), ("#882255", ">"), ("#332288", "p"),
 )  # fmt: skip
-_OURS, _CONTROL = (ORANGE, "o"), ("#888888", "D")
-_OWN_FAMILY, _CONTROL_FAMILY = "captum_kmex", "Controls"
+_OUR_LOOK, _CONTROL_LOOK = (ORANGE, "o"), ("#888888", "D")
 _MAX_PANELS = 4
 _PANEL, _LINE, _FRAME = 2.3, 0.19, 1.25  # inches
 
@@ -64,9 +63,9 @@ def draw_intervals(
 
 def family_looks(families: Iterable[str]) -> dict[str, Look]:
     """Return each family's colour and marker, ours first and the controls last."""
-    others = [f for f in dict.fromkeys(families) if f not in (_OWN_FAMILY, _CONTROL_FAMILY)]
+    others = [f for f in dict.fromkeys(families) if f not in (OURS, CONTROLS)]
     looks = {family: _LOOKS[i % len(_LOOKS)] for i, family in enumerate(others)}
-    return {_OWN_FAMILY: _OURS, **looks, _CONTROL_FAMILY: _CONTROL}
+    return {OURS: _OUR_LOOK, **looks, CONTROLS: _CONTROL_LOOK}
 
 
 def forest(
@@ -137,5 +136,5 @@ def _panel(
 def _ours_bold(axes: Axes, names: list[str], families: Mapping[str, str]) -> None:
     """Label the lines with methods, the first on top, ours bold and in their colour."""
     for label, name in zip(names_down(axes, names), names, strict=True):
-        if families[name] == _OWN_FAMILY:
-            label.set(color=_OURS[0], fontweight="bold")
+        if families[name] == OURS:
+            label.set(color=_OUR_LOOK[0], fontweight="bold")

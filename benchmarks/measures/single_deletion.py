@@ -20,9 +20,10 @@ __all__ = ["MEASURES"]
 @lru_cache(maxsize=2)
 def _falls(task: Task, sample: Sample) -> tuple[Tensor, Tensor]:
     """Return how far logit and probability fall without each patch (N, P), once for all."""
-    count = task.missing_patches**2
+    side = task.missing_patches
+    count = side**2
     patches = torch.arange(count).repeat(len(sample))
-    missing = without_patches(sample.inputs.repeat_interleave(count, 0), patches)
+    missing = without_patches(sample.inputs.repeat_interleave(count, 0), patches, side)
     targets = sample.targets.repeat_interleave(count)
     without = logits(task, missing).double()
     whole = logits(task, sample.inputs).double().repeat_interleave(count, 0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.methods.captum_kmex import LayerKMeans
-from benchmarks.quality.method import Method, UnavailableError
+from benchmarks.quality.method import CONTROLS, Method, UnavailableError
 from benchmarks.quality.task import LabelledData, Task
 from captum_kmex import ClassifierPrototypes, LayerKMeansAttribution
 from captum_kmex.composite.resizing import resize_keeping_mean
@@ -29,14 +29,13 @@ from captum_kmex.explaining.segments import segment_means
 
 __all__ = ["METHODS", "Permuted", "reinitialised"]
 
-_FAMILY = "Controls"
 _APART = 1_000_003  # not the seed that the trained network itself may have begun from
 
 
 class Noise(Method):
     """Uniform noise on the deepest layer's grid; an image always gets the same."""
 
-    family = _FAMILY
+    family = CONTROLS
     source = "control"
     seeded = True
 
@@ -51,7 +50,7 @@ class Noise(Method):
 class Centre(Method):
     """A Gaussian in the picture's middle, a quarter of its side wide."""
 
-    family = _FAMILY
+    family = CONTROLS
     source = "control"
 
     def fit(self, task: Task, seed: int) -> None:
@@ -67,7 +66,7 @@ class Centre(Method):
 class Averaged(Method):
     """Grad-CAM averaged within segments that a subclass chooses."""
 
-    family = _FAMILY
+    family = CONTROLS
     source = "control"
 
     def fit(self, task: Task, seed: int) -> None:
@@ -128,7 +127,7 @@ class Superpixels(Averaged):
 class RandomEncoder(LayerKMeans):
     """Our unfitted B234 on a network with fresh random weights."""
 
-    family = _FAMILY
+    family = CONTROLS
     source = "Adebayo et al. (2018), captum_kmex"
 
     def __init__(self) -> None:
@@ -142,7 +141,7 @@ class RandomEncoder(LayerKMeans):
 class ShuffledLabels(LayerKMeans):
     """Our B234 fitted on training images with one another's labels."""
 
-    family = _FAMILY
+    family = CONTROLS
     source = "control, captum_kmex"
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from benchmarks.page import join, table
 from benchmarks.quality.glance import COLUMNS, is_few
 from benchmarks.quality.measure import Column, Measure
+from benchmarks.quality.method import CONTROLS, OURS
 from benchmarks.quality.summary import Estimate, Row
 
 __all__ = ["CHEAP", "render_best"]
@@ -19,7 +20,6 @@ _ROUND = 10  # costs above are shown in whole passes
 _ALLOWED = {CHEAP: f"at most {CHEAP} passes", math.inf: "any cost"}
 _SIDES = ("ours", "others")
 _SAME = "the same"
-_OURS, _CONTROLS = "captum_kmex", "Controls"
 _VERDICTS = {"losses": "*loss*", "ties": "tie", "wins": "**win**"}
 
 
@@ -61,7 +61,7 @@ def render_best(
         families: Family of each method.
         titles: Titles of the tasks by name, in the order of the tables.
     """
-    known = [row for row in rows if families.get(row.method, _CONTROLS) != _CONTROLS]
+    known = [row for row in rows if families.get(row.method, CONTROLS) != CONTROLS]
     costs = {
         (row.task, row.method): row.estimates["seconds"].mean
         for row in known
@@ -70,11 +70,8 @@ def render_best(
     entries: dict[tuple[str, str, str], list[_Entry]] = {}  # by task, measure and column
     for row in known:
         for key, estimate in row.estimates.items():
-            is_ours, cost = (
-                families[row.method] == _OURS,
-                costs.get((row.task, row.method), math.inf),
-            )
-            entry = _Entry(row.method, is_ours, estimate, cost)
+            cost = costs.get((row.task, row.method), math.inf)
+            entry = _Entry(row.method, families[row.method] == OURS, estimate, cost)
             entries.setdefault((row.task, row.measure, key), []).append(entry)
     columns = {title: place for title, place in COLUMNS.items() if place[0] != "cost"}
     tables, counts = [], {cost: Counter[str]() for cost in _ALLOWED}

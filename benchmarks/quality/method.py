@@ -10,7 +10,9 @@ from torch import Tensor
 
 from benchmarks.quality.task import Task
 
-__all__ = ["ConceptMaps", "Method", "Prototypes", "UnavailableError"]
+__all__ = ["CONTROLS", "OURS", "ConceptMaps", "Method", "Prototypes", "UnavailableError"]
+
+OURS, CONTROLS = "captum_kmex", "Controls"  # families that stand apart from the others
 
 
 class UnavailableError(Exception):

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.quality.plugins import find_methods
 from benchmarks.quality.results import Results
-from benchmarks.studies.faithfulness_cost import PASSES, RESULTS, draw, found_of, render, rival_of
+from benchmarks.studies.faithfulness_cost import (
+    RESULTS,
+    draw,
+    found_of,
+    known_passes,
+    render,
+    rival_of,
+)
 
 ROOT = Path(__file__).parents[2]
 README_TITLES = {"zennit's LRP": "zennit's EpsilonPlusFlat (LRP)", "RISE": "RISE, 100 masks"}
@@ -17,7 +23,7 @@ README_TITLES |= {"Integrated Gradients": "Integrated Gradients, 50 steps"}
 
 @pytest.fixture(scope="module")
 def passes() -> dict[str, float]:
-    return {name: make().passes for name, make in find_methods().items()} | PASSES
+    return known_passes()
 
 
 @pytest.fixture(scope="module")

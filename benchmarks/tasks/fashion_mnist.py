@@ -15,7 +15,7 @@ from benchmarks.quality.task import Task
 from benchmarks.tasks.data.files import find_folder
 from benchmarks.tasks.data.small_pictures import SmallData, annotate_ink, small_task
 
-__all__ = ["TASKS", "load_data"]
+__all__ = ["CLASS_NAMES", "MEAN", "STD", "TASKS", "load_data"]
 
 
 def load_data() -> SmallData:
@@ -30,7 +30,7 @@ def load_data() -> SmallData:
     for prefix in ("train", "t10k"):
         images = read(f"{prefix}-images-idx3-ubyte", 16).view(-1, 1, 28, 28).float() / 255
         labels = read(f"{prefix}-labels-idx1-ubyte", 8).long()
-        parts.append(((images - _MEAN) / _STD, labels))
+        parts.append(((images - MEAN) / STD, labels))
     (x, y), test = parts
     return SmallData(
         TensorDataset(x[:_N_TRAIN], y[:_N_TRAIN]),
@@ -41,16 +41,16 @@ def load_data() -> SmallData:
 
 def _load(preset: Preset) -> Task:
     title, data = "Fashion-MNIST", load_data()
-    annotate = partial(annotate_ink, data, _MEAN, _STD)
+    annotate = partial(annotate_ink, data, MEAN, STD)
     return small_task(
-        "fashion_mnist", title, data, _NAMES, (_MEAN,), (_STD,), preset,
+        "fashion_mnist", title, data, CLASS_NAMES, (MEAN,), (STD,), preset,
         annotate=annotate, notes=_NOTES,
     )  # fmt: skip
 
 
-_MEAN, _STD = 0.2860, 0.3530
+MEAN, STD = 0.2860, 0.3530
 _N_TRAIN = 55_000
-_NAMES = (
+CLASS_NAMES = (
     "T-shirt", "trouser", "pullover", "dress", "coat",
     "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip

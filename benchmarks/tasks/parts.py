@@ -13,9 +13,10 @@ from benchmarks.quality.task import Task
 from benchmarks.tasks.data.birds import CLASSES, PARTS, Pose, class_names, partner, render
 from benchmarks.tasks.data.small_pictures import Annotations, SmallData, small_task
 
-__all__ = ["TASKS", "load_data", "pose_of", "standardised"]
+__all__ = ["MEAN", "STD", "TASKS", "WEIGHT", "load_data", "pose_of", "standardised"]
 
-_MEAN, _STD = (0.58, 0.54, 0.52), (0.18, 0.15, 0.16)
+MEAN, STD = (0.58, 0.54, 0.52), (0.18, 0.15, 0.16)
+WEIGHT = 0.12  # of a forward pass, as in ``Task``
 _SPLITS = {"train": 2000, "validation": 400, "test": 400}
 
 
@@ -32,7 +33,7 @@ def pose_of(split: str, index: int) -> tuple[int, Pose]:
 def standardised(pictures: list[NDArray[np.uint8]]) -> Tensor:
     """Return pictures (H, W, 3) as the network takes them, (N, 3, H, W)."""
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-    return (images - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
+    return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 def annotate(split: str, chosen: Tensor) -> Annotations:
@@ -62,8 +63,8 @@ def _split(name: str, count: int) -> TensorDataset:
 def _load(preset: Preset) -> Task:
     title, data = "Figures with known parts", load_data()
     return small_task(
-        "parts", title, data, class_names(), _MEAN, _STD, preset,
-        annotate=annotate, weight=0.12, notes=_NOTES,
+        "parts", title, data, class_names(), MEAN, STD, preset,
+        annotate=annotate, weight=WEIGHT, notes=_NOTES,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 from benchmarks.quality.presets import Preset
 from benchmarks.quality.task import Task
 from benchmarks.tasks import fashion_mnist, mnist, parts
+from benchmarks.tasks.data.birds import class_names
 from benchmarks.tasks.data.small_pictures import SmallData, small_task
 
 __all__ = ["PATCHES", "SOURCES", "TASKS", "patch_numbers", "training_data", "without_patches"]
@@ -29,18 +30,27 @@ class _Source(NamedTuple):
     """A task of small pictures whose data are used."""
 
     title: str
-    load: Callable[[Preset], Task]
     data: Callable[[], SmallData]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     epochs: int
+    weight: float = 0.03
 
 
 SOURCES = {
-    "mnist_deletion": _Source("MNIST", mnist.TASKS["mnist"], mnist.load_data, 4),
-    "fashion_mnist_deletion": _Source(
-        "Fashion-MNIST", fashion_mnist.TASKS["fashion_mnist"], fashion_mnist.load_data, 2
+    "mnist_deletion": _Source(
+        "MNIST", mnist.load_data, mnist.CLASS_NAMES, (mnist.MEAN,), (mnist.STD,), 4
     ),
-    "parts_deletion": _Source("Figures with known parts", parts.TASKS["parts"], parts.load_data, 4),
-}
+    "fashion_mnist_deletion": _Source(
+        "Fashion-MNIST", fashion_mnist.load_data, fashion_mnist.CLASS_NAMES,
+        (fashion_mnist.MEAN,), (fashion_mnist.STD,), 2,
+    ),
+    "parts_deletion": _Source(
+        "Figures with known parts", parts.load_data, class_names(),
+        parts.MEAN, parts.STD, 4, parts.WEIGHT,
+    ),
+}  # fmt: skip
 
 
 def patch_numbers(size: tuple[int, int], side: int) -> Tensor:
@@ -49,10 +59,13 @@ def patch_numbers(size: tuple[int, int], side: int) -> Tensor:
     return rows[:, None] * side + columns
 
 
-def without_patches(images: Tensor, patches: Tensor) -> Tensor:
-    """Return standardised images (N, C, H, W), each in mean colour at its patch (N,)."""
+def without_patches(images: Tensor, patches: Tensor, side: int) -> Tensor:
+    """Return standardised images (N, C, H, W), each in mean colour at its patch (N,).
+
+    A patch is one of ``side`` times ``side``.
+    """
     height, width = images.shape[2:]
-    is_missing = patch_numbers((height, width), PATCHES) == patches[:, None, None]
+    is_missing = patch_numbers((height, width), side) == patches[:, None, None]
     return images.masked_fill(is_missing.unsqueeze(1), 0)
 
 
@@ -62,17 +75,17 @@ def training_data(name: str) -> SmallData:
     images, labels = data.train.tensors
     drawn = torch.randint(PATCHES**2, (len(images),), generator=torch.Generator().manual_seed(0))
     train = TensorDataset(
-        torch.cat([images, without_patches(images, drawn)]), torch.cat([labels, labels])
+        torch.cat([images, without_patches(images, drawn, PATCHES)]), torch.cat([labels, labels])
     )
     return SmallData(train, data.validation, data.test)
 
 
 def _load(name: str, preset: Preset) -> Task:
     source = SOURCES[name]
-    plain = source.load(preset)
     return small_task(
-        name, f"{source.title}, trained with patches missing", source.data(), plain.class_names,
-        plain.mean, plain.std, preset, weight=plain.weight, notes=_NOTES, missing_patches=PATCHES,
+        name, f"{source.title}, trained with patches missing", source.data(), source.class_names,
+        source.mean, source.std, preset,
+        weight=source.weight, notes=_NOTES, missing_patches=PATCHES,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ def test_patches_cut_the_image_in_sixteen() -> None:
 
 def test_an_image_misses_its_own_patch_alone() -> None:
     images = torch.ones(16, 2, 12, 12)
-    missing = without_patches(images, torch.arange(16))
+    missing = without_patches(images, torch.arange(16), PATCHES)
     numbers = patch_numbers((12, 12), PATCHES)
     for i, image in enumerate(missing):
         assert torch.equal(image == 0, (numbers == i).expand(2, -1, -1))
