@@ -29,8 +29,9 @@ def test_contributions_of_a_linear_network_foretell_the_fall_of_its_logit() -> N
     assert torch.allclose(_MEASURE.score(_answers())["logit"], torch.ones(_N).double())
 
 
-def test_scores_are_those_of_a_loop() -> None:
-    answers = _answers(noise=0.7)
+@pytest.mark.parametrize("side", [4, 3])
+def test_scores_are_those_of_a_loop(side: int) -> None:
+    answers = _answers(side, noise=0.7)
     found = _MEASURE.score(answers)
     for i, (image, target) in enumerate(
         zip(answers.sample.inputs, answers.sample.targets.tolist(), strict=True)
@@ -38,13 +39,13 @@ def test_scores_are_those_of_a_loop() -> None:
         falls: dict[str, list[float]] = {"logit": [], "probability": []}
         sums = []
         before = answers.task.model(image[None])[0].detach().double()
-        for row in range(4):
-            for column in range(4):
+        for row in range(side):
+            for column in range(side):
                 here = [
                     (y, x)
                     for y in range(_SIZE)
                     for x in range(_SIZE)
-                    if (y * 4 // _SIZE, x * 4 // _SIZE) == (row, column)
+                    if (y * side // _SIZE, x * side // _SIZE) == (row, column)
                 ]
                 missing = image.clone()
                 for y, x in here:
