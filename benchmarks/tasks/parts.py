@@ -109,5 +109,7 @@ _NOTES = (
     "taken for the minimal pair; with a part dropped, the logit falls by 3.5 on average, the class "
     "and its minimal pair become as likely as each other, and the prediction changes for one in "
     "two; without hat and feet it changes for fewer than one in a hundred",
+    "of 64 test figures, 92 % change class without their three parts, and 95 % keep it without "
+    "everything else: hat, feet and all objects of the background",
 )
 TASKS = {"parts": _load}
