@@ -1,4 +1,4 @@
-"""Run the full benchmarks group by group and write ``docs/speed.md``.
+"""Run the full benchmarks group by group and write ``docs/speed.md``, and the goals.
 
 Every group runs in a process of its own: the tests ``benchmarks/speed/test_GROUP.py``.
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.figures.speed import draw_speed_figures
+from benchmarks.speed.goals import render_goals, write_goals
 from benchmarks.speed.groups import GROUPS
 from benchmarks.speed.report import render
 from benchmarks.speed.results import read_results
@@ -38,7 +39,10 @@ def main(words: Sequence[str]) -> None:
     images.mkdir(parents=True, exist_ok=True)
     draw_speed_figures(found, images)
     options.page.write_text(render(found))
+    print(render_goals(found))
     print(f"wrote {options.page}")
+    if options.short is None:
+        write_goals(found, options.page.with_name("speed_goals.md"))
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
