@@ -20,7 +20,7 @@ from benchmarks.speed.groups import GROUPS
 from benchmarks.speed.report import render
 from benchmarks.speed.results import read_results
 
-__all__ = ["main"]
+__all__ = ["main", "results_file"]
 
 _ROOT = Path(__file__).parents[2]
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -31,10 +31,10 @@ def main(words: Sequence[str]) -> None:
     options = _options(words)
     options.results.mkdir(parents=True, exist_ok=True)
     for group in [] if options.read else options.group or list(GROUPS):
-        path = _file(options.results, group)
+        path = results_file(options.results, group)
         if not (options.resume and path.exists() and not read_results(path).failure):
             _run(group, path, is_full=options.short is None)
-    found = {group: read_results(_file(options.results, group)) for group in GROUPS}
+    found = {group: read_results(results_file(options.results, group)) for group in GROUPS}
     images = options.page.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
     draw_speed_figures(found, images)
@@ -59,7 +59,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _file(results: Path, group: str) -> Path:
+def results_file(results: Path, group: str) -> Path:
+    """Return where a group's results are kept."""
     return results / f"speed-{group.replace('_', '-')}.json"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.page import join, table
 from benchmarks.speed.results import Results, Row
 
-__all__ = ["GOALS", "Goal", "render_goals", "write_goals"]
+__all__ = ["BEGIN", "END", "GOALS", "Goal", "render_goals", "write_goals"]
 
 BEGIN, END = "<!-- written by python -m benchmarks speed -->", "<!-- as far as here -->"
 Rows = Mapping[str, Row]

@@ -124,7 +124,8 @@ class Segmented(Ours):
 
     def check(self, result: Tensor) -> None:
         """Compare with what ``explain`` says."""
-        assert torch.equal(result, self._attr.explain(self._setting.images).segments)
+        expected = self._attr.explain(self._setting.images).segments
+        assert expected is not None and torch.equal(result, expected)
 
 
 class NaivePrototypes:
