@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from benchmarks.page import join, table
+from benchmarks.page import table
 from benchmarks.speed.results import Results, Row
 
-__all__ = ["BEGIN", "END", "GOALS", "Goal", "render_goals", "write_goals"]
+__all__ = ["GOALS", "Goal", "render_goals"]
 
-BEGIN, END = "<!-- written by python -m benchmarks speed -->", "<!-- as far as here -->"
 Rows = Mapping[str, Row]
 Figure = Callable[[Rows], float]
 
@@ -165,15 +163,6 @@ GOALS = [
 def render_goals(found: Mapping[str, Results]) -> str:
     """Return the table of all goals."""
     return table(["goal", "limit", "measured", ""], [_line(goal, found) for goal in GOALS], "---:")
-
-
-def write_goals(found: Mapping[str, Results], page: Path) -> None:
-    """Write the table where the page has room for it."""
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{page.name} must hold {BEGIN!r} and {END!r}, the table's place")
-    page.write_text(join([before + begin, render_goals(found), end + after]))
 
 
 def _line(goal: Goal, found: Mapping[str, Results]) -> list[str]:

@@ -112,7 +112,9 @@ class Predicted(Ours):
 
     def check(self, result: Tensor) -> None:
         """Compare with what ``explain`` says."""
-        assert torch.equal(result, self._attr.explain(self._setting.images).prediction)
+        expected = self._attr.explain(self._setting.images).prediction
+        assert expected is not None
+        assert torch.equal(result, expected)
 
 
 class Segmented(Ours):
@@ -125,7 +127,8 @@ class Segmented(Ours):
     def check(self, result: Tensor) -> None:
         """Compare with what ``explain`` says."""
         expected = self._attr.explain(self._setting.images).segments
-        assert expected is not None and torch.equal(result, expected)
+        assert expected is not None
+        assert torch.equal(result, expected)
 
 
 class NaivePrototypes:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.page import join
-from benchmarks.speed.command import results_file
-from benchmarks.speed.goals import BEGIN, END, GOALS, Goal, render_goals, write_goals
+from benchmarks.page import placed
+from benchmarks.speed.command import COMMAND, results_file
+from benchmarks.speed.costs import render_costs
+from benchmarks.speed.goals import GOALS, Goal, render_goals
 from benchmarks.speed.groups import GROUPS
 from benchmarks.speed.report import render
 from benchmarks.speed.results import Results, Row, read_results
@@ -28,8 +29,9 @@ def test_every_goal_has_its_figure(found: dict[str, Results]) -> None:
 
 
 def test_the_pages_have_what_the_results_say(found: dict[str, Results]) -> None:
-    page = (ROOT / "docs" / "speed_goals.md").read_text()
-    assert join([BEGIN, render_goals(found), END]) in page
+    goals, readme = (ROOT / name for name in ("docs/speed_goals.md", "README.md"))
+    assert placed(render_goals(found), COMMAND) in goals.read_text()
+    assert placed(render_costs(found["attribute"]), COMMAND) in readme.read_text()
     assert (ROOT / "docs" / "speed.md").read_text() == render(found)
 
 
@@ -53,14 +55,3 @@ def test_a_figure_that_was_not_measured_is_said_to_be_missing() -> None:
     )
     assert "| tail over the forward, 50 prototypes, batch 8 | ≤ 0.02 |  | not run |" in lines
     assert lines[2].endswith("|  | this group has not been run |")
-
-
-def test_goals_are_written_in_their_place_only(tmp_path: Path) -> None:
-    page = tmp_path / "goals.md"
-    some = {group: Results(failure="this group has not been run") for group in GROUPS}
-    page.write_text(f"Before.\n\n{BEGIN}\n\nold\n\n{END}\n\nAfter.\n")
-    write_goals(some, page)
-    assert page.read_text() == f"Before.\n\n{BEGIN}\n\n{render_goals(some)}\n\n{END}\n\nAfter.\n"
-    page.write_text("Before.\n")
-    with pytest.raises(ValueError, match=r"goals\.md must hold"):
-        write_goals(some, page)
