@@ -18,6 +18,7 @@ from benchmarks.speed.setting import LAYERS, Setting, make_setting
 from benchmarks.speed.tail import AfterForward, Tail
 
 _ROUNDS = {1: 15, 8: 9, 32: 5}
+_LARGE, _LARGE_ROUNDS = 1024, 3  # pixels along a side from which a forward pass takes seconds
 _FEW_CLUSTERS, _CLUSTERS = 5, 20  # as NAVE, and our default
 _MORE_INERTIA = 1.05  # than scikit-learn's k-means of each image, which starts once
 _STACKS = (("layer4",), LAYERS[1:], LAYERS, ("layer1", *LAYERS))
@@ -112,7 +113,10 @@ def _time(
     """Time the tail and the others, each after a forward pass; return the tail's maps."""
     calls: dict[str, Callable[[], object]] = {"subject": tail, **others}
     watches = {name: AfterForward(setting, call) for name, call in calls.items()}
-    seconds = record.interleave(watches, _ROUNDS.get(len(setting.images), 2))
+    rounds = _ROUNDS.get(len(setting.images), 2)
+    if setting.images.shape[-1] >= _LARGE:
+        rounds = _LARGE_ROUNDS
+    seconds = record.interleave(watches, rounds)
     # without the warm-up's
     forwards = watches["subject"].forwards[-len(seconds["subject"]) :]
     record.seconds(seconds | {"forward": forwards})
