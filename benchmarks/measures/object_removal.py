@@ -137,7 +137,9 @@ MEASURES = (
         "drawn anew. *Distractibility*: how often does a thing that matters have a larger sum than "
         "one of the same image that does not, one half by chance; sums grow with area, so what "
         "area alone gets, and a flat map with it, stands beside. And which share of the positive "
-        "relevance on all things lies on those that do not matter. The last column is the "
+        "relevance on all things lies on those that do not matter. The parts stand in the middle "
+        "and are larger than most of the rest: read every line against the Gaussian, which knows "
+        "the middle alone. The last column is the "
         "network's own *background independence*, the same for all methods. Single deletion is "
         "the table of single parts, target sensitivity that of minimal pairs.",
     ),
