@@ -80,12 +80,13 @@ def _contents(titles: Mapping[str, str], folder: str, has_pairs: bool) -> Iterat
 def _run(found: Results, results: str) -> Iterator[str]:
     """Say how the numbers were made."""
     preset = found.preset
-    seeds = ", ".join(map(str, preset["seeds"]))
+    noun = "seed" if len(preset["seeds"]) == 1 else "seeds"
+    seeds = f"{noun} {', '.join(map(str, preset['seeds']))}"
     yield "## How the numbers were made\n"
     yield (
         f"`python -m benchmarks quality --preset {preset['name']}`: at most "
         f"{preset['n_images']} test images a task are explained, and pixels are removed from at "
-        f"most {preset['n_perturbed']} of them, a quarter of that for photographs; seeds {seeds} "
+        f"most {preset['n_perturbed']} of them, a quarter of that for photographs; {seeds} "
         "for methods that depend on one. In brackets stand 95 % bootstrap intervals over images "
         "and seeds. Arrows say which end is better. Maps of all methods are brought to the "
         "images' size bilinearly. The explained class is the one that the network predicts. Every "
