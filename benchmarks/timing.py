@@ -30,6 +30,7 @@ _PACKAGES = (
     "grad-cam",
     "torchcam",
     "zennit",
+    "shap-bpt",
     "pytest-benchmark",
 )
 
