@@ -21,7 +21,7 @@ _BY_COST = (
     "B234 measured, half", "B234 measured, adaptive", "B234 measured",
     "B234 measured, two layers", "EpsilonPlusFlat",
     "Integrated Gradients", "KernelShap on superpixels", "RISE, 100 masks", "Occlusion",
-    "FinerCAM", "RefineCAM", "ShapleyCAM", "Recipro-CAM",
+    "FinerCAM", "RefineCAM", "ShapleyCAM", "Recipro-CAM", "ShapBPT",
 )  # fmt: skip
 ALL_PAIRS = (*PAIRS, *((method, "Grad-CAM") for method in _BY_COST))
 
