@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["bold_if", "counted", "figure", "join", "table", "versions"]
+__all__ = ["bold_if", "counted", "figure", "join", "placed", "rewrite", "table", "versions"]
 
 
 def join(parts: Iterable[str]) -> str:
@@ -48,3 +48,27 @@ def versions(environment: Mapping[str, object]) -> str:
     if not isinstance(known, Mapping):
         raise TypeError(f"versions must be a mapping, got {type(known).__name__}")
     return ", ".join(f"{name} {number}" for name, number in known.items())
+
+
+def placed(text: str, command: str) -> str:
+    """Return a part of a page that a command writes, between the comments that mark it."""
+    begin, end = _marks(command)
+    return join([begin, text, end])
+
+
+def rewrite(page: Path, text: str, command: str) -> None:
+    """Write a part of a page anew, and nothing else of it.
+
+    Raises:
+        ValueError: The page has no place for it.
+    """
+    begin, end = _marks(command)
+    before, has_begin, rest = page.read_text().partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not (has_begin and has_end):
+        raise ValueError(f"{page.name} must hold {begin!r} and {end!r}, the place of what is new")
+    page.write_text(before + placed(text, command) + after)
+
+
+def _marks(command: str) -> tuple[str, str]:
+    return f"<!-- written by {command} -->", f"<!-- end of what {command} writes -->"

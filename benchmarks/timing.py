@@ -16,7 +16,15 @@ from importlib import metadata
 
 import torch
 
-__all__ = ["Quartiles", "Stopwatch", "cpu_seconds", "environment", "interleave", "ratios"]
+__all__ = [
+    "Quartiles",
+    "Stopwatch",
+    "cpu_seconds",
+    "environment",
+    "interleave",
+    "ratios",
+    "wall_seconds",
+]
 
 Stopwatch = Callable[[], float]  # runs something once and returns its seconds
 
@@ -60,6 +68,17 @@ def cpu_seconds(call: Callable[[], object]) -> Stopwatch:
         start = time.process_time()
         call()
         return time.process_time() - start
+
+    return run
+
+
+def wall_seconds(call: Callable[[], object]) -> Stopwatch:
+    """Return a stopwatch of the clock on the wall, for what runs in several processes."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
 
     return run
 

@@ -1,11 +1,14 @@
 """Draw the pictures of docs/gallery.md: ``python docs/make_gallery.py`` (some minutes).
 
+With names of pictures only these are written; the run ends with the last of them.
+
 Needs the extras ``demo`` and ``bench``, Fashion-MNIST as docs/benchmarks.md says, and the project
 on the path: ``PYTHONPATH=. python docs/make_gallery.py``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -184,14 +187,21 @@ def save(name: str, figure: Figure, suffix: str) -> None:
         raise ValueError(f"{path} has {path.stat().st_size} bytes; draw less, or a smaller figure")
 
 
-def main() -> None:
-    """Draw all pictures."""
+def main(wanted: set[str]) -> None:
+    """Draw all pictures, or write those that are wanted and stop."""
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
+    left = set(wanted)
     for part, suffix in ((photographs, "jpg"), (small_pictures, "png")):
         for name, figure in part():
-            save(name, figure, suffix)
+            if not wanted or name in left:
+                save(name, figure, suffix)
+            left.discard(name)
+            if wanted and not left:
+                return
+    if left:
+        raise SystemExit(f"no picture is named {', '.join(sorted(left))}")
 
 
 if __name__ == "__main__":
-    main()
+    main(set(sys.argv[1:]))

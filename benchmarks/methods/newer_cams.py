@@ -13,7 +13,7 @@ from functools import partial
 import pytorch_grad_cam
 import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.methods.grad_cam_package import GradCamPackage
 from benchmarks.quality.method import Method
@@ -77,8 +77,11 @@ class ReciproCam(Method):
     passes = 2
 
     def fit(self, task: Task, seed: int) -> None:
-        self._model = copy.deepcopy(task.model)
-        self._layer = task.layers[-1]
+        self.read(task.model, task.layers[-1])
+
+    def read(self, model: nn.Module, layer: str) -> None:
+        """Take the model and the layer whose cells are kept."""
+        self._model, self._layer = copy.deepcopy(model), layer
 
     @torch.no_grad()
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:

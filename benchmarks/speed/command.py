@@ -1,6 +1,7 @@
-"""Run the full benchmarks group by group and write ``docs/speed.md``.
+"""Run the full benchmarks group by group and write what the documentation says of them.
 
-Every group runs in a process of its own: the tests ``benchmarks/speed/test_GROUP.py``.
+That is ``docs/speed.md``, the table of goals and README's table of costs. Every group runs in a
+process of its own: the tests ``benchmarks/speed/test_GROUP.py``.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.figures.speed import draw_speed_figures
+from benchmarks.page import rewrite
+from benchmarks.speed.costs import render_costs
+from benchmarks.speed.goals import render_goals
 from benchmarks.speed.groups import GROUPS
 from benchmarks.speed.report import render
 from benchmarks.speed.results import read_results
 
-__all__ = ["main"]
+__all__ = ["COMMAND", "main", "results_file"]
 
+COMMAND = "python -m benchmarks speed"
 _ROOT = Path(__file__).parents[2]
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -30,19 +35,23 @@ def main(words: Sequence[str]) -> None:
     options = _options(words)
     options.results.mkdir(parents=True, exist_ok=True)
     for group in [] if options.read else options.group or list(GROUPS):
-        path = _file(options.results, group)
+        path = results_file(options.results, group)
         if not (options.resume and path.exists() and not read_results(path).failure):
             _run(group, path, is_full=options.short is None)
-    found = {group: read_results(_file(options.results, group)) for group in GROUPS}
+    found = {group: read_results(results_file(options.results, group)) for group in GROUPS}
     images = options.page.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
     draw_speed_figures(found, images)
     options.page.write_text(render(found))
+    print(render_goals(found))
     print(f"wrote {options.page}")
+    if options.short is None:
+        rewrite(options.page.with_name("speed_goals.md"), render_goals(found), COMMAND)
+        rewrite(_ROOT / "README.md", render_costs(found["attribute"]), COMMAND)
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks speed", description=__doc__)
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--group", action="append", choices=list(GROUPS), help="run only this")
     parser.add_argument("--resume", action="store_true", help="run only what has no results")
     parser.add_argument("--read", action="store_true", help="run nothing, write the page again")
@@ -55,7 +64,8 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _file(results: Path, group: str) -> Path:
+def results_file(results: Path, group: str) -> Path:
+    """Return where a group's results are kept."""
     return results / f"speed-{group.replace('_', '-')}.json"
 
 

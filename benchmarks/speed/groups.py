@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.speed.results import Row
+from benchmarks.speed.columns import Column, cpu_time, ratio, value
 
-__all__ = ["GROUPS", "Column", "Group"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: its header, and the text of a row's cell."""
-
-    header: str
-    text: Callable[[Row], str]
+__all__ = ["GROUPS", "Group"]
 
 
 @dataclass(frozen=True)
@@ -39,28 +30,6 @@ class Group:
     caption: str = ""
 
 
-def _ratio(header: str, over: str) -> Column:
-    def text(row: Row) -> str:
-        found = row.ratios.get(over)
-        if found is None:
-            return ""
-        return f"{found['median']:.3g} ({found['low']:.3g} to {found['high']:.3g})"
-
-    return Column(header, text)
-
-
-def _value(header: str, name: str, form: str) -> Column:
-    return Column(header, lambda row: format(row.values[name], form) if name in row.values else "")
-
-
-def _time(header: str = "CPU time") -> Column:
-    def text(row: Row) -> str:
-        seconds = row.seconds.get("subject", row.call)
-        return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-    return Column(header, text)
-
-
 GROUPS = {
     "attribute": Group(
         "The whole call",
@@ -75,7 +44,7 @@ GROUPS = {
         "memory of the weights a second time. They are compared with the model as the user has it; "
         "predictions alone gain as much from such a copy.",
         "method",
-        (_ratio("over the forward", "forward"), _ratio("over ours, K=50", "ours"), _time()),
+        (ratio("over the forward", "forward"), ratio("over ours, K=50", "ours"), cpu_time()),
         "speed_attribute.png",
         "CPU time of one call over that of the bare forward pass; left is cheaper.",
     ),
@@ -89,11 +58,11 @@ GROUPS = {
         "nothing to segment, only the head's map.",
         "case",
         (
-            _ratio("over the forward", "forward"),
-            _ratio("over the naive way", "naive"),
-            _time(),
-            _value("labels equal", "labels_equal", ".2%"),
-            _value("inertia over the naive way's", "inertia", ".4f"),
+            ratio("over the forward", "forward"),
+            ratio("over the naive way", "naive"),
+            cpu_time(),
+            value("labels equal", "labels_equal", ".2%"),
+            value("inertia over the naive way's", "inertia", ".4f"),
         ),
         "speed_tail.png",
         "The tail over the forward pass as prototypes and images grow.",
@@ -105,7 +74,7 @@ GROUPS = {
         "pass; C x K is K prototypes of each of C classes. Pixels are scored once, for their "
         "segment and for the vote. All three are asserted to tell the same.",
         "call",
-        (_ratio("over the forward", "forward"), _time()),
+        (ratio("over the forward", "forward"), cpu_time()),
     ),
     "memory": Group(
         "Memory of an explanation",
@@ -116,11 +85,11 @@ GROUPS = {
         "oneDNN's workspace. Kept is what the first call leaves behind.",
         "method",
         (
-            _value("peak, MiB", "peak_mib", ".1f"),
-            _value("over the forward's", "over_forward", ".2f"),
-            _value("first call", "first_over_forward", ".2f"),
-            _value("kept, MiB", "kept_mib", ".3f"),
-            _value("prototypes, MiB", "prototypes_mib", ".1f"),
+            value("peak, MiB", "peak_mib", ".1f"),
+            value("over the forward's", "over_forward", ".2f"),
+            value("first call", "first_over_forward", ".2f"),
+            value("kept, MiB", "kept_mib", ".3f"),
+            value("prototypes, MiB", "prototypes_mib", ".1f"),
         ),
         "speed_memory.png",
         "Peak of live tensors in a call on 8 images.",
@@ -131,12 +100,14 @@ GROUPS = {
         "The base is a loop over classes of scikit-learn's `KMeans` with one start, its default. "
         "Inertias are recomputed in float64 from every method's centroids and summed over "
         "classes. faiss samples 256 rows a cluster unless told otherwise. In the last table ours "
-        "solves all classes in one call and scikit-learn the first twenty; times are a class.",
+        "solves all classes in one call and scikit-learn the first twenty; times are a class. "
+        "Tensors are counted without the rows.",
         "solver",
         (
-            _ratio("time over the base", "scikit-learn, n_init=1"),
-            _value("inertia over the base's", "inertia", ".3f"),
-            _time(),
+            ratio("time over the base", "scikit-learn, n_init=1"),
+            value("inertia over the base's", "inertia", ".3f"),
+            cpu_time(),
+            value("peak of its tensors, MiB", "peak_mib", ".0f"),
         ),
         "speed_kmeans.png",
         "Time and inertia over scikit-learn's with one start; lower left is better.",
@@ -152,10 +123,10 @@ GROUPS = {
         "less than that is no difference.",
         "method",
         (
-            _value("inertia, median", "inertia", ".4f"),
-            _value("90th percentile", "inertia_p90", ".4f"),
-            _value("rows a class", "rows_a_class", ",d"),
-            _time("CPU time of a fit"),
+            value("inertia, median", "inertia", ".4f"),
+            value("90th percentile", "inertia_p90", ".4f"),
+            value("rows a class", "rows_a_class", ",d"),
+            cpu_time("CPU time of a fit"),
         ),
         "speed_stream.png",
         "Inertia on all rows: median (dot) and 90th percentile (end of the line).",
@@ -168,10 +139,10 @@ GROUPS = {
         "explanation. The last column is arithmetic: what the rows of the finer depth would take.",
         "images",
         (
-            _value("peak, MiB", "peak_mib", ".0f"),
-            _value("over the first", "over_first", ".3f"),
-            _value("the fit's share, MiB", "fit_mib", ".0f"),
-            _value("all rows, MiB", "all_rows_mib", ",.0f"),
+            value("peak, MiB", "peak_mib", ".0f"),
+            value("over the first", "over_first", ".3f"),
+            value("the fit's share, MiB", "fit_mib", ".0f"),
+            value("all rows, MiB", "all_rows_mib", ",.0f"),
         ),
     ),
     "fit_step": Group(
@@ -185,13 +156,70 @@ GROUPS = {
         "all rows in a second pass, at the finest depth.",
         "fit",
         (
-            _ratio("whole fit over the forwards", "forward"),
-            _value("its pass", "sampling_over_forward", ".3f"),
-            _value("its last quarter", "late_over_forward", ".3f"),
-            _value("what follows over that pass", "solve_over_pass", ".3f"),
-            _value("rows kept", "rows_kept", ".0%"),
-            _value("median distance over the exact", "distance", ".3f"),
-            _time("CPU time of the fit"),
+            ratio("whole fit over the forwards", "forward"),
+            value("its pass", "sampling_over_forward", ".3f"),
+            value("its last quarter", "late_over_forward", ".3f"),
+            value("what follows over that pass", "solve_over_pass", ".3f"),
+            value("rows kept", "rows_kept", ".0%"),
+            value("median distance over the exact", "distance", ".3f"),
+            cpu_time("CPU time of the fit"),
+        ),
+    ),
+    "fit_loader": Group(
+        "A fit from a loader",
+        "The whole fit over the forward passes alone by the clock on the wall (the only table "
+        "that is), as loaders' processes and the progress bar take their time elsewhere; the "
+        "forward passes read images that lie in memory. ResNet34 at 224 x 224, two classes, "
+        "batches of 8, one thread. Other jobs on the machine tell here.",
+        "data and loader",
+        (ratio("whole fit over the forwards", "forward"), cpu_time("seconds of the fit")),
+    ),
+    "fit_classes": Group(
+        "A fit of a thousand classes",
+        "Generated images of 64 x 64, ResNet18, layers 2 to 4, five prototypes a class at each "
+        "depth, batches of 50, in a process of its own. The pass is compared with bare forward "
+        "passes of every tenth batch in the same process. What follows is k-means and the search "
+        "for patches.",
+        "data",
+        (
+            value("pass over the forwards", "over_forward", ".3f"),
+            value("ms an image", "image_ms", ".1f"),
+            value("s after the pass", "solve_s", ".0f"),
+            value("rows kept a class", "rows_a_class", ".0f"),
+            value("peak before, MiB", "before_mib", ".0f"),
+            value("peak, MiB", "peak_mib", ".0f"),
+            value("bank's file, MiB", "bank_mib", ".1f"),
+        ),
+    ),
+    "start": Group(
+        "Import",
+        "CPU time of a fresh process that imports torch, captum.attr and this package, over one "
+        "that imports torch and captum.attr alone.",
+        "line",
+        (ratio("over torch and captum alone", "alone"), cpu_time()),
+    ),
+    "write_report": Group(
+        "Report",
+        "The HTML report of eight images of 64 x 64 with the nearest patches of every prototype, "
+        "of a ResNet18 fitted on two images a class.",
+        "bank",
+        (
+            cpu_time(),
+            value("prototypes", "prototypes", ",d"),
+            value("file, MiB", "file_mib", ".1f"),
+        ),
+    ),
+    "device": Group(
+        "On an accelerator",
+        "ResNet34 at 224 x 224 by the clock, the accelerator's work finished, over its own "
+        "forward pass; maps and segments are asserted to be the processor's. The run skips what "
+        "needs an accelerator where there is none.",
+        "call",
+        (
+            ratio("over the forward", "forward"),
+            cpu_time("time"),
+            value("largest difference from the processor's", "difference", ".1e"),
+            value("labels equal", "labels_equal", ".2%"),
         ),
     ),
 }

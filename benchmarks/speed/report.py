@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.page import figure, join, table
-from benchmarks.speed.groups import GROUPS, Column, Group
+from benchmarks.speed.columns import Column
+from benchmarks.speed.groups import GROUPS, Group
 from benchmarks.speed.results import Results, Row
 
 __all__ = ["render"]
 
 _ITSELF = ("against itself", "against themselves")
-_BASES = ("itself", "scikit-learn, n_init=1", "forward")
+_BASES = ("itself", "scikit-learn, n_init=1", "forward", "alone")
 _INTRODUCTION = """# Speed and memory
 
 Every figure stands beside its rival's, from the same run on the same input, and every run asserts

@@ -18,7 +18,7 @@ from captum_kmex import LayerKMeansAttribution
 from captum_kmex.bank.prototype_bank import Codebook, ModelFingerprint, PrototypeBank
 from captum_kmex.composite.stack import StackedBlocks
 
-__all__ = ["LAYERS", "Setting", "deepest_map", "fitted", "make_setting", "unfitted"]
+__all__ = ["LAYERS", "Setting", "at_defaults", "deepest_map", "fitted", "make_setting", "unfitted"]
 
 LAYERS = ("layer2", "layer3", "layer4")
 _OPTIONS: dict[str, Any] = {"n_clusters": 5, "weighting": "balanced"}
@@ -97,10 +97,15 @@ def _network(name: str) -> nn.Module:
     return model
 
 
-def unfitted(setting: Setting) -> LayerKMeansAttribution:
-    """Return the attribution that clusters each image by itself, in five clusters as NAVE."""
-    layers = list(setting.layers)
-    return LayerKMeansAttribution(setting.model, layers, **_OPTIONS)
+def unfitted(setting: Setting, n_clusters: int = 5) -> LayerKMeansAttribution:
+    """Return the attribution that clusters each image by itself, as NAVE in five clusters."""
+    options = _OPTIONS | {"n_clusters": n_clusters}
+    return LayerKMeansAttribution(setting.model, list(setting.layers), **options)
+
+
+def at_defaults(setting: Setting) -> LayerKMeansAttribution:
+    """Return the attribution as it comes: unfitted, twenty clusters an image."""
+    return LayerKMeansAttribution(setting.model, list(setting.layers))
 
 
 def deepest_map(setting: Setting) -> Tensor:

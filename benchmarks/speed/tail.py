@@ -34,11 +34,14 @@ class Tail:
     Args:
         setting: What to explain.
         n_prototypes: Prototypes of the bank; 0 clusters each image by itself.
+        n_clusters: Its clusters then.
     """
 
-    def __init__(self, setting: Setting, n_prototypes: int) -> None:
+    def __init__(self, setting: Setting, n_prototypes: int, n_clusters: int = 5) -> None:
         self._setting = setting
-        self.attribution = fitted(setting, n_prototypes) if n_prototypes else unfitted(setting)
+        self.attribution = (
+            fitted(setting, n_prototypes) if n_prototypes else unfitted(setting, n_clusters)
+        )
         self._explainer = self.attribution.read(setting.images)
 
     def __call__(self) -> Tensor:

@@ -8,14 +8,19 @@ from functools import partial
 
 import pytest
 
-from benchmarks.speed.cases import Case
-from benchmarks.speed.methods import BareForward, Method, Ours
-from benchmarks.speed.recorder import Recorder
-from benchmarks.speed.rivals import (
+from benchmarks.speed.cams import (
     GradCamPackage,
     GradCams,
-    IntegratedGradients50,
     LayerCams,
+    ReciproCams,
+    RefineCams,
+)
+from benchmarks.speed.cases import Case
+from benchmarks.speed.methods import BareForward, Explained, Method, Ours, Predicted
+from benchmarks.speed.recorder import Recorder
+from benchmarks.speed.rivals import (
+    IntegratedGradients50,
+    KernelShap25,
     LayerwiseRelevance,
     OcclusionWindows,
     PlainSaliency,
@@ -41,7 +46,11 @@ def _ours(few: int, many: int) -> Builders:
     return {
         f"ours, K={few}": partial(Ours, n_prototypes=few),
         f"ours, K={many}": partial(Ours, n_prototypes=many),
+        f"ours, K={few}, explain": partial(Explained, n_prototypes=few),
+        f"ours, K={few}, predict": partial(Predicted, n_prototypes=few),
         "ours, unfitted": partial(Ours, n_prototypes=0),
+        "ours, defaults": partial(Ours, n_prototypes=None),
+        "ours, defaults, explain": partial(Explained, n_prototypes=None),
         f"ours, prepared, K={few}": partial(Ours, n_prototypes=few, is_prepared=True),
     }
 
@@ -57,6 +66,8 @@ _QUICK: Builders = {
     "captum LayerGradCam, layer4": partial(GradCams, layers=["layer4"]),
     "captum LayerGradCam, layer2": partial(GradCams, layers=["layer2"]),
     "torchcam LayerCAM, layers 2-4": LayerCams,
+    "torchcam RefineCAM, layers 2-4": RefineCams,
+    "Recipro-CAM, layer4": ReciproCams,
     "bare forward, against itself": BareForward,
 }
 _MEDIUM: Builders = {
@@ -67,6 +78,7 @@ _MEDIUM: Builders = {
 }
 _SLOW: Builders = {
     "captum Occlusion, 25 windows": OcclusionWindows,
+    "captum KernelShap, 49 squares, 25 samples": KernelShap25,
     "captum IntegratedGradients, 50 steps": IntegratedGradients50,
     "captum TCAV, concept vectors ready": partial(Tcav, is_warm=True),
     "captum TCAV, trained in the call": partial(Tcav, is_warm=False),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.speed.cases import Case
+from benchmarks.speed.live_memory import live_memory
 from benchmarks.speed.mixtures import rectified_mixture
 from benchmarks.speed.recorder import Recorder
 from benchmarks.speed.solvers import SOLVERS, inertia, lloyd_once, ours
@@ -16,6 +17,7 @@ from benchmarks.timing import Stopwatch, cpu_seconds
 
 _WIDTH = 512
 _SEED = 0
+_MIB = 2**20
 # of the loop with one start; ten starts of ours must not be worse than one of theirs
 _WORST = {"ours, n_init=1": 1.1, "ours, n_init=10": 1.01, "scikit-learn Lloyd, n_init=10": 1.0001}
 
@@ -40,9 +42,19 @@ def _large_cases(classes: int, rows: int, k: int) -> list[KMeansCase]:
     return [KMeansCase(table, "ours, n_init=10", classes, rows, k, 1)]
 
 
+def _codebook_cases(rows: int, k: int) -> list[KMeansCase]:
+    """Return the rows of one codebook of many prototypes, without what takes ten times as long."""
+    table = f"k-means, 1 class x {rows} rows x {_WIDTH}, k={k}"
+    slow = {"scikit-learn Lloyd, n_init=10", "scikit-learn Lloyd, n_init=1, against itself"}
+    return [KMeansCase(table, row, 1, rows, k, 1) for row in SOLVERS if row not in slow]
+
+
 @pytest.mark.cases(
     short=_cases(6, 30, 5, 2) + _cases(2, 600, 5, 2),
-    full=_cases(200, 30, 10, 5) + _cases(10, 5000, 5, 3) + _cases(20, 1300, 5, 5),
+    full=_cases(200, 30, 10, 5)
+    + _cases(10, 5000, 5, 3)
+    + _cases(20, 1300, 5, 5)
+    + _codebook_cases(100_000, 200),
 )
 def test_kmeans(case: KMeansCase, record: Recorder) -> None:
     samples = rectified_mixture(case.classes, case.rows, _WIDTH, np.random.default_rng(_SEED))
@@ -55,6 +67,8 @@ def test_kmeans(case: KMeansCase, record: Recorder) -> None:
     assert all(centroids.shape == (case.k, _WIDTH) for centroids in found)
     assert own <= base * _WORST.get(case.row, 2)
     record.values(inertia=own / base)
+    if case.row.startswith("ours"):
+        record.values(peak_mib=live_memory(lambda: solver(samples, case.k)).peak / _MIB)
 
 
 @pytest.mark.cases(short=_large_cases(4, 200, 5), full=_large_cases(1000, 1300, 5))

@@ -18,7 +18,8 @@ from benchmarks.speed.setting import LAYERS, Setting, make_setting
 from benchmarks.speed.tail import AfterForward, Tail
 
 _ROUNDS = {1: 15, 8: 9, 32: 5}
-_CLUSTERS = 5
+_LARGE, _LARGE_ROUNDS = 1024, 3  # pixels along a side from which a forward pass takes seconds
+_FEW_CLUSTERS, _CLUSTERS = 5, 20  # as NAVE, and our default
 _MORE_INERTIA = 1.05  # than scikit-learn's k-means of each image, which starts once
 _STACKS = (("layer4",), LAYERS[1:], LAYERS, ("layer1", *LAYERS))
 
@@ -31,6 +32,7 @@ class TailCase(Case):
     batch: int = 1
     size: int | None = None
     layers: tuple[str, ...] = LAYERS
+    n_clusters: int = _FEW_CLUSTERS
 
 
 def _fitted_cases(
@@ -55,19 +57,23 @@ def _fitted_cases(
 
 
 def _unfitted_cases(batches: list[int]) -> list[TailCase]:
-    return [TailCase("tail, unfitted", f"batch {batch}", 0, batch) for batch in batches]
+    return [
+        TailCase("tail, unfitted", f"batch {batch}, {k} clusters", 0, batch, n_clusters=k)
+        for batch in batches
+        for k in (_FEW_CLUSTERS, _CLUSTERS)
+    ]
 
 
 def _same_cases() -> list[TailCase]:
     tables = ("prototypes", "batch", "image size", "layers")
     same = [TailCase(f"tail, {table}", "K=50, against itself", 50) for table in tables]
-    return [*same, TailCase("tail, unfitted", "batch 1, against itself", 0)]
+    return [*same, TailCase("tail, unfitted", "batch 1, 5 clusters, against itself", 0)]
 
 
 @pytest.mark.cases(
     short=_fitted_cases([20, 300], [2], [96], 20, 300),
     full=_fitted_cases(
-        [10, 50, 200, 500, 2000, 10000], [1, 8, 32], [96, 128, 224, 448, 512], 50, 2000
+        [10, 50, 200, 500, 2000, 10000], [1, 8, 32], [96, 128, 224, 448, 512, 2048], 50, 2000
     ),
 )
 def test_fitted_tail(case: TailCase, record: Recorder, is_full: bool) -> None:
@@ -90,8 +96,8 @@ def test_same_tail_twice(case: TailCase, record: Recorder, is_full: bool) -> Non
 @pytest.mark.cases(short=_unfitted_cases([2]), full=_unfitted_cases([1, 8, 32]))
 def test_unfitted_tail(case: TailCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.batch)
-    tail = Tail(setting, 0)
-    naive = partial(_clustered_naively, tail.blocks, setting.column)
+    tail = Tail(setting, 0, case.n_clusters)
+    naive = partial(_clustered_naively, tail.blocks, setting.column, case.n_clusters)
     maps = _time(record, setting, tail, {"naive": naive})
     _check_unfitted(setting, tail, maps)
     _, theirs = naive()
@@ -107,7 +113,10 @@ def _time(
     """Time the tail and the others, each after a forward pass; return the tail's maps."""
     calls: dict[str, Callable[[], object]] = {"subject": tail, **others}
     watches = {name: AfterForward(setting, call) for name, call in calls.items()}
-    seconds = record.interleave(watches, _ROUNDS.get(len(setting.images), 2))
+    rounds = _ROUNDS.get(len(setting.images), 2)
+    if setting.images.shape[-1] >= _LARGE:
+        rounds = _LARGE_ROUNDS
+    seconds = record.interleave(watches, rounds)
     # without the warm-up's
     forwards = watches["subject"].forwards[-len(seconds["subject"]) :]
     record.seconds(seconds | {"forward": forwards})
@@ -135,12 +144,14 @@ def _check_unfitted(setting: Setting, tail: Tail, maps: Tensor) -> None:
     torch.testing.assert_close(total, setting.output, atol=1e-4, rtol=1e-4)
 
 
-def _clustered_naively(blocks: list[Tensor], column: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _clustered_naively(
+    blocks: list[Tensor], column: Tensor, n_clusters: int
+) -> tuple[Tensor, list[Tensor]]:
     """Cluster every image's rows at every depth by scikit-learn, one start."""
     labels = []
     for depth in range(len(blocks) - 1):
         images = naive_rows(blocks[depth:]).chunk(len(column))
-        k = min(_CLUSTERS, len(images[0]))
+        k = min(n_clusters, len(images[0]))
         solved = [KMeans(k, n_init=1, random_state=0).fit(rows.numpy()) for rows in images]
         labels.append(torch.cat([torch.from_numpy(found.labels_).long() for found in solved]))
     return naive_map(blocks, column, labels), labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def test_the_figure_has_every_method_in_every_panel(passes: dict[str, float]) ->
     n_others = sum(not name.startswith("B234") for name in found)
     for axes in figure.axes:
         assert len(axes.containers) == n_others + 1  # ours are one line
+
+
+def test_readme_counts_the_models_that_were_tried() -> None:
+    records = json.loads((ROOT / "benchmarks" / "results" / "models.json").read_text())
+    tried = [record["kind"] for record in records if record["kind"] != "not measured"]
+    mapped = sum(kind in ("exact", "linearised") for kind in tried)
+    readme = (ROOT / "README.md").read_text()
+    assert f"Of [{len(tried)} classifiers of torchvision and timm](docs/models.md)" in readme
+    assert f"that were tried, {mapped} give a map" in readme
 
 
 def _cells(line: str) -> list[str]:

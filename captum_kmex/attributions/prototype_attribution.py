@@ -14,6 +14,7 @@ from captum_kmex.arguments import Setting, checked
 from captum_kmex.arguments.inputs import Inputs, check_forward_args, check_inputs
 from captum_kmex.arguments.objects import engine_of
 from captum_kmex.attributions.one_position import position_of
+from captum_kmex.exceptions import warn_user
 from captum_kmex.model.activations import layer_name
 from captum_kmex.model.called import CalledModel, check_module
 from captum_kmex.model.chosen_output import ChosenOutput, original
@@ -32,6 +33,10 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _Attribution = TypeVar("_Attribution", bound="PrototypeAttribution")
 
+_PREPARE_GOES = (
+    "prepare() is deprecated and will be gone in 0.3: fold the batch norms of a copy of your model "
+    "and explain that, see 'A faster forward pass' in the documentation"
+)
 _LAYOUTS: dict[str, Layout] = {"channels_first": 1, "channels_last": -1}
 
 
@@ -113,7 +118,10 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         return self._preparation is not None
 
     def prepare(self: _Attribution) -> _Attribution:
-        """Explain from now on with a private copy of the model that runs faster.
+        """Explain from now on with a private copy of the model that runs faster. Deprecated.
+
+        A copy of your own gains as much (``docs/faster_models.md`` has the ten lines); this method
+        will be gone in 0.3.
 
         In the copy, batch norms are folded into the convolutions before them and weights lie
         channels-last; without such batch norms, only the latter. Features differ by rounding.
@@ -132,6 +140,7 @@ class PrototypeAttribution(LayerAttribution):  # type: ignore[misc]  # captum is
         Note:
             The weights take twice the memory. Models of few convolutions gain little.
         """
+        warn_user(_PREPARE_GOES, DeprecationWarning)
         model, preparation = self.model, Preparation()
         check_module(original(model), "prepare()")
         layers = self._given_layers()

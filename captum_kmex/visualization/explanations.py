@@ -138,7 +138,7 @@ def plot_contrast(
 ) -> tuple[Figure, NDArray[np.object_]]:
     """Draw why one class and not another: both maps, their difference and its ledger.
 
-    The third map is the first less the second, cell by cell.
+    The third map is the first minus the second, cell by cell.
 
     Args:
         target: Explanation of the class.
@@ -193,7 +193,7 @@ def plot_contrast(
         axes[1], values, titles, outputs, scales, strict=True
     ):
         draw_scale(paint(found, shown, ax, full), SCALE)
-        template = " less ".join(["{}"] * len(title)) + f": {output:+.2f}"
+        template = " minus ".join(["{}"] * len(title)) + f": {output:+.2f}"
         written = fitted(template, title, TITLE * column_width(ax), SIZE)
         ax.set_title(written, fontsize=SIZE, **PLAIN)
     return figure.figure, axes

@@ -21,7 +21,10 @@ from captum_kmex.exceptions import TrainModeWarning
 from captum_kmex.model.activations import trace
 from captum_kmex.model.prepared import Preparation, channels_last, prepared_copy
 
-pytestmark = pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning"),
+    pytest.mark.filterwarnings("ignore:prepare:DeprecationWarning"),
+]
 
 QUICK = {"n_init": 2, "n_representatives": 0}
 ROUNDING = {"rtol": 1e-4, "atol": 1e-5}  # some ten float32 products of folded weights, values ~ 1
@@ -711,3 +714,16 @@ def test_segments_of_a_family_are_those_of_the_model(name):
     assert len(folded) == n_folded
     same = ours.segment(x) == LayerKMeansAttribution(model, layers).segment(x)
     assert same.float().mean() >= 0.999
+
+
+@pytest.mark.parametrize("kind", [ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution])
+def test_prepare_says_at_the_callers_line_that_it_will_go(
+    kind: type[PrototypeAttribution],
+) -> None:
+    model = NormNet().eval()
+    layers = (["stage2", "stage3"],) if kind is LayerKMeansAttribution else ()
+    attribution = kind(model, *layers)
+    with pytest.warns(DeprecationWarning, match="A faster forward pass") as found:
+        attribution.prepare()
+    assert [warning.filename for warning in found] == [__file__]
+    assert attribution.is_prepared

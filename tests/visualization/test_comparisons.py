@@ -177,7 +177,7 @@ def test_contrast_draws_both_maps_and_their_difference(unfitted, images, figure,
     )
     assert first.get_clim() == second.get_clim()
     assert (difference.get_clim() == first.get_clim()) == (scale == "shared")
-    assert axes[1, 2].get_title().startswith("c less a: ")
+    assert axes[1, 2].get_title().startswith("c minus a: ")
     output = float(target.output[3] - other.output[3])
     assert axes[0, 2].patches[-1].get_width() == pytest.approx(output, abs=1e-5)
 
