@@ -167,7 +167,8 @@ def _notes(
             sorted({getattr(r, key) for r in own}) for key in ("method", "measure")
         )
         names = ", ".join(f"`{method}`" for method in methods)
-        what = f"{names} ({', '.join(measures)}) were run later than the other rows"
+        verb = "was" if len(methods) == 1 else "were"
+        what = f"{names} ({', '.join(measures)}) {verb} run later than the other rows"
         if task not in kept:
             what = "all rows were run later than those of other tasks"
         text = f"{tasks[task].title}: {what}, with torch {versions['torch']}"
