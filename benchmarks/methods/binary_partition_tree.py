@@ -33,7 +33,7 @@ class ShapBpt(Method):
         try:
             import shap_bpt
         except ImportError as error:  # it is compiled where it is installed
-            raise ImportError('needs shap-bpt: pip install "captum_kmex[bench]"') from error
+            raise ImportError("needs shap-bpt: pip install shap-bpt (and a C compiler)") from error
         self._explainer, self._task = shap_bpt.Explainer, task
 
     def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -83,5 +83,5 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
         return plain(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r'pip install "captum_kmex\[bench\]"'):
+    with pytest.raises(ImportError, match="pip install shap-bpt"):
         _fitted(tiny_resnet_task(3))
