@@ -25,8 +25,9 @@ def test_help_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -
         (["train", "--help"], "image_folder"),
         (["study", "--help"], "export_cost"),
         (["study", "export_cost", "--help"], "--rounds"),
+        (["study", "paper_tables", "--help"], "--weights"),
     ],
-    ids=["quality", "speed", "models", "train", "study", "export_cost"],
+    ids=["quality", "speed", "models", "train", "study", "export_cost", "paper_tables"],
 )
 def test_every_command_explains_its_options(
     words: list[str], option: str, capsys: pytest.CaptureFixture[str]

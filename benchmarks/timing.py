@@ -38,6 +38,7 @@ _PACKAGES = (
     "grad-cam",
     "torchcam",
     "zennit",
+    "shap-bpt",
     "pytest-benchmark",
 )
 

@@ -25,11 +25,16 @@ from benchmarks.tasks import (
     stl10,
 )
 from benchmarks.tasks.data.pictures import PictureData
-from benchmarks.tasks.data.resnet34 import save_trained_resnet34, train_resnet34
+from benchmarks.tasks.data.resnet34 import (
+    EPOCHS,
+    WEIGHTS,
+    save_trained_resnet34,
+    train_resnet34,
+)
 from benchmarks.tasks.data.small_pictures import SmallData, save_small_resnet
 from captum_kmex.demo import train_small_resnet
 
-__all__ = ["main"]
+__all__ = ["PICTURES", "add_recipe", "main", "train_pictures"]
 
 RECIPES: dict[str, tuple[Callable[[], SmallData], int]] = {  # data and epochs
     "mnist": (mnist.load_data, 5),
@@ -52,12 +57,28 @@ def main(words: Sequence[str]) -> None:
     """Train the networks that were asked for, seed 0, and print their validation accuracy."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks train", description=__doc__)
     parser.add_argument("name", nargs="+", choices=[*RECIPES, *PICTURES])
-    for name in parser.parse_args(words).name:
+    add_recipe(parser)
+    options = parser.parse_args(words)
+    for name in options.name:
         try:
-            path, accuracy = _train_small(name) if name in RECIPES else _train_pictures(name)
-        except FileNotFoundError as error:
+            if name in RECIPES:
+                path, accuracy = _train_small(name)
+            else:
+                path, accuracy = train_pictures(name, options.weights, options.epochs)
+        except (FileNotFoundError, ValueError) as error:
             parser.exit(1, f"{name}: {error}\n")
         print(f"{path}: validation accuracy {accuracy:.4f}")
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``train_pictures``."""
+    parser.add_argument(
+        "--weights", default=WEIGHTS, metavar="WHAT",
+        help="what a ResNet34 begins with: imagenet (the default), none, or a file of weights",
+    )  # fmt: skip
+    parser.add_argument(
+        "--epochs", type=int, default=EPOCHS, help=f"passes over the pictures ({EPOCHS})"
+    )
 
 
 def _train_small(name: str) -> tuple[Path, float]:
@@ -70,12 +91,19 @@ def _train_small(name: str) -> tuple[Path, float]:
     return save_small_resnet(name, model), _accuracy(model.float(), data.validation)
 
 
-def _train_pictures(name: str) -> tuple[Path, float]:
+def train_pictures(name: str, weights: str, epochs: int) -> tuple[Path, float]:
+    """Train a task's ResNet34 and keep it; return its path and its validation accuracy.
+
+    Raises:
+        FileNotFoundError: The pictures or the weights are not there; the message says what to do.
+        ValueError: The weights are no ResNet34's.
+    """
     data = PICTURES[name]()
     if data.train is None:
         raise FileNotFoundError("there are no training pictures")
-    model = train_resnet34(data.train, len(data.class_names))
-    return save_trained_resnet34(name, model), _accuracy(model, data.validation)
+    model = train_resnet34(data.train, len(data.class_names), epochs, weights=weights)
+    recipe = {"weights": weights, "epochs": str(epochs)}
+    return save_trained_resnet34(name, model, recipe), _accuracy(model, data.validation)
 
 
 @torch.no_grad()

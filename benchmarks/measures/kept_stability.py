@@ -10,8 +10,8 @@ from torch import Tensor
 
 from benchmarks.measures.formulas.disturbances import brightened, compressed, noised, turned
 from benchmarks.measures.formulas.perturbation import perturbed_sample
+from benchmarks.measures.formulas.ranks import spearman
 from benchmarks.measures.formulas.similarity import ssim, top_overlap
-from benchmarks.measures.part_deletion import spearman
 from benchmarks.quality.measure import Answers, Column, Measure
 from benchmarks.quality.task import Sample, Task
 

@@ -6,41 +6,15 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from benchmarks.measures.formulas.perturbation import target_logits
+from benchmarks.measures.formulas.ranks import rank_correlation, spearman, steady
 from benchmarks.quality.measure import Answers, Column, Measure
 from benchmarks.quality.method import UnavailableError
 from benchmarks.quality.task import Sample, Task
 
-__all__ = ["MEASURES", "spearman", "top_hits"]
-
-_MIN_PARTS = 3  # two parts have a rank correlation of 1 or -1
-
-
-def spearman(a: Tensor, b: Tensor, known: Tensor) -> Tensor:
-    """Return the rank correlation of each row, ties sharing their mean rank.
-
-    Args:
-        a: Float tensor (n, P).
-        b: Float tensor (n, P).
-        known: Which entries count, boolean tensor (n, P).
-
-    Returns:
-        Double tensor (n,), in [-1, 1]; 0 where one side is constant, NaN where fewer than three
-        entries count.
-    """
-    rows = zip(a.double(), b.double(), known, strict=True)
-    return torch.stack([_spearman(x[k], y[k]) for x, y, k in rows])
-
-
-def _spearman(a: Tensor, b: Tensor) -> Tensor:
-    if len(a) < _MIN_PARTS:
-        return torch.tensor(torch.nan, dtype=torch.float64)
-    x, y = (torch.from_numpy(rankdata(side.numpy())) - (len(a) + 1) / 2 for side in (a, b))
-    scale = (x.square().sum() * y.square().sum()).sqrt()
-    return (x * y).sum() / scale if scale else torch.zeros_like(scale)
+__all__ = ["MEASURES", "top_hits"]
 
 
 def top_hits(attribution: Tensor, drops: Tensor, known: Tensor) -> Tensor:
@@ -80,12 +54,6 @@ def _part_sums(maps: Tensor, parts: Tensor) -> Tensor:
     return torch.einsum("nhw,nphw->np", maps.double(), parts.double())
 
 
-def _steady(values: Tensor) -> Tensor:
-    """Return rows (n, P) without their last digits, so that rounding errors break no tie."""
-    scale = values.abs().amax(1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
-    return (values / scale).round(decimals=6) * scale
-
-
 def _deletion(answers: Answers) -> dict[str, Tensor]:
     parts = answers.explained.parts
     if parts is None:
@@ -93,14 +61,14 @@ def _deletion(answers: Answers) -> dict[str, Tensor]:
     sums = _part_sums(answers.pixel_maps, parts)
     drops = _drops(answers.task, answers.sample)[: len(parts)]
     areas = parts.flatten(2).sum(2)
-    known, worth, means = areas > 0, _steady(sums), _steady(sums / areas.clamp(min=1))
+    known, worth, means = areas > 0, steady(sums), steady(sums / areas.clamp(min=1))
     return {
         "sum": spearman(worth, drops, known),
         "mean": spearman(means, drops, known),
         "area": spearman(areas, drops, known),
         "top": top_hits(worth, drops, known),
-        "pooled": _spearman(worth[known], drops[known]),
-        "pooled_mean": _spearman(means[known], drops[known]),
+        "pooled": rank_correlation(worth[known], drops[known]),
+        "pooled_mean": rank_correlation(means[known], drops[known]),
     }
 
 
@@ -114,7 +82,7 @@ def _minimal_pairs(answers: Answers) -> dict[str, Tensor]:
     hits = []
     for part, targets in enumerate(some.partners.T):
         rival = replace(answers, sample=replace(some, targets=targets))
-        sums = _steady(_part_sums(own - rival.pixel_maps, some.parts))
+        sums = steady(_part_sums(own - rival.pixel_maps, some.parts))
         is_part = torch.zeros_like(sums)
         is_part[:, part] = 1
         hits.append(top_hits(sums, is_part, known).masked_fill(~known[:, part], torch.nan))

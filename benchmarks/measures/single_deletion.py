@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measures.formulas.perturbation import logits
-from benchmarks.measures.part_deletion import spearman
+from benchmarks.measures.formulas.ranks import spearman, steady
 from benchmarks.quality.measure import Answers, Column, Measure
 from benchmarks.quality.method import UnavailableError
 from benchmarks.quality.task import Sample, Task
@@ -41,11 +41,11 @@ def _score(answers: Answers) -> dict[str, Tensor]:
     maps = answers.pixel_maps.double()
     numbers = patch_numbers((maps.shape[1], maps.shape[2]), side).flatten()
     sums = torch.zeros(len(maps), side**2).double().index_add_(1, numbers, maps.flatten(1))
-    known = torch.ones_like(sums, dtype=torch.bool)
+    worth, known = steady(sums), torch.ones_like(sums, dtype=torch.bool)
     by_logit, by_chance = (fall[: len(maps)] for fall in _falls(answers.task, answers.sample))
     return {
-        "logit": spearman(sums, by_logit, known),
-        "probability": spearman(sums, by_chance, known),
+        "logit": spearman(worth, by_logit, known),
+        "probability": spearman(worth, by_chance, known),
     }
 
 

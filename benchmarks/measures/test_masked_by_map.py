@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.measures.masked_by_map import MEASURES, harmonic_mean, scaled
 from benchmarks.measures.formulas.toy import Explain, Given, answers_of, linear_net, task_of
+from benchmarks.measures.masked_by_map import MEASURES, harmonic_mean, scaled
 from benchmarks.quality.measure import Answers
 
 _N, _SIDE = 10, 6

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
+from benchmarks.measures.formulas.ranks import spearman
 from benchmarks.measures.formulas.toy import Explain, Given, answers_of, linear_net, task_of
-from benchmarks.measures.part_deletion import MEASURES, spearman, top_hits
+from benchmarks.measures.part_deletion import MEASURES, top_hits
 from benchmarks.quality.measure import Answers
 from benchmarks.quality.method import UnavailableError
 
@@ -76,14 +75,6 @@ def test_a_constant_map_gets_what_the_area_gets_by_its_sum_and_nothing_by_its_me
     assert torch.equal(found["sum"], found["area"])
     assert found["area"].mean() > 0.5
     assert found["mean"].tolist() == [0.0] * _N
-
-
-def test_spearman_equals_scipy_with_ties(random: torch.Generator) -> None:
-    a, b = torch.randint(4, (2, 20, 7), generator=random).double()
-    known = torch.rand(20, 7, generator=random) < 0.8
-    for i, value in enumerate(spearman(a, b, known).tolist()):
-        k = known[i]
-        assert np.isclose(value, spearmanr(a[i][k], b[i][k]).statistic)
 
 
 def test_parts_that_are_not_there_do_not_count() -> None:

@@ -59,6 +59,14 @@ def test_scores_are_those_of_a_loop(side: int) -> None:
             assert float(found[key][i]) == pytest.approx(spearmanr(sums, values)[0], abs=1e-6)
 
 
+def test_rounding_errors_of_a_constant_map_are_no_ranks() -> None:
+    answers = _answers(side=5)  # patches of four pixels each
+    noise = 3e-8 * torch.randn(_SIZE, _SIZE, generator=torch.Generator().manual_seed(0))
+    given = Given(lambda x, _: (0.3 + noise).expand(len(x), -1, -1))
+    flat = answers_of(answers.task, given, answers.sample.inputs)
+    assert _MEASURE.score(flat)["logit"].tolist() == [0.0] * _N
+
+
 def test_networks_that_never_missed_a_patch_are_not_asked() -> None:
     with pytest.raises(UnavailableError, match="never met an image without a patch"):
         _MEASURE.score(_answers(side=0))

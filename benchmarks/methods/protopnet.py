@@ -32,6 +32,12 @@ class TrainedProtoPNet(Method):
     A map is the sum of the target's prototypes' similarity maps, each times its weight in the
     head; a segment is the nearest prototype of any class. The prototypes live in the space of
     the add-on layers, so ``embed`` gives the mean of that map, not the network's embedding.
+
+    Args:
+        schedule: Epochs and sizes.
+        cache: Where trained networks are kept, if anywhere.
+        budget: Joint passes of a mobile network that the training may cost; fewer images are
+            drawn where all cost more. Infinite: all images.
     """
 
     family = "prototypes"
@@ -46,11 +52,17 @@ class TrainedProtoPNet(Method):
     seeded = True
     shares_concepts = True
 
-    def __init__(self, schedule: Schedule | None = None, cache: Path | None = _CACHE) -> None:
+    def __init__(
+        self,
+        schedule: Schedule | None = None,
+        cache: Path | None = _CACHE,
+        budget: float = _BUDGET,
+    ) -> None:
         self._schedule, self._cache = schedule or Schedule(), cache
+        self._budget = budget
 
     def fit(self, task: Task, seed: int) -> None:
-        affordable = int(_BUDGET / (task.weight * self._schedule.joint))
+        affordable = self._budget / (task.weight * self._schedule.joint)
         images, labels = draw(task, affordable, seed)
         tap = Tap(task.model, images)
         backbone = _Backbone(unwrap(task.model), tap.site.tap, tap.site.relu)

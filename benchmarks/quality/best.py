@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from benchmarks.page import join, table
+from benchmarks.page import counted, join, table
 from benchmarks.quality.glance import COLUMNS, is_few
 from benchmarks.quality.measure import Column, Measure
 from benchmarks.quality.method import CONTROLS, OURS
@@ -20,7 +20,7 @@ _ROUND = 10  # costs above are shown in whole passes
 _ALLOWED = {CHEAP: f"at most {CHEAP} passes", math.inf: "any cost"}
 _SIDES = ("ours", "others")
 _SAME = "the same"
-_VERDICTS = {"losses": "*loss*", "ties": "tie", "wins": "**win**"}
+_VERDICTS = {"loss": "*loss*", "tie": "tie", "win": "**win**"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Line:
     def place(self) -> tuple[int, int]:
         """What to sort by: losses first, wins last."""
         found = list(self.verdicts.values())
-        return -found.count("losses"), found.count("wins")
+        return -found.count("loss"), found.count("win")
 
 
 def render_best(
@@ -88,7 +88,7 @@ def render_best(
             heads = [f"{side}, {words}" for words in _ALLOWED.values() for side in _SIDES]
             tables.append(f"### {name}\n\n{table(['', *heads], [line.cells for line in lines])}")
     told = [
-        f"{words}: {', '.join(f'{counts[cost][name]} {name}' for name in _VERDICTS)}"
+        f"{words}: {', '.join(counted(counts[cost][name], name) for name in _VERDICTS)}"
         for cost, words in _ALLOWED.items()
     ]
     return join(["; ".join(told).capitalize() + ".", *tables]) if tables else ""
@@ -122,8 +122,8 @@ def _best(entries: list[_Entry], column: Column) -> _Entry:
 def _verdict(ours: Estimate, other: Estimate, column: Column) -> str:
     """Return what it counts as: a tie where the intervals meet."""
     if ours.low <= other.high and other.low <= ours.high:
-        return "ties"
-    return "wins" if (ours.mean > other.mean) is (column.better == "high") else "losses"
+        return "tie"
+    return "win" if (ours.mean > other.mean) is (column.better == "high") else "loss"
 
 
 def _cell(entry: _Entry, column: Column) -> str:

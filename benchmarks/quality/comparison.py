@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from benchmarks.page import bold_if, join, table
+from benchmarks.page import bold_if, counted, join, table
 from benchmarks.quality.measure import Column, Measure
 from benchmarks.quality.summary import Estimate
 
@@ -21,7 +21,7 @@ _BY_COST = (
     "B234 measured, half", "B234 measured, adaptive", "B234 measured",
     "B234 measured, two layers", "EpsilonPlusFlat",
     "Integrated Gradients", "KernelShap on superpixels", "RISE, 100 masks", "Occlusion",
-    "FinerCAM", "RefineCAM", "ShapleyCAM", "Recipro-CAM",
+    "FinerCAM", "RefineCAM", "ShapleyCAM", "Recipro-CAM", "ShapBPT",
 )  # fmt: skip
 ALL_PAIRS = (*PAIRS, *((method, "Grad-CAM") for method in _BY_COST))
 
@@ -46,7 +46,7 @@ def render_comparison(
         Markdown, empty where nothing can be compared.
     """
     tasks = [task for task in titles if any(key[0] == task for key in found)]
-    lines, tally = [], dict.fromkeys(("wins", "losses", "ties"), 0)
+    lines, tally = [], dict.fromkeys(("win", "loss", "tie"), 0)
     for measure in measures.values():
         for key, column in measure.columns.items():
             estimates = [found.get((task, measure.name, key)) for task in tasks]
@@ -58,15 +58,15 @@ def render_comparison(
             lines.append([f"{measure.title}: {column.title}", *cells])
     if not lines:
         return ""
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in tally.items())
+    counts = ", ".join(counted(count, verdict) for verdict, count in tally.items())
     heads = ["", *(titles[task] for task in tasks)]
     return join([f"## {subject} less {rival}", f"{counts}.", table(heads, lines)])
 
 
 def _verdict(estimate: Estimate, column: Column) -> str:
     if estimate.low <= 0 <= estimate.high:
-        return "ties"
-    return "wins" if (estimate.mean > 0) == (column.better == "high") else "losses"
+        return "tie"
+    return "win" if (estimate.mean > 0) == (column.better == "high") else "loss"
 
 
 def _cell(estimate: Estimate | None, column: Column) -> str:
@@ -78,5 +78,5 @@ def _cell(estimate: Estimate | None, column: Column) -> str:
     )
     text = f"{mean} ({low} to {high})"
     verdict = _verdict(estimate, column)
-    mark = {"wins": " win", "losses": " *loss*", "ties": ""}[verdict]
-    return bold_if(verdict == "wins", text) + mark
+    mark = {"win": " win", "loss": " *loss*", "tie": ""}[verdict]
+    return bold_if(verdict == "win", text) + mark

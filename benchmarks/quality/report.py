@@ -19,6 +19,7 @@ from benchmarks.quality.tables import render_tables
 __all__ = ["image_folder", "write_pages"]
 
 _PAIRS = "pairs"
+_PAPER = "paper_tables.md"  # written by hand
 
 
 def write_pages(found: Results, results: str, page: Path) -> None:
@@ -47,7 +48,7 @@ def write_pages(found: Results, results: str, page: Path) -> None:
         (folder / f"{_PAIRS}.md").write_text(pairs + "\n")
     best = render_best(found.rows, measures, families, titles)
     parts = [f"# Benchmark: preset {found.preset['name']}", *_best(best)]
-    parts += ["\n".join(_contents(titles, folder.name, bool(pairs))), *_embeddings(page)]
+    parts += ["\n".join(_contents(titles, folder, bool(pairs))), *_embeddings(page)]
     page.write_text(join([*parts, "\n".join(_run(found, results))]) + "\n")
 
 
@@ -69,23 +70,27 @@ def _best(tables: str) -> Iterator[str]:
         yield tables
 
 
-def _contents(titles: Mapping[str, str], folder: str, has_pairs: bool) -> Iterator[str]:
+def _contents(titles: Mapping[str, str], folder: Path, has_pairs: bool) -> Iterator[str]:
+    at = folder.name
     if titles:
         yield "## Every method and measure\n"
-        yield from (f"- [{title}]({folder}/{name}.md)" for name, title in titles.items())
+        yield from (f"- [{title}]({at}/{name}.md)" for name, title in titles.items())
     if has_pairs:
-        yield f"- [Where we win and where we lose]({folder}/{_PAIRS}.md): pairs, image by image"
+        yield f"- [Where we win and where we lose]({at}/{_PAIRS}.md): pairs, image by image"
+    if (folder / _PAPER).exists():
+        yield f"- [The paper's own tables]({at}/{_PAPER}): one command, for STL10 and for CUB-200"
 
 
 def _run(found: Results, results: str) -> Iterator[str]:
     """Say how the numbers were made."""
     preset = found.preset
-    seeds = ", ".join(map(str, preset["seeds"]))
+    noun = "seed" if len(preset["seeds"]) == 1 else "seeds"
+    seeds = f"{noun} {', '.join(map(str, preset['seeds']))}"
     yield "## How the numbers were made\n"
     yield (
         f"`python -m benchmarks quality --preset {preset['name']}`: at most "
         f"{preset['n_images']} test images a task are explained, and pixels are removed from at "
-        f"most {preset['n_perturbed']} of them, a quarter of that for photographs; seeds {seeds} "
+        f"most {preset['n_perturbed']} of them, a quarter of that for photographs; {seeds} "
         "for methods that depend on one. In brackets stand 95 % bootstrap intervals over images "
         "and seeds. Arrows say which end is better. Maps of all methods are brought to the "
         "images' size bilinearly. The explained class is the one that the network predicts. Every "

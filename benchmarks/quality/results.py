@@ -183,5 +183,6 @@ def _new_tables(measures: Sequence[str]) -> str:
 def _renewed_rows(rows: Sequence[Row]) -> list[str]:
     methods, measures = (sorted({getattr(r, key) for r in rows}) for key in ("method", "measure"))
     names = ", ".join(f"`{method}`" for method in methods)
-    where = f"{names} ({', '.join(measures)})"
-    return [f"{where} were run later than the other rows"] if rows else []
+    verb = "was" if len(methods) == 1 else "were"
+    what = f"{names} ({', '.join(measures)}) {verb} run later than the other rows"
+    return [what] if rows else []

@@ -33,7 +33,7 @@ def test_the_best_of_each_side_at_two_costs_losses_on_top() -> None:
         _row("Slow", "deletion", "insertion", 0.99, 0.01),
     )
     assert lines == [
-        "At most 5 passes: 1 losses, 1 ties, 1 wins; any cost: 0 losses, 3 ties, 0 wins.",
+        "At most 5 passes: 1 loss, 1 tie, 1 win; any cost: 0 losses, 3 ties, 0 wins.",
         "",
         "### Task",
         "",

@@ -83,7 +83,7 @@ def test_new_tables_and_renewed_rows_are_told_apart():
     later = replace(results(), tasks={"mnist": TaskFacts("MNIST")}, rows=new)
     assert [entry["note"] for entry in results().renewed(later).later] == [
         "MNIST: all rows of n were run later than the other tables, with torch 1",
-        "MNIST: `a` (m) were run later than the other rows, with torch 1",
+        "MNIST: `a` (m) was run later than the other rows, with torch 1",
     ]
 
 

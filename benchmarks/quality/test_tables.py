@@ -65,7 +65,7 @@ def test_comparison_counts_wins_losses_and_ties():
     cells = [ours, theirs, even, odd]
     found = compare(cells, "ours", "theirs", 100)
     page = render_comparison(found, "ours", "theirs", MEASURES, titles)
-    assert "1 wins, 1 losses, 1 ties." in page
+    assert "1 win, 1 loss, 1 tie." in page
     assert "| A measure: hits | **+100.0 (+100.0 to +100.0)** win | +0.0 (" in page
     assert "| A measure: time | +1.000 (+1.000 to +1.000) *loss* |  |" in page
     assert "size" not in page  # neither end is better

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans, MiniBatchKMeans
 from benchmarks.speed.mixtures import Rows
 from captum_kmex.clustering.kmeans import kmeans_by_class
 
-__all__ = ["SOLVERS", "Solver", "inertia", "lloyd_once", "ours"]
+__all__ = ["SOLVERS", "Solver", "faiss_all_rows", "inertia", "lloyd_once", "ours"]
 
 Solver = Callable[[Sequence[Rows], int], list[Rows]]
 

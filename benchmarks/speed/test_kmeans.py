@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pytest
 
 from benchmarks.speed.cases import Case
 from benchmarks.speed.live_memory import live_memory
-from benchmarks.speed.mixtures import rectified_mixture
+from benchmarks.speed.mixtures import Rows, rectified_mixture
 from benchmarks.speed.recorder import Recorder
-from benchmarks.speed.solvers import SOLVERS, inertia, lloyd_once, ours
+from benchmarks.speed.solvers import SOLVERS, Solver, faiss_all_rows, inertia, lloyd_once, ours
 from benchmarks.timing import Stopwatch, cpu_seconds
 
 _WIDTH = 512
 _SEED = 0
 _MIB = 2**20
+_ONE_START, _FAISS = "scikit-learn Lloyd, n_init=1", "faiss, k-means++ start, all rows"
 # of the loop with one start; ten starts of ours must not be worse than one of theirs
 _WORST = {"ours, n_init=1": 1.1, "ours, n_init=10": 1.01, "scikit-learn Lloyd, n_init=10": 1.0001}
 
@@ -43,18 +45,14 @@ def _large_cases(classes: int, rows: int, k: int) -> list[KMeansCase]:
 
 
 def _codebook_cases(rows: int, k: int) -> list[KMeansCase]:
-    """Return the rows of one codebook of many prototypes, without what takes ten times as long."""
     table = f"k-means, 1 class x {rows} rows x {_WIDTH}, k={k}"
-    slow = {"scikit-learn Lloyd, n_init=10", "scikit-learn Lloyd, n_init=1, against itself"}
-    return [KMeansCase(table, row, 1, rows, k, 1) for row in SOLVERS if row not in slow]
+    names = [_ONE_START, *(name for name in SOLVERS if not name.startswith("scikit-learn Lloyd"))]
+    return [KMeansCase(table, row, 1, rows, k, 1) for row in names]
 
 
 @pytest.mark.cases(
     short=_cases(6, 30, 5, 2) + _cases(2, 600, 5, 2),
-    full=_cases(200, 30, 10, 5)
-    + _cases(10, 5000, 5, 3)
-    + _cases(20, 1300, 5, 5)
-    + _codebook_cases(100_000, 200),
+    full=_cases(200, 30, 10, 5) + _cases(10, 5000, 5, 3) + _cases(20, 1300, 5, 5),
 )
 def test_kmeans(case: KMeansCase, record: Recorder) -> None:
     samples = rectified_mixture(case.classes, case.rows, _WIDTH, np.random.default_rng(_SEED))
@@ -89,6 +87,37 @@ def test_kmeans_of_many_large_classes(case: KMeansCase, record: Recorder) -> Non
     assert len(found) == case.classes
     assert own <= base * _WORST[case.row]
     record.values(inertia=own / base, classes=case.classes)
+
+
+@pytest.mark.cases(short=_codebook_cases(3000, 100), full=_codebook_cases(100_000, 200))
+def test_kmeans_of_one_codebook(case: KMeansCase, record: Recorder) -> None:
+    """Everything runs once: the base takes a minute, scikit-learn several."""
+    samples = rectified_mixture(1, case.rows, _WIDTH, np.random.default_rng(_SEED))
+    solver = lloyd_once if case.row == _ONE_START else SOLVERS[case.row]
+    found, seconds = record.once(lambda: _timed(solver, samples, case.k))
+    base, base_seconds = _solved_by_faiss(case.rows, case.k)
+    record.seconds({"subject": [seconds], _FAISS: [base_seconds]})
+    own = inertia(samples[0], found)
+    assert found.shape == (case.k, _WIDTH)
+    assert own <= base * _WORST.get(case.row, 2)
+    record.values(inertia=own / base)
+    if case.row.startswith("ours"):
+        record.values(peak_mib=live_memory(lambda: solver(samples, case.k)).peak / _MIB)
+
+
+@lru_cache
+def _solved_by_faiss(rows: int, k: int) -> tuple[float, float]:
+    """Return the inertia and the seconds of faiss on all rows of one class."""
+    samples = rectified_mixture(1, rows, _WIDTH, np.random.default_rng(_SEED))
+    found, seconds = _timed(faiss_all_rows, samples, k)
+    return inertia(samples[0], found), seconds
+
+
+def _timed(solver: Solver, samples: Sequence[Rows], k: int) -> tuple[Rows, float]:
+    """Return the centroids of the only class and the seconds that they took."""
+    found: list[Rows] = []
+    seconds = cpu_seconds(lambda: found.extend(solver(samples, k)))()
+    return found[0], seconds
 
 
 def _per_class(call: Callable[[], object], count: int) -> Stopwatch:

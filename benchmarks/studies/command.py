@@ -17,6 +17,10 @@ _STUDIES = {
         "benchmarks.studies.export_cost",
         "what an explanation adds to a model in ONNX Runtime",
     ),
+    "paper_tables": (
+        "benchmarks.studies.paper_tables",
+        "Tables 1 and 2 of the paper on your own copy of STL10 or CUB-200",
+    ),
 }
 
 

@@ -49,6 +49,7 @@ _TITLES = {  # as the documentation calls them
     "EpsilonPlusFlat": "zennit's EpsilonPlusFlat (LRP)",
     "Integrated Gradients": "Integrated Gradients, 50 steps",
     "KernelShap on superpixels": "KernelShap, 50 superpixels, 100 samples",
+    "ShapBPT": "ShapBPT, 100 evaluations",
 }
 _TWO_SIDES = 2 * 1.96  # of a 95 % interval, in standard errors
 

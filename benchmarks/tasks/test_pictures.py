@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torchvision import models
 from torchvision.datasets import STL10
@@ -28,6 +26,7 @@ from benchmarks.tasks.data.resnet34 import (
     train_resnet34,
 )
 from benchmarks.tasks.data.small_pictures import length
+from benchmarks.tasks.data.stand_ins import write_cub200, write_stl10
 
 State = dict[str, torch.Tensor]
 PRESET = PRESETS["test"]
@@ -66,7 +65,7 @@ def _keep_network(name: str, n_classes: int) -> None:
     torch.manual_seed(0)
     model = models.resnet34(weights=None)
     model.fc = torch.nn.Linear(512, n_classes, bias=False)
-    save_trained_resnet34(name, model)
+    save_trained_resnet34(name, model, {})
 
 
 @pytest.mark.parametrize("name", list(OWN))
@@ -98,24 +97,9 @@ def test_picture_files_cut_out_the_middle_or_squeeze(tmp_path: Path) -> None:
     assert (squeezed[:, :, 0] < 0).all()
 
 
-def _write_stl10(folder: Path) -> dict[str, NDArray[np.uint8]]:
-    """Write pictures in STL10's order: channel, column, row."""
-    (folder / "stl10_binary").mkdir(parents=True)
-    names = [f"class{i}" for i in range(10)]
-    (folder / "stl10_binary" / "class_names.txt").write_text("\n".join(names) + "\n")
-    rng, written = np.random.default_rng(0), {}
-    for split, count in (("train", 20), ("test", 4)):
-        pictures = rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
-        pictures.transpose(0, 1, 3, 2).tofile(folder / "stl10_binary" / f"{split}_X.bin")
-        labels = (np.arange(count) % 10 + 1).astype(np.uint8)
-        labels.tofile(folder / "stl10_binary" / f"{split}_y.bin")
-        written[split] = pictures
-    return written
-
-
 @pytest.mark.bench
 def test_stl10_reads_the_binary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = _write_stl10(tmp_path / "data")
+    written = write_stl10(tmp_path / "data", 20, 4)
     monkeypatch.setenv("CAPTUM_KMEX_STL10", str(tmp_path / "data"))
     monkeypatch.setattr(STL10, "_check_integrity", lambda self: True)
     _keep_network("stl10", 10)
@@ -134,38 +118,17 @@ def test_stl10_reads_the_binary_files(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_stl10_refuses_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _write_stl10(tmp_path / "data")
+    write_stl10(tmp_path / "data", 20, 4)
     monkeypatch.setenv("CAPTUM_KMEX_STL10", str(tmp_path / "data"))
     with pytest.raises(FileNotFoundError, match="corrupted"):
         find_tasks()["stl10"](PRESET)
-
-
-def _write_cub(folder: Path) -> None:
-    """Write twelve pictures of 100 x 50 pixels, ten of them for training; one part is hidden."""
-    (folder / "parts").mkdir(parents=True)
-    names = [f"00{i % 2 + 1}.Kind_{i % 2}/bird_{i}.png" for i in range(12)]
-    for name in names:
-        _save(folder / "images" / name, size=(100, 50))
-
-    def write(name: str, rows: list[str]) -> None:
-        (folder / name).write_text("".join(f"{row}\n" for row in rows))
-
-    numbers = range(1, 13)
-    write("images.txt", [f"{i} {names[i - 1]}" for i in numbers])
-    write("classes.txt", ["1 001.Kind_0", "2 002.Kind_1"])
-    write("image_class_labels.txt", [f"{i} {(i - 1) % 2 + 1}" for i in numbers])
-    write("train_test_split.txt", [f"{i} {int(i <= 10)}" for i in numbers])
-    write("bounding_boxes.txt", [f"{i} 10.0 5.0 40.0 20.0" for i in numbers])
-    write("parts/parts.txt", ["1 beak", "2 left wing"])
-    locations = [(i, part) for i in numbers for part in (1, 2)]
-    write("parts/part_locs.txt", [f"{i} {p} 50.0 25.0 {p - 1}" for i, p in locations])
 
 
 @pytest.mark.bench
 def test_cub200_reads_boxes_parts_and_splits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _write_cub(tmp_path / "data")
+    write_cub200(tmp_path / "data", 10, 2)
     monkeypatch.setenv("CAPTUM_KMEX_CUB200", str(tmp_path / "data"))
     _keep_network("cub200", 2)
     task = find_tasks()["cub200"](PRESET)
@@ -191,7 +154,7 @@ def test_cub200_reads_boxes_parts_and_splits(
 
 
 def test_cub200_names_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _write_cub(tmp_path / "data")
+    write_cub200(tmp_path / "data", 10, 2)
     (tmp_path / "data" / "bounding_boxes.txt").unlink()
     monkeypatch.setenv("CAPTUM_KMEX_CUB200", str(tmp_path / "data"))
     with pytest.raises(FileNotFoundError, match=r"bounding_boxes.txt is missing"):
@@ -254,8 +217,7 @@ def test_image_folder_is_trained_kept_and_loaded(
     monkeypatch.setenv("CAPTUM_KMEX_IMAGE_FOLDER", str(tmp_path / "data"))
     with pytest.raises(FileNotFoundError, match=r"run: python -m benchmarks train image_folder"):
         find_tasks()["image_folder"](PRESET)
-    monkeypatch.setattr(training, "train_resnet34", partial(train_resnet34, epochs=2))
-    training.main(["image_folder"])
+    training.main(["image_folder", "--epochs", "2"])
     assert "validation accuracy" in capsys.readouterr().out
     task = find_tasks()["image_folder"](PRESET)
     state = task.model.state_dict()
@@ -267,6 +229,35 @@ def test_image_folder_is_trained_kept_and_loaded(
     pictures = task.pictures(sample.inputs).mean((1, 2, 3)) * 255
     expected = torch.tensor([(20.0, 230.0)[int(label)] for label in sample.labels])
     assert torch.allclose(pictures, expected, atol=0.01)
+
+
+def test_training_begins_with_the_weights_of_a_file_or_with_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(7)
+    state = models.resnet34(weights=None, num_classes=5).state_dict()  # another head
+    torch.save(state, tmp_path / "mine.pth")
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    data = torch.utils.data.TensorDataset(images, torch.arange(4) % 2)
+
+    def begins_as(weights: str) -> bool:
+        model = train_resnet34(data, 2, 1, weights=weights)
+        return torch.equal(model.state_dict()["conv1.weight"], state["conv1.weight"])
+
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: None)
+    assert begins_as(str(tmp_path / "mine.pth"))
+    assert not begins_as("none")
+    del state["conv1.weight"]
+    torch.save(state, tmp_path / "other.pth")
+    _write_folder(tmp_path / "data")
+    monkeypatch.setenv("CAPTUM_KMEX_IMAGE_FOLDER", str(tmp_path / "data"))
+    for name, message in (
+        ("other.pth", "holds no ResNet34 of torchvision: see conv1.weight"),
+        ("none.pth", "none.pth is not there; weights are imagenet, none, or a"),
+    ):
+        with pytest.raises(SystemExit):
+            training.main(["image_folder", "--weights", str(tmp_path / name)])
+        assert message in capsys.readouterr().err
 
 
 def test_image_folder_takes_a_network_of_the_user(

@@ -11,12 +11,19 @@ from torch.nn.utils.rnn import pad_sequence
 
 from captum_kmex.clustering.lloyd import assign, lloyd, means_of
 from captum_kmex.clustering.problem import Problem
-from captum_kmex.clustering.starts import first_best, gram_starts, start_size, way_to_begin
+from captum_kmex.clustering.starts import (
+    first_best,
+    gram_starts,
+    start_of_many,
+    start_size,
+    way_to_begin,
+)
 
 __all__ = ["KMeansResult", "kmeans", "kmeans_by_class"]
 
 _PROBLEM_FLOATS = 2**24  # of the problems solved together, at most
 _PROBLEM_COPIES = 4  # of these floats, that steps in Gram space make
+_LEAST_GAIN = 1e-4  # of the inertia, by a step on all rows, where clusters are many
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ def kmeans_by_class(
     Inner products of a part grow with the square of the number of clusters. Where they would
     not fit (from about 60 clusters on), the best of a few starts on one part, fewer the more
     clusters there are, is finished on all rows: with so many clusters one start is as good as
-    another.
+    another. Its steps also end where one lowers the inertia by less than a ten-thousandth.
 
     Args:
         samples: Float tensors (M_c, D), the rows of each class.
@@ -133,10 +140,10 @@ def kmeans_by_class(
         ]
         way = way_to_begin(len(problems[0].rows), k, n_init, limit)
         if way is not None:
+            least_gain = _LEAST_GAIN if way is start_of_many else 0.0
             for problem in problems:
-                yield _finished(
-                    problem, way(problem, k, n_init, max_iter, seed, limit), max_iter, tol
-                )
+                begin = way(problem, k, n_init, max_iter, seed, limit)
+                yield _finished(problem, begin, max_iter, tol, least_gain)
             continue
         labels, inertias = _solve_starts(problems, k, n_init, max_iter, seed)
         for problem, found, inertia in zip(problems, labels, inertias, strict=True):
@@ -184,11 +191,13 @@ def _solution(
     return _result(problem, means, labels, (rows - means[labels]).square().sum(1), 0)
 
 
-def _finished(problem: Problem, start: Tensor, max_iter: int, tol: float) -> KMeansResult:
+def _finished(
+    problem: Problem, start: Tensor, max_iter: int, tol: float, least_gain: float = 0.0
+) -> KMeansResult:
     """Run Lloyd on all rows from one start (K, D)."""
     rows, weights, squares = problem.rows, problem.weights, problem.squares
     limit = tol * float(problem.far.mean()) / rows.shape[1]
-    centroids, n_iter = lloyd(rows, start[None], max_iter, limit, weights, squares)
+    centroids, n_iter = lloyd(rows, start[None], max_iter, limit, weights, squares, least_gain)
     assigned, distances = assign(rows, centroids, squares)
     return _result(problem, centroids[0], assigned[0], distances[0], n_iter)
 

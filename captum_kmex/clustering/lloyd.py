@@ -20,6 +20,7 @@ def lloyd(
     limit: float,
     weights: Tensor | None = None,
     squares: Tensor | None = None,
+    least_gain: float = 0.0,
 ) -> tuple[Tensor, int]:
     """Run Lloyd steps from several starts until none moves more than ``limit``.
 
@@ -30,11 +31,13 @@ def lloyd(
         limit: Squared movement of all centroids below which a start is at rest.
         weights: Weight of each row (M,); all alike if ``None``.
         squares: Squared norm of each row (M,), if known.
+        least_gain: Share of the inertia that a step must take off for another one to follow.
 
     Returns:
         Centroids (R, K, D) and the number of steps.
     """
     squares = rows.square().sum(1) if squares is None else squares
+    before: Tensor | float = torch.inf
     for step in range(1, max_iter + 1):
         labels, distances = assign(rows, centroids, squares)
         found = [means_of(rows, own, centroids.shape[1], weights) for own in labels]
@@ -45,6 +48,11 @@ def lloyd(
         centroids = updated
         if moved <= limit:
             return centroids, step
+        if least_gain:
+            inertias = (distances if weights is None else distances * weights).double().sum(1)
+            if torch.all(before - inertias <= least_gain * inertias):
+                return centroids, step
+            before = inertias
     return centroids, max_iter
 
 

@@ -13,7 +13,7 @@ from captum_kmex.clustering.narrow import leading_directions, narrow_starts
 from captum_kmex.clustering.problem import Problem
 from captum_kmex.clustering.row_starts import best_start
 
-__all__ = ["Way", "first_best", "gram_starts", "start_size", "way_to_begin"]
+__all__ = ["Way", "first_best", "gram_starts", "start_of_many", "start_size", "way_to_begin"]
 
 _START_ROWS = 256  # rows on which the starts compete, at least
 _START_ROWS_EACH = 64  # and for each cluster
@@ -23,7 +23,7 @@ _PART_STARTS = 4  # starts on each
 _PART_STEPS = 10  # Lloyd steps there
 _SEEN = 1000  # rows by which it is decided along which directions all differ, at most
 _GRAM_ROWS = 1280  # rows of which inner products are always few enough: 20 clusters' parts
-_ALL_STARTS = 3000  # clusters of all starts together, where there are many in each
+_ALL_STARTS = 600  # clusters of all starts together, where there are many in each
 
 Way = Callable[[Problem, int, int, int, int, int], Tensor]
 
@@ -40,7 +40,7 @@ def way_to_begin(rows: int, n_clusters: int, n_init: int, limit: int) -> Way | N
         size, starts = rows, n_init
     fits = size <= _GRAM_ROWS or size * (size + 3 * starts * n_clusters) <= limit
     if not fits:
-        return _start_of_many
+        return start_of_many
     return _consensus if rows > size else None
 
 
@@ -61,7 +61,7 @@ def gram_starts(
     return gram_kmeans(rows @ rows.transpose(1, 2), mass, uniforms, max_iter)
 
 
-def _start_of_many(
+def start_of_many(
     problem: Problem, n_clusters: int, n_init: int, max_iter: int, seed: int, limit: int
 ) -> Tensor:
     """Return the centroids (K, D) of the best of some starts on a part of the rows."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -324,3 +326,24 @@ def test_many_clusters_of_few_distinct_rows_stay_finite():
     found = kmeans(rows, 200, memory_budget=2**22)
     assert torch.isfinite(found.centroids).all()
     assert found.inertia == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("gain", [0.1, 0.01, 0.001])
+def test_steps_end_with_the_first_that_gains_too_little(gain: float, is_weighted: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(600, 5, generator=generator, dtype=torch.float64)
+    mass = torch.rand(600, generator=generator, dtype=torch.float64) if is_weighted else None
+    start = rows[:40][None]
+
+    def after(steps: int) -> float:
+        centroids = lloyd(rows, start, steps, 0.0, mass)[0][0] if steps else start[0]
+        nearest = ((rows[:, None].numpy() - centroids.numpy()) ** 2).sum(2).min(1)
+        return float((nearest * (1.0 if mass is None else mass.numpy())).sum())
+
+    found, n_iter = lloyd(rows, start, 100, 0.0, mass, least_gain=gain)
+    inertias = [after(steps) for steps in range(n_iter)]
+    gains = [(a - b) / b for a, b in itertools.pairwise(inertias)]
+    assert 2 <= n_iter < 100
+    assert min(gains[:-1], default=1.0) > gain >= gains[-1]
+    torch.testing.assert_close(found, lloyd(rows, start, n_iter, 0.0, mass)[0])

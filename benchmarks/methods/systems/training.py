@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -15,8 +17,10 @@ __all__ = ["draw", "draw_by_class", "small", "step"]
 _SIDE = 32  # pixels
 
 
-def draw(task: Task, count: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw(task: Task, count: float, seed: int) -> tuple[Tensor, Tensor]:
     """Return so many training images (M, C, H, W), drawn without replacement, and labels (M,).
+
+    ``count`` is rounded down; all images are returned where there are no more.
 
     Raises:
         UnavailableError: The task has no training images.
@@ -57,9 +61,9 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def _shuffled(task: Task, seed: int, count: int | None = None) -> LabelledData:
+def _shuffled(task: Task, seed: int, count: float = math.inf) -> LabelledData:
     if task.train is None:
         raise UnavailableError("needs training images")
     size = len(task.train)  # type: ignore[arg-type]  # map-style
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    return Subset(task.train, order[:count].tolist())
+    return Subset(task.train, order[: int(min(count, size))].tolist())
