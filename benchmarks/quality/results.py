@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -154,23 +154,35 @@ def _key(found: Comparison) -> tuple[str, str, str, str, str]:
 
 def _notes(
     changed: Sequence[Row],
-    rows: Iterable[Row],
+    rows: Collection[Row],
     tasks: dict[str, TaskFacts],
     made_in: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Return a note on each task's rows that a later run changed."""
-    kept = {row.task for row in rows if row.estimates and row not in changed}
-    versions, notes = made_in["versions"], []
+    notes = []
     for task in dict.fromkeys(row.task for row in changed):
         own = [row for row in changed if row.task == task]
-        methods, measures = (
-            sorted({getattr(r, key) for r in own}) for key in ("method", "measure")
-        )
-        names = ", ".join(f"`{method}`" for method in methods)
-        verb = "was" if len(methods) == 1 else "were"
-        what = f"{names} ({', '.join(measures)}) {verb} run later than the other rows"
-        if task not in kept:
-            what = "all rows were run later than those of other tasks"
-        text = f"{tasks[task].title}: {what}, with torch {versions['torch']}"
-        notes.append({"note": text, "versions": versions})
+        old = [r for r in rows if r.task == task and r.estimates and r not in own]
+        kept = {row.measure for row in old}
+        new = sorted({row.measure for row in own} - kept)
+        if not kept:
+            parts = ["all rows were run later than those of other tasks"]
+        else:
+            parts = [_new_tables(new)] if new else []
+            parts += _renewed_rows([row for row in own if row.measure in kept])
+        for what in parts:
+            text = f"{tasks[task].title}: {what}, with torch {made_in['versions']['torch']}"
+            notes.append({"note": text, "versions": made_in["versions"]})
     return notes
+
+
+def _new_tables(measures: Sequence[str]) -> str:
+    return f"all rows of {', '.join(measures)} were run later than the other tables"
+
+
+def _renewed_rows(rows: Sequence[Row]) -> list[str]:
+    methods, measures = (sorted({getattr(r, key) for r in rows}) for key in ("method", "measure"))
+    names = ", ".join(f"`{method}`" for method in methods)
+    verb = "was" if len(methods) == 1 else "were"
+    what = f"{names} ({', '.join(measures)}) {verb} run later than the other rows"
+    return [what] if rows else []

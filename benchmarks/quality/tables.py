@@ -12,6 +12,8 @@ from benchmarks.quality.summary import Estimate, Row
 
 __all__ = ["render_tables"]
 
+_NOT_RUN = "was not run for this table"
+
 
 def render_tables(
     rows: Iterable[Row],
@@ -28,11 +30,15 @@ def render_tables(
         figures: Files by measure, relative to the page.
     """
     found = {(row.measure, row.method): row for row in rows}
+    asked = {method for _, method in found}
     families = {name: make().family for name, make in methods.items()}
     sections = []
     for measure in measures.values():
         lines = [found[key] for name in methods if (key := (measure.name, name)) in found]
         if any(row.estimates for row in lines):
+            known = {row.method for row in lines}
+            left = [name for name in methods if name in asked - known]
+            lines += [Row("", name, measure.name, {}, _NOT_RUN) for name in left]
             sections += [f"## {measure.title}", measure.text, _table(measure, lines, families)]
             if path := figures.get(measure.name):
                 sections.append(figure(measure.title, path))

@@ -31,6 +31,10 @@ class Sample:
         part_names: Names of the P parts.
         partners: The class that differs from an image's true class in one part alone, integer
             tensor (N, P), or ``None``.
+        objects: Where each thing is that can be taken out of an image, the parts first, boolean
+            tensor (N, Q, H, W), or ``None``; what an image does not have covers no pixel.
+        redraw: Takes which of these things are gone from the first n images, boolean tensor
+            (n, Q), and returns those images without them, float tensor (n, C, H, W), or ``None``.
     """
 
     inputs: Tensor
@@ -41,6 +45,8 @@ class Sample:
     without: Tensor | None = None
     part_names: tuple[str, ...] = ()
     partners: Tensor | None = None
+    objects: Tensor | None = None
+    redraw: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -70,6 +70,23 @@ def test_a_task_that_is_all_new_is_said_in_a_word():
     assert entry["note"] == note
 
 
+def test_tables_that_are_all_new_are_named_without_their_rows():
+    new = [replace(row("mnist", method, 0.5), measure="n") for method in "ab"]
+    later = replace(results(), tasks={"mnist": TaskFacts("MNIST")}, rows=new)
+    (entry,) = results().renewed(later).later
+    note = "MNIST: all rows of n were run later than the other tables, with torch 1"
+    assert entry["note"] == note
+
+
+def test_new_tables_and_renewed_rows_are_told_apart():
+    new = [replace(row("mnist", "a", 0.5), measure="n"), row("mnist", "a", 0.7)]
+    later = replace(results(), tasks={"mnist": TaskFacts("MNIST")}, rows=new)
+    assert [entry["note"] for entry in results().renewed(later).later] == [
+        "MNIST: all rows of n were run later than the other tables, with torch 1",
+        "MNIST: `a` (m) was run later than the other rows, with torch 1",
+    ]
+
+
 def test_what_changes_nothing_leaves_no_note():
     assert results().renewed(results()) == results()
 

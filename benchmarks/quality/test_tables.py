@@ -47,6 +47,15 @@ def test_measures_without_any_value_are_left_out():
     assert page == ""
 
 
+def test_methods_that_a_table_was_not_run_for_are_named():
+    rows = [row("a", hits=0.5), Row("t", "b", "n", {}, "no map")]
+    measures = MEASURES | {"n": Measure("n", "Another", COLUMNS, lambda answers: {})}
+    page = render_tables(rows, measures, dict.fromkeys("abc", Stub), {})
+    assert "- b: was not run for this table" in page.splitlines()
+    assert "- c" not in page  # it has no row on this task at all
+    assert "Another" not in page
+
+
 def test_comparison_counts_wins_losses_and_ties():
     ours = Cell("t", "ours", 0, {"m": {"hits": [1, 1, 1, 1], "time": [3, 3], "size": [1, 2]}})
     theirs = Cell("t", "theirs", 0, {"m": {"hits": [0, 0, 0, 0], "time": [2, 2], "size": [0, 0]}})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,13 +13,24 @@ from torch.utils.data import TensorDataset
 
 from benchmarks.quality.presets import Preset
 from benchmarks.quality.task import Task
-from benchmarks.tasks.data.birds import CLASSES, PARTS, Pose, class_names, partner, render
+from benchmarks.tasks.data.birds import (
+    CLASSES,
+    PARTS,
+    SIZE,
+    Figure,
+    Pose,
+    class_names,
+    partner,
+    render,
+)
+from benchmarks.tasks.data.scenes import MOST_OBJECTS
 from benchmarks.tasks.data.small_pictures import Annotations, SmallData, small_task
 
 __all__ = ["MEAN", "STD", "TASKS", "WEIGHT", "load_data", "pose_of", "standardised"]
 
 MEAN, STD = (0.58, 0.54, 0.52), (0.18, 0.15, 0.16)
 WEIGHT = 0.12  # of a forward pass, as in ``Task``
+_REMOVABLE = (*PARTS, "hat", "feet")  # what a figure can be drawn without
 _SPLITS = {"train": 2000, "validation": 400, "test": 400}
 
 
@@ -40,6 +54,7 @@ def annotate(split: str, chosen: Tensor) -> Annotations:
     """Return the masks of the figures at these places of a split, and each without one part."""
     drawn = [pose_of(split, int(i)) for i in chosen]
     figures = [render(label, pose) for label, pose in drawn]
+    pairs = zip(figures, drawn, strict=True)
     without = [render(label, pose, [part]).picture for label, pose in drawn for part in PARTS]
     return {
         "masks": _stack([f.object_mask for f in figures]),
@@ -47,7 +62,26 @@ def annotate(split: str, chosen: Tensor) -> Annotations:
         "without": standardised(without).unflatten(0, (-1, len(PARTS))),
         "partners": torch.tensor([[partner(label, part) for part in PARTS] for label, _ in drawn]),
         "part_names": tuple(PARTS),
+        "objects": torch.stack([_objects(figure, pose) for figure, (_, pose) in pairs]),
+        "redraw": partial(_redraw, drawn),
     }
+
+
+def _objects(figure: Figure, pose: Pose) -> Tensor:
+    """Return where what can be taken away is: parts, hat, feet, the background's objects."""
+    behind = [mask & ~figure.object_mask for mask in pose.background.visible()]
+    empty = [np.zeros((SIZE, SIZE), bool)] * (MOST_OBJECTS - len(behind))
+    return _stack([*(figure.masks[name] for name in _REMOVABLE), *behind, *empty])
+
+
+def _redraw(drawn: Sequence[tuple[int, Pose]], gone: Tensor) -> Tensor:
+    """Return the first n figures (n, 3, H, W) without what is gone (n, Q)."""
+    pictures = []
+    for (label, pose), missing in zip(drawn, gone.tolist(), strict=False):
+        drop = [name for name, is_gone in zip(_REMOVABLE, missing, strict=False) if is_gone]
+        clear = [i for i, is_gone in enumerate(missing[len(_REMOVABLE) :]) if is_gone]
+        pictures.append(render(label, pose, drop, clear=clear).picture)
+    return standardised(pictures)
 
 
 def _stack(masks: list[NDArray[np.bool_]]) -> Tensor:
@@ -75,5 +109,7 @@ _NOTES = (
     "taken for the minimal pair; with a part dropped, the logit falls by 3.5 on average, the class "
     "and its minimal pair become as likely as each other, and the prediction changes for one in "
     "two; without hat and feet it changes for fewer than one in a hundred",
+    "of 64 test figures, 92 % change class without their three parts, and 95 % keep it without "
+    "everything else: hat, feet and all objects of the background",
 )
 TASKS = {"parts": _load}

@@ -105,6 +105,37 @@ def test_annotations_are_those_of_the_figures() -> None:
     assert not (changed & ~known["parts"]).any()
 
 
+def test_redrawn_figures_lack_what_is_gone_and_nothing_else() -> None:
+    chosen = torch.tensor([3, 17, 40])
+    known, inputs = parts.annotate("test", chosen), _inputs("test", chosen.tolist())
+    objects, redraw = known["objects"], known["redraw"]
+    assert objects.sum(1).max() == 1
+    assert torch.equal(objects[:, :3], known["parts"])
+    assert torch.equal(redraw(torch.zeros(objects.shape[:2], dtype=torch.bool)), inputs)
+    for q, one in enumerate(torch.eye(objects.shape[1], dtype=torch.bool)):
+        changed = (redraw(one.expand(len(chosen), -1)) != inputs).any(1)
+        assert not (changed & ~objects[:, q]).any()
+        assert torch.equal(changed.flatten(1).any(1), objects[:, q].flatten(1).any(1))
+    gone = torch.zeros(2, objects.shape[1], dtype=torch.bool)
+    gone[1, 2] = True  # fewer figures than were drawn
+    assert torch.equal(redraw(gone), torch.stack([inputs[0], known["without"][1, 2]]))
+
+
+@pytest.mark.bench
+def test_network_needs_the_parts_and_hardly_anything_besides() -> None:
+    chosen = torch.arange(N_CHECKED)
+    known, inputs = parts.annotate("test", chosen), _inputs("test", range(N_CHECKED))
+    model = load_small_resnet("parts", 3, len(CLASSES))
+    is_part = (torch.arange(known["objects"].shape[1]) < len(PARTS)).expand(N_CHECKED, -1)
+    with torch.no_grad():
+        whole, alone, bare = (
+            model(x).argmax(1)
+            for x in (inputs, known["redraw"](~is_part), known["redraw"](is_part))
+        )
+    assert (alone == whole).double().mean() >= 0.85
+    assert (bare != whole).double().mean() >= 0.75
+
+
 @pytest.mark.bench
 def test_network_reads_the_figures(shipped: State) -> None:
     assert (shipped["whole"].argmax(1) == shipped["labels"]).double().mean() >= 0.9

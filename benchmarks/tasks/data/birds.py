@@ -6,7 +6,7 @@ tail of two kinds each, and these three choices are its class; all else is chanc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -14,19 +14,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.tasks.data.scenes import Scene, choose, draw_scene
+from benchmarks.tasks.data.shapes import SIZE, Colour, Mask, Picture, box, ellipse, polygon
+
 __all__ = ["CLASSES", "PARTS", "SIZE", "Figure", "Pose", "class_names", "partner", "render"]
 
-SIZE = 56
 PARTS: dict[str, tuple[str, str]] = {
     "beak": ("spear", "hook"),
     "wing": ("round", "pointed"),
     "tail": ("fan", "fork"),
 }
 CLASSES = tuple(product((0, 1), repeat=len(PARTS)))  # a kind of each part
-
-Mask = NDArray[np.bool_]
-Picture = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 _PART_COLOURS: dict[str, tuple[Colour, Colour]] = {
     "beak": ((245, 140, 10), (225, 40, 140)),
@@ -37,12 +35,7 @@ _PLUMAGE: tuple[Colour, ...] = (  # darker or lighter than any backdrop
     (70, 70, 75), (85, 60, 45), (50, 65, 85), (95, 50, 70), (60, 75, 55),
     (235, 235, 225), (245, 220, 190), (205, 230, 240),
 )  # fmt: skip
-_BACKDROP: tuple[Colour, ...] = (
-    (150, 150, 150), (175, 150, 120), (190, 150, 150), (135, 150, 165), (140, 150, 120),
-    (125, 125, 140), (165, 165, 150), (150, 125, 110),
-)  # fmt: skip
 _OWNERS = ("scene", "body", "eye", "hat", "feet", *PARTS)
-_Y, _X = np.mgrid[:SIZE, :SIZE]
 
 
 class Figure(NamedTuple):
@@ -77,8 +70,8 @@ class Pose:
         hat: Kind of hat, 1 or 2, or 0 for none.
         feet: Kind of feet, 1 or 2, or 0 for none.
         colours: Colours of body, hat and feet.
-        scene: What is behind the figure (H, W, 3): a gradient, clutter, and decoys in the
-            parts' colours.
+        background: What is behind the figure: a gradient, clutter, and decoys in the parts'
+            colours.
         noise: What is added to the picture at the end (H, W, 3).
     """
 
@@ -90,13 +83,14 @@ class Pose:
     hat: int
     feet: int
     colours: dict[str, Colour]
-    scene: Picture
+    background: Scene
     noise: NDArray[np.int16]
 
     @classmethod
     def draw(cls, seed: Collection[int]) -> Pose:
         """Return the pose that these numbers stand for."""
         rng = np.random.default_rng(list(seed))
+        bright = [colour for pair in _PART_COLOURS.values() for colour in pair]
 
         def pick(low: int, high: int) -> int:
             return int(rng.integers(low, high + 1))
@@ -109,10 +103,15 @@ class Pose:
             is_mirrored=pick(0, 1) == 1,
             hat=pick(0, 2),
             feet=pick(0, 2),
-            colours={owner: _choose(_PLUMAGE, pick) for owner in ("body", "hat", "feet")},
-            scene=_draw_scene(pick),
+            colours={owner: choose(_PLUMAGE, pick) for owner in ("body", "hat", "feet")},
+            background=draw_scene(pick, _PLUMAGE, bright),
             noise=rng.integers(-8, 9, (SIZE, SIZE, 3), dtype=np.int16),
         )
+
+    @property
+    def scene(self) -> Picture:
+        """What is behind the figure, with all of its objects, (H, W, 3)."""
+        return self.background.picture()
 
 
 def class_names() -> tuple[str, ...]:
@@ -131,7 +130,11 @@ def partner(label: int, part: str) -> int:
 
 
 def render(
-    label: int, pose: Pose, drop: Collection[str] = (), swap: Mapping[str, int] | None = None
+    label: int,
+    pose: Pose,
+    drop: Collection[str] = (),
+    swap: Mapping[str, int] | None = None,
+    clear: Collection[int] = (),
 ) -> Figure:
     """Draw a figure; the same pose gives the same picture but for what is dropped or swapped.
 
@@ -140,6 +143,7 @@ def render(
         pose: All that is not of the class.
         drop: Parts to leave out; ``"hat"`` and ``"feet"`` too.
         swap: Kind, 0 or 1, of parts that shall not have the kind of the class.
+        clear: Numbers of the background's objects to leave out.
 
     Raises:
         ValueError: A name is none of a part, or a kind is not 0 or 1.
@@ -160,7 +164,7 @@ def render(
     paint = {"scene": (0, 0, 0), "eye": (20, 20, 20), **pose.colours}
     paint |= {part: _PART_COLOURS[part][kind] for part, kind in kinds.items()}
     table = np.array([paint[owner] for owner in _OWNERS], np.uint8)
-    picture = np.where(owners[..., None] > 0, table[owners], pose.scene)
+    picture = np.where(owners[..., None] > 0, table[owners], pose.background.picture(clear))
     noisy = np.clip(picture + pose.noise, 0, 255).astype(np.uint8)
     return Figure(noisy, {name: owners == i for i, name in enumerate(_OWNERS) if i > 0})
 
@@ -176,104 +180,57 @@ def _shapes(pose: Pose, kinds: Mapping[str, int]) -> list[tuple[str, Mask]]:
     return [
         ("tail", _TAILS[kinds["tail"]](x - a, y, grown["tail"])),
         ("feet", feet),
-        ("body", _ellipse(x, y, a, b) | _ellipse(head_x, head_y, r, r)),
+        ("body", ellipse(x, y, a, b) | ellipse(head_x, head_y, r, r)),
         ("beak", _BEAKS[kinds["beak"]](head_x + r, head_y, grown["beak"])),
         ("wing", _WINGS[kinds["wing"]](x - 1, y, grown["wing"])),
         ("hat", hats[pose.hat]),
-        ("eye", _box(head_x + 1, head_y - 2, head_x + 2, head_y - 1)),
+        ("eye", box(head_x + 1, head_y - 2, head_x + 2, head_y - 1)),
     ]
-
-
-def _box(left: int, top: int, right: int, bottom: int) -> Mask:
-    inside: Mask = (left <= _X) & (right >= _X) & (top <= _Y) & (bottom >= _Y)
-    return inside
-
-
-def _ellipse(x: int, y: int, a: int, b: int) -> Mask:
-    inside: Mask = ((_X - x) * b) ** 2 + ((_Y - y) * a) ** 2 <= (a * b) ** 2
-    return inside
-
-
-def _polygon(*corners: tuple[int, int]) -> Mask:
-    """Return the pixels of a convex polygon, its edges included."""
-    sides = [
-        (x1 - x0) * (_Y - y0) - (y1 - y0) * (_X - x0)
-        for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True)
-    ]
-    inside: Mask = np.all([s >= 0 for s in sides], 0) | np.all([s <= 0 for s in sides], 0)
-    return inside
 
 
 def _spear(x: int, y: int, e: int) -> Mask:
-    return _polygon((x - 1, y - 4), (x - 1, y + 5), (x + 8 + e, y + 1))
+    return polygon((x - 1, y - 4), (x - 1, y + 5), (x + 8 + e, y + 1))
 
 
 def _hook(x: int, y: int, e: int) -> Mask:
-    return _polygon((x - 1, y - 5), (x + 3 + e, y - 5), (x + 6 + e, y + 7), (x - 1, y + 4))
+    return polygon((x - 1, y - 5), (x + 3 + e, y - 5), (x + 6 + e, y + 7), (x - 1, y + 4))
 
 
 def _round_wing(x: int, y: int, e: int) -> Mask:
-    return _ellipse(x, y, 6 + e, 4 + e)
+    return ellipse(x, y, 6 + e, 4 + e)
 
 
 def _pointed_wing(x: int, y: int, e: int) -> Mask:
-    return _polygon((x + 6, y - 3), (x + 1, y + 6 + e), (x - 9 - e, y - 8 - e))
+    return polygon((x + 6, y - 3), (x + 1, y + 6 + e), (x - 9 - e, y - 8 - e))
 
 
 def _fan(x: int, y: int, e: int) -> Mask:
-    return _polygon((x + 3, y - 3), (x - 7 - e, y - 8), (x - 7 - e, y + 6), (x + 3, y + 3))
+    return polygon((x + 3, y - 3), (x - 7 - e, y - 8), (x - 7 - e, y + 6), (x + 3, y + 3))
 
 
 def _fork(x: int, y: int, e: int) -> Mask:
-    upper = _polygon((x + 3, y - 4), (x - 9 - e, y - 8), (x, y + 1))
-    return upper | _polygon((x + 3, y + 4), (x - 9 - e, y + 8), (x, y - 1))
+    upper = polygon((x + 3, y - 4), (x - 9 - e, y - 8), (x, y + 1))
+    return upper | polygon((x + 3, y + 4), (x - 9 - e, y + 8), (x, y - 1))
 
 
 def _feet(x: int, y: int, width: int) -> Mask:
     """Return two legs, thin or with broad toes."""
     legs = [
-        _box(at - 1, y - 2, at, y + 5) | _box(at - 1, y + 4, at + 1 + width, y + 5)
+        box(at - 1, y - 2, at, y + 5) | box(at - 1, y + 4, at + 1 + width, y + 5)
         for at in (x - 4, x + 4)
     ]
     return legs[0] | legs[1]
 
 
 def _hat(x: int, y: int) -> Mask:
-    return _box(x - 6, y - 1, x + 6, y) | _box(x - 3, y - 6, x + 3, y)
+    return box(x - 6, y - 1, x + 6, y) | box(x - 3, y - 6, x + 3, y)
 
 
 def _cap(x: int, y: int) -> Mask:
-    return _polygon((x - 5, y), (x + 5, y), (x, y - 7))
+    return polygon((x - 5, y), (x + 5, y), (x, y - 7))
 
 
 _Part = Callable[[int, int, int], Mask]
 _BEAKS: tuple[_Part, _Part] = (_spear, _hook)
 _WINGS: tuple[_Part, _Part] = (_round_wing, _pointed_wing)
 _TAILS: tuple[_Part, _Part] = (_fan, _fork)
-
-
-def _draw_scene(pick: Callable[[int, int], int]) -> Picture:
-    """Return a gradient between two dull colours under clutter and decoys."""
-    above, below = (np.array(_choose(_BACKDROP, pick)) for _ in range(2))
-    rows = np.arange(SIZE)[:, None, None]
-    scene = ((above * (SIZE - 1 - rows) + below * rows) // (SIZE - 1)).astype(np.uint8)
-    scene = scene.repeat(SIZE, 1)
-    bright = [colour for pair in _PART_COLOURS.values() for colour in pair]
-    for colours, count in ((_BACKDROP + _PLUMAGE, pick(3, 6)), (bright, pick(1, 4))):
-        for _ in range(count):
-            scene[_scrap(pick)] = _choose(colours, pick)
-    return scene
-
-
-def _choose(colours: Sequence[Colour], pick: Callable[[int, int], int]) -> Colour:
-    return colours[pick(0, len(colours) - 1)]
-
-
-def _scrap(pick: Callable[[int, int], int]) -> Mask:
-    """Return a disc, a box or a triangle somewhere, about as large as a part."""
-    x, y, a, b = pick(0, SIZE - 1), pick(0, SIZE - 1), pick(3, 5), pick(3, 5)
-    return (
-        lambda: _ellipse(x, y, a, b),
-        lambda: _box(x - a, y - b, x + a, y + b),
-        lambda: _polygon((x - a, y - b), (x + a, y - pick(0, b)), (x + pick(-a, a), y + b)),
-    )[pick(0, 2)]()
