@@ -21,6 +21,7 @@ __all__ = ["draw_speed_figures"]
 _OURS, _RIVAL = ORANGE, BLUE  # shapes differ as well
 _SHAPES = ("o", "s", "^")
 _WIDTH = 8.0
+_BASE = "scikit-learn, n_init=1"  # of k-means class by class
 _ITSELF = ("against itself", "against themselves")
 
 
@@ -152,11 +153,15 @@ def _memory(tables: dict[str, list[Row]]) -> Figure:
 
 
 def _kmeans(tables: dict[str, list[Row]]) -> Figure:
-    tables = {title: rows for title, rows in tables.items() if not title.endswith("a class")}
+    tables = {
+        title: rows
+        for title, rows in tables.items()
+        if not title.endswith("a class") and _BASE in rows[0].ratios
+    }
     figure, panels = _figure(3.9, len(tables))
     names = list(dict.fromkeys(row.name for rows in tables.values() for row in rows))
     for axes, (title, rows) in zip(panels, tables.items(), strict=True):
-        axes.scatter([1], [1], marker="+", color="black", s=70, label="scikit-learn, n_init=1")
+        axes.scatter([1], [1], marker="+", color="black", s=70, label=_BASE)
         for row in rows:
             _solver_point(axes, row, names.index(row.name))
         axes.set_xscale("log")
@@ -174,7 +179,7 @@ def _kmeans(tables: dict[str, list[Row]]) -> Figure:
 
 def _solver_point(axes: Axes, row: Row, place: int) -> None:
     """Mark one solver; a star for ours, a cross where it has a single start."""
-    x, y = row.ratios["scikit-learn, n_init=1"]["median"], row.values["inertia"]
+    x, y = row.ratios[_BASE]["median"], row.values["inertia"]
     if row.name.startswith("ours"):
         shape = "P" if row.name.endswith("=1") else "*"
         axes.scatter([x], [y], color=_OURS, marker=shape, s=110, label=row.name)
