@@ -35,7 +35,7 @@ def _cases(classes: int, each: int) -> list[ClassesCase]:
     return [ClassesCase(_TABLE, f"{classes:,} classes x {each} images", classes, each)]
 
 
-@pytest.mark.cases(short=_cases(4, 12), full=_cases(1000, 100))
+@pytest.mark.cases(short=_cases(4, 12), full=_cases(1000, 20))
 def test_fit_classes(case: ClassesCase, record: Recorder) -> None:
     command = [sys.executable, "-m", "benchmarks.speed.classes_process", "resnet18"]
     command += [str(case.classes), str(case.each)]
