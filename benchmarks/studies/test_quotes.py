@@ -65,5 +65,12 @@ def test_readme_counts_the_models_that_were_tried() -> None:
     assert f"that were tried, {mapped} give a map" in readme
 
 
+def test_readme_counts_the_methods_that_were_compared() -> None:
+    rows = Results.load(ROOT / "benchmarks" / "results" / "quality-full.json").rows
+    methods, tasks = {row.method for row in rows}, {row.task for row in rows}
+    counted = f"[{len(methods)} methods on {len(tasks)} networks](docs/benchmarks.md)"
+    assert counted in (ROOT / "README.md").read_text()
+
+
 def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
