@@ -43,9 +43,8 @@ class Goal:
             return None
 
     def is_met(self, figure: float) -> bool:
-        """Return whether a figure is within the limit, to the digits shown."""
-        shown = float(f"{figure:.3g}")
-        return shown >= self.limit if self.is_least else shown <= self.limit
+        """Return whether a figure is within the limit; nothing is rounded in its favour."""
+        return figure >= self.limit if self.is_least else figure <= self.limit
 
 
 def _over(row: str, base: str = "forward", more: float = 0.0) -> Figure:
@@ -169,4 +168,4 @@ def _line(goal: Goal, found: Mapping[str, Results]) -> list[str]:
     figure = goal.measured(found)
     if figure is None:
         return [goal.what, limit, "", found[goal.group].failure or "not run"]
-    return [goal.what, limit, f"{figure:.3g}", "met" if goal.is_met(figure) else "**missed**"]
+    return [goal.what, limit, f"{figure:.4g}", "met" if goal.is_met(figure) else "**missed**"]
