@@ -38,7 +38,7 @@ def _cases(*counts: int) -> list[LoaderCase]:
     ]
 
 
-@pytest.mark.cases(short=_cases(16), full=_cases(128, 512))
+@pytest.mark.cases(short=_cases(16), full=_cases(128))
 @pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 def test_fit_loader(case: LoaderCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.images)
