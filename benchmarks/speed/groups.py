@@ -94,6 +94,17 @@ GROUPS = {
         "speed_memory.png",
         "Peak of live tensors in a call on 8 images.",
     ),
+    "large_picture": Group(
+        "Memory of a large picture",
+        "As above, of one picture of 2048 x 2048.",
+        "method",
+        (
+            value("peak, MiB", "peak_mib", ".1f"),
+            value("over the forward's", "over_forward", ".2f"),
+            value("first call", "first_over_forward", ".2f"),
+            value("kept, MiB", "kept_mib", ".3f"),
+        ),
+    ),
     "kmeans": Group(
         "Class-wise k-means in memory",
         "Rows are Student-t mixtures in 24 dimensions, mixed linearly to 512 and rectified. "

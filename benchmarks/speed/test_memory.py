@@ -12,7 +12,7 @@ import torch
 from benchmarks.speed.cams import GradCams
 from benchmarks.speed.cases import Case
 from benchmarks.speed.live_memory import LiveMemory, forget_caches, live_memory
-from benchmarks.speed.methods import BareForward, Method, NaivePrototypes, Ours, Segmented
+from benchmarks.speed.methods import BareForward, Method, NaivePrototypes, Ours
 from benchmarks.speed.recorder import Recorder
 from benchmarks.speed.rivals import IntegratedGradients50
 from benchmarks.speed.setting import Setting, make_setting
@@ -29,23 +29,6 @@ class MemoryCase(Case):
     build: Callable[[Setting], Method]
     n_prototypes: int = 0
     is_slow: bool = False
-    batch: int = 8
-    size: int | None = None
-
-
-def _large_cases(size: int) -> list[MemoryCase]:
-    """Return the rows of one large picture."""
-    methods: dict[str, Callable[[Setting], Method]] = {
-        "bare forward": BareForward,
-        "ours, K=50": partial(Ours, n_prototypes=50),
-        "ours, defaults": partial(Ours, n_prototypes=None),
-        "ours, defaults, segment": partial(Segmented, n_prototypes=None),
-    }
-    table = f"memory, {size} x {size}, batch 1"
-    return [
-        MemoryCase(table, row, build, 50 if "K=50" in row else 0, batch=1, size=size)
-        for row, build in methods.items()
-    ]
 
 
 def _cases(counts: list[int]) -> list[MemoryCase]:
@@ -84,11 +67,11 @@ def test_live_memory_counts_by_hand() -> None:
 
 
 @pytest.mark.cases(
-    short=_cases([300]) + _large_cases(160),
-    full=_cases(_COUNTS) + _slow_cases(_COUNTS) + _large_cases(2048),
+    short=_cases([300]),
+    full=_cases(_COUNTS) + _slow_cases(_COUNTS),
 )
 def test_memory(case: MemoryCase, record: Recorder, is_full: bool) -> None:
-    setting = make_setting(is_full, case.batch, case.size)
+    setting = make_setting(is_full, 8)
     method, forward = case.build(setting), live_memory(setting.forward)
     forget_caches()
     first = live_memory(method)
