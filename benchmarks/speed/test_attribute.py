@@ -28,7 +28,7 @@ from benchmarks.speed.rivals import (
 )
 from benchmarks.speed.setting import LAYERS, Setting, make_setting
 
-_ROUNDS = {1: 9, 8: 5, 32: 3}
+_ROUNDS = {1: 9, 8: 5}
 _SLOW_ROUNDS = 3
 Builders = dict[str, Callable[[Setting], Method]]
 
@@ -52,11 +52,6 @@ def _ours(few: int, many: int) -> Builders:
         "ours, defaults": partial(Ours, n_prototypes=None),
         "ours, defaults, explain": partial(Explained, n_prototypes=None),
         f"ours, prepared, K={few}": partial(Ours, n_prototypes=few, is_prepared=True),
-    }
-
-
-def _ours_again(many: int) -> Builders:
-    return {
         f"ours, prepared, K={many}": partial(Ours, n_prototypes=many, is_prepared=True),
         "ours, prepared, unfitted": partial(Ours, n_prototypes=0, is_prepared=True),
     }
@@ -69,8 +64,6 @@ _QUICK: Builders = {
     "torchcam RefineCAM, layers 2-4": RefineCams,
     "Recipro-CAM, layer4": ReciproCams,
     "bare forward, against itself": BareForward,
-}
-_MEDIUM: Builders = {
     "captum LayerGradCam, layers 2, 3, 4": partial(GradCams, layers=LAYERS),
     "pytorch-grad-cam GradCAM, layer4": GradCamPackage,
     "captum Saliency": PlainSaliency,
@@ -86,11 +79,10 @@ _SLOW: Builders = {
 
 
 def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]:
-    """Return the rows of each batch size: fewer methods where the batch is larger."""
+    """Return the rows of each batch size; what is slow runs on one image alone."""
     found: list[AttributeCase] = []
     for batch in batches:
-        rows = _ours(few, many) | (_ours_again(many) if batch < 32 else {}) | _QUICK
-        rows |= (_MEDIUM if batch < 32 else {}) | (_SLOW if batch < 8 else {})
+        rows = _ours(few, many) | _QUICK | (_SLOW if batch < 8 else {})
         table = f"attribute, batch {batch}"
         found += [
             AttributeCase(table, row, build, batch, row in _SLOW) for row, build in rows.items()
@@ -98,7 +90,7 @@ def _cases(few: int, many: int, batches: tuple[int, ...]) -> list[AttributeCase]
     return found
 
 
-@pytest.mark.cases(short=_cases(20, 300, (2,)), full=_cases(50, 2000, (1, 8, 32)))
+@pytest.mark.cases(short=_cases(20, 300, (2,)), full=_cases(50, 2000, (1, 8)))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_attribute(case: AttributeCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.batch)
