@@ -28,8 +28,8 @@ from benchmarks.speed.rivals import (
 )
 from benchmarks.speed.setting import LAYERS, Setting, make_setting
 
-_ROUNDS = {1: 9, 8: 5}
-_SLOW_ROUNDS = 3
+_ROUNDS = {1: 3, 8: 3}
+_SLOW_ROUNDS = 2
 Builders = dict[str, Callable[[Setting], Method]]
 
 
