@@ -122,7 +122,7 @@ GOALS = [
     Goal("whole `fit` over its forward passes, 64 images a class", 1.15, "fit_step", _STEP,
          _over("LayerKMeansAttribution, layers 2-4")),
     Goal("the same by the clock, 2 workers, progress shown, 64 images a class", 1.2, "fit_loader",
-         _CLOCK, _over("128 images, 2 workers, progress shown")),
+         _CLOCK, _over("64 images, 2 workers, progress shown")),
     *(Goal(f"distance of patches found in the sample over the exact search's, K = {k}", 1.05,
            "fit_step", _DIGITS, _value(f"k={k}, default budget", "distance")) for k in (5, 10)),
     *_calls(10, 5, (1.02, 1.03, 1.02)),

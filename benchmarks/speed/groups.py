@@ -182,7 +182,7 @@ GROUPS = {
         "A fit from a loader",
         "The whole fit over the forward passes alone by the clock on the wall (the only table "
         "that is), as loaders' processes and the progress bar take their time elsewhere; the "
-        "forward passes read images that lie in memory. ResNet34 at 224 x 224, two classes, "
+        "forward passes read images that lie in memory. ResNet34 at 224 x 224, one class, "
         "batches of 8, one thread. Other jobs on the machine tell here.",
         "data and loader",
         (ratio("whole fit over the forwards", "forward"), cpu_time("seconds of the fit")),

@@ -17,9 +17,8 @@ from benchmarks.timing import wall_seconds
 from captum_kmex import LayerKMeansAttribution
 
 _TABLE = "fit from a loader, by the clock"
-_CLASSES = 2
 _BATCH = 8
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,11 @@ def _cases(*counts: int) -> list[LoaderCase]:
     ]
 
 
-@pytest.mark.cases(short=_cases(16), full=_cases(128))
+@pytest.mark.cases(short=_cases(16), full=_cases(64))
 @pytest.mark.filterwarnings("ignore::captum_kmex.exceptions.FewRowsWarning")
 def test_fit_loader(case: LoaderCase, record: Recorder, is_full: bool) -> None:
     setting = make_setting(is_full, case.images)
-    labels = torch.arange(case.images) % _CLASSES
+    labels = torch.zeros(case.images, dtype=torch.int64)
     data = TensorDataset(setting.images, labels)
 
     def forward() -> None:
@@ -54,7 +53,7 @@ def test_fit_loader(case: LoaderCase, record: Recorder, is_full: bool) -> None:
         attribution = LayerKMeansAttribution(setting.model, list(LAYERS))
         loader = DataLoader(data, _BATCH, num_workers=workers)
         with redirect_stderr(io.StringIO()):  # where progress is shown
-            return attribution.fit(loader, classes=range(_CLASSES), show_progress=True)
+            return attribution.fit(loader, classes=[0], show_progress=True)
 
     record.compare({"subject": wall_seconds(fit), "forward": wall_seconds(forward)}, _ROUNDS)
     found = record.once(fit).bank_.codebooks
