@@ -22,9 +22,9 @@ from benchmarks.speed.setting import LAYERS
 from captum_kmex import LayerKMeansAttribution
 from captum_kmex.exceptions import FewRowsWarning
 
-__all__ = ["SIDE"]
+__all__ = ["main"]
 
-SIDE = 64
+_SIDE = 64
 _BATCH = 50
 _EVERY = 10  # batches of which one is also run through the bare model
 _MIB = 2**20
@@ -50,7 +50,7 @@ class TimedImages:
         for number, start in enumerate(range(0, self._count, _BATCH)):
             began = time.process_time()
             labels = torch.arange(start, min(start + _BATCH, self._count)) % self._classes
-            images = nn.functional.interpolate(patterns[labels], size=(SIDE, SIDE))
+            images = nn.functional.interpolate(patterns[labels], size=(_SIDE, _SIDE))
             images += torch.randn(images.shape, generator=generator)
             if number % _EVERY == 0:
                 self.forward_seconds += self._forward(images)
@@ -72,7 +72,7 @@ def main(network: str, classes: int, each: int) -> None:
     torch.manual_seed(0)
     model = torchvision.models.get_model(network, num_classes=classes).eval()
     attribution = LayerKMeansAttribution(model, list(LAYERS))
-    attribution.attribute(torch.randn(_BATCH, 3, SIDE, SIDE))
+    attribution.attribute(torch.randn(_BATCH, 3, _SIDE, _SIDE))
     before = peak_bytes()
     images = TimedImages(model, classes, each)
     began = time.process_time()

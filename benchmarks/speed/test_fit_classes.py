@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from benchmarks.speed.cases import Case
+from benchmarks.speed.own_process import printed_by
 from benchmarks.speed.recorder import Recorder
 
 _TABLE = "fit of many classes"
 _WIDTHS = (128 + 256 + 512, 256 + 512, 512)  # of ResNet18's stacks, finest first
 _BUDGET_MIB = 2048  # of a fit's sample, by default
 _BESIDE_MIB = 512  # for all else that a fit makes
-_ROOT = Path(__file__).parents[2]
 
 pytest.importorskip("resource", reason="the peak is read where Linux keeps it")
 
@@ -37,15 +32,8 @@ def _cases(classes: int, each: int) -> list[ClassesCase]:
 
 @pytest.mark.cases(short=_cases(4, 12), full=_cases(1000, 20))
 def test_fit_classes(case: ClassesCase, record: Recorder) -> None:
-    command = [sys.executable, "-m", "benchmarks.speed.classes_process", "resnet18"]
-    command += [str(case.classes), str(case.each)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = record.once(
-        lambda: subprocess.run(
-            command, capture_output=True, text=True, check=True, cwd=_ROOT, env=environment
-        )
-    )
-    found: dict[str, float] = json.loads(run.stdout)
+    module = "benchmarks.speed.classes_process"
+    found = record.once(lambda: printed_by(module, "resnet18", case.classes, case.each))
     assert found["prototypes"] == 5 * case.classes
     numbers = found["prototypes"] * sum(_WIDTHS)
     assert found["bank_mib"] == pytest.approx(4 * numbers / 2**20, rel=0.25)  # and its patches

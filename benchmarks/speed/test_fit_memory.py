@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import pytest
 
 from benchmarks.speed.cases import Case
 from benchmarks.speed.fit_process import CLASSES, ROW_BYTES, ROWS_AN_IMAGE
+from benchmarks.speed.own_process import printed_by
 from benchmarks.speed.recorder import Recorder
 
 _FIRST = 2000  # images; the sample of every class is full, and has been renewed, from here on
 _MIB = 2**20
 _GROWTH = 1.05  # of the whole process, from N images to any more
-_ROOT = Path(__file__).parents[2]
 
 pytest.importorskip("resource", reason="the peak is read where Linux keeps it")
 
@@ -56,10 +51,4 @@ def _first_fit() -> dict[str, int]:
 
 
 def _fit(images: int) -> dict[str, int]:
-    command = [sys.executable, "-m", "benchmarks.speed.fit_process", str(images)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=_ROOT, env=environment
-    )
-    found: dict[str, int] = json.loads(run.stdout)
-    return found
+    return printed_by("benchmarks.speed.fit_process", images)
