@@ -27,6 +27,7 @@ __all__ = ["COMMAND", "main", "results_file"]
 
 COMMAND = "python -m benchmarks speed"
 _ROOT = Path(__file__).parents[2]
+_PAGE = _ROOT / "docs" / "speed.md"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -45,7 +46,7 @@ def main(words: Sequence[str]) -> None:
     options.page.write_text(render(found))
     print(render_goals(found))
     print(f"wrote {options.page}")
-    if options.short is None:
+    if options.page == _PAGE:
         rewrite(options.page.with_name("speed_goals.md"), render_goals(found), COMMAND)
         rewrite(_ROOT / "README.md", render_costs(found["attribute"]), COMMAND)
 
@@ -57,7 +58,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--read", action="store_true", help="run nothing, write the page again")
     parser.add_argument("--short", type=Path, metavar="DIR", help="try small shapes, write to DIR")
     parser.add_argument("--results", type=Path, default=_ROOT / "benchmarks" / "results")
-    parser.add_argument("--page", type=Path, default=_ROOT / "docs" / "speed.md")
+    parser.add_argument("--page", type=Path, default=_PAGE)
     options = parser.parse_args(words)
     if options.short:
         options.results, options.page = options.short, options.short / "speed.md"

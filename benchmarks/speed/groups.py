@@ -180,8 +180,8 @@ GROUPS = {
     ),
     "fit_loader": Group(
         "A fit from a loader",
-        "The whole fit over the forward passes alone by the clock on the wall (the only table "
-        "that is), as loaders' processes and the progress bar take their time elsewhere; the "
+        "The whole fit over the forward passes alone by the clock on the wall, as "
+        "loaders' processes and the progress bar take their time elsewhere; the "
         "forward passes read images that lie in memory. ResNet34 at 224 x 224, one class, "
         "batches of 8, one thread. Other jobs on the machine tell here.",
         "data and loader",
@@ -193,7 +193,7 @@ GROUPS = {
         "depth, batches of 50, in a process of its own. The pass is compared with bare forward "
         "passes of every tenth batch in the same process. What follows is k-means and the search "
         "for patches. Five times the images, `python -m benchmarks.speed.classes_process resnet18 "
-        "1000 100`, took the same memory ([data sets of any size](large_data.md)).",
+        "1000 100`, took 3,353 MiB ([data sets of any size](large_data.md)).",
         "data",
         (
             value("pass over the forwards", "over_forward", ".3f"),

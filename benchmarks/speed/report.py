@@ -23,10 +23,11 @@ by plain autograd, inertias in float64. Made by
 pip install ".[test]" && python -m benchmarks speed
 ```
 
-which takes about half an hour on one core; `--group tail` runs one group, `--resume` those
+which takes an hour or two on one core; `--group tail` runs one group, `--resume` those
 without results. `pytest -m bench` asserts the same on small shapes and judges no time.
 
-**How it is timed.** One thread, CPU time of the process (`time.process_time`). What is compared
+**How it is timed.** One thread, CPU time of the process (`time.process_time`); by the clock where
+a table says so. What is compared
 runs in the same round, in alternating order, and a ratio is taken in every round. Cells show the
 median ratio and, in brackets, its quartiles over rounds. Under a table of times stands the ratio
 of something to itself: a difference smaller than its spread means nothing. Ratios belong to the
