@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["bold_if", "counted", "figure", "join", "placed", "rewrite", "table", "versions"]
+__all__ = ["bold_if", "figure", "join", "placed", "rewrite", "table", "versions"]
 
 
 def join(parts: Iterable[str]) -> str:
@@ -34,12 +34,6 @@ def figure(title: str, path: str | Path) -> str:
 def bold_if(is_best: bool, text: str) -> str:
     """Return the text, bold where it is the best of its column."""
     return f"**{text}**" if is_best else text
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number and what it counts: 1 loss, 2 losses."""
-    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
-    return f"{count} {noun}{ending}"
 
 
 def versions(environment: Mapping[str, object]) -> str:

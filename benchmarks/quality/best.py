@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from benchmarks.page import counted, join, table
+from benchmarks.page import join, table
 from benchmarks.quality.glance import COLUMNS, is_few
 from benchmarks.quality.measure import Column, Measure
 from benchmarks.quality.method import CONTROLS, OURS
 from benchmarks.quality.summary import Estimate, Row
+from captum_kmex.text.counts import counted
 
 __all__ = ["CHEAP", "render_best"]
 

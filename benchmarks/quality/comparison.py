@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from benchmarks.page import bold_if, counted, join, table
+from benchmarks.page import bold_if, join, table
 from benchmarks.quality.measure import Column, Measure
 from benchmarks.quality.summary import Estimate
+from captum_kmex.text.counts import counted
 
 __all__ = ["ALL_PAIRS", "PAIRS", "render_comparison"]
 

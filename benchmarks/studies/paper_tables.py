@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.methods.captum_kmex import Columns, KMEx, LayerKMeans
 from benchmarks.methods.protopnet import TrainedProtoPNet
 from benchmarks.methods.systems.protopnet import Schedule
-from benchmarks.page import counted, join, table, versions
+from benchmarks.page import join, table, versions
 from benchmarks.quality.cells import Cell, run_cell
 from benchmarks.quality.method import Method
 from benchmarks.quality.plugins import find_measures, find_tasks
@@ -30,6 +30,7 @@ from benchmarks.tasks.data.resnet34 import resnet34_path, resnet34_recipe
 from benchmarks.tasks.data.small_pictures import length
 from benchmarks.timing import environment
 from benchmarks.training import add_recipe, train_pictures
+from captum_kmex.text.counts import counted
 
 __all__ = ["main", "render"]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from captum_kmex.bank.codebook import Codebook
+from captum_kmex.text.counts import counted
 
 __all__ = ["BankFacts", "bank_html", "bank_summary", "depth_rows"]
 
@@ -41,17 +42,17 @@ def bank_summary(bank: BankFacts) -> str:
     """Return a line about a bank, and one about each of its depths."""
     book = bank.codebooks[0]
     if book.is_agnostic:
-        told = f"{bank.n_classes} classes" if bank.has_logits else "no logits"
+        told = counted(bank.n_classes, "class") if bank.has_logits else "no logits"
         classes = f"class-agnostic, {told}"
     else:
         fitted = len(book.membership.unique())
-        classes = f"{fitted} of {bank.n_classes} classes"
+        classes = f"{fitted} of {counted(bank.n_classes, 'class')}"
     lines = [f"PrototypeBank of {bank.method}: {classes}"]
     for row in depth_rows(bank):
         layers, prototypes, width, rows, patches = row
         lines.append(
-            f"  {layers}: {prototypes} prototypes of {width} numbers, {rows:,} feature vectors, "
-            f"{patches} patches each"
+            f"  {layers}: {counted(prototypes, 'prototype')} of {counted(width, 'number')}, "
+            f"{counted(rows, 'feature vector')}, {counted(patches, 'patch')} each"
         )
     return "\n".join(lines)
 

@@ -28,6 +28,7 @@ from captum_kmex.explanation import Explanation, check_replaceable
 from captum_kmex.files.atomic import discard_unfinished, written_whole
 from captum_kmex.files.folders import repair
 from captum_kmex.loading.pictures import open_picture
+from captum_kmex.text.counts import counted
 from captum_kmex.text.plain import printable
 
 __all__ = ["register", "run"]
@@ -70,7 +71,8 @@ def run(options: argparse.Namespace) -> Answer:
     rows = list(_explained(options, given, folders))
     same = sum(row["target"] == row["contrast"] for row in rows)
     if same:
-        note = f"{same} of {len(rows)} pictures are predicted as the contrast itself: zero maps"
+        pictures = counted(len(rows), "picture")
+        note = f"predicted as the contrast itself, zero maps: {same} of {pictures}"
         say(f"{note}; give --target too", quiet=options.quiet)
     data = {
         "output": str(options.output),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -33,6 +34,7 @@ from captum_kmex.cli.provenance import noted
 from captum_kmex.data.labels import Labels
 from captum_kmex.files.atomic import discard_unfinished
 from captum_kmex.loading.pictures import PictureSet, class_folders, readable
+from captum_kmex.text.counts import counted
 from captum_kmex.text.plain import printable
 
 __all__ = ["register", "run"]
@@ -159,13 +161,13 @@ def _answer(path: Path, bank: PrototypeBank, skipped: list[str]) -> Answer:
         {"layers": list(bank.layers[i:]), "prototypes": len(book.centroids)}
         for i, book in enumerate(bank.codebooks)
     ]
-    count = bank.provenance["n_images"]
+    count = cast("int", bank.provenance["n_images"])
     data = {"bank": str(path), "images": count, "skipped": skipped, "depths": depths}
     r2 = None if bank.surrogate is None else bank.surrogate.r2
     left_out = f", {len(skipped)} left out" if skipped else ""
     lines = [
-        f"{printable(str(path))}: fitted on {count} pictures{left_out}",
-        table([(" + ".join(bank.layers[i:]), f"{len(book.centroids)} prototypes")
+        f"{printable(str(path))}: fitted on {counted(count, 'picture')}{left_out}",
+        table([(" + ".join(bank.layers[i:]), counted(len(book.centroids), "prototype"))
                for i, book in enumerate(bank.codebooks)]),
     ]  # fmt: skip
     if r2 is not None:

@@ -25,6 +25,7 @@ from captum_kmex.model.head import HeadSite
 from captum_kmex.model.head_search import find_head
 from captum_kmex.model.layer_suggestion import candidate_layers
 from captum_kmex.model.reading import HEAD_TAIL
+from captum_kmex.text.counts import counted
 from captum_kmex.text.plain import printable
 
 __all__ = ["register", "run"]
@@ -128,7 +129,7 @@ def _fitted(bank: PrototypeBank, names: object) -> str:
     if len(classes) == bank.n_classes:
         return "all classes"
     told = [str(names[c]) if isinstance(names, list) else str(c) for c in classes[:_MOST]]
-    return f"{len(classes)} classes: {', '.join(told)}" + ", ..." * (len(classes) > _MOST)
+    return f"{counted(len(classes), 'class')}: {', '.join(told)}" + ", ..." * (len(classes) > _MOST)
 
 
 def _depth_table(depths: list[dict[str, object]]) -> str:

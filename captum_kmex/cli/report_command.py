@@ -11,6 +11,7 @@ from captum_kmex.cli.options import Commands, add_batch_size, add_command
 from captum_kmex.cli.output import check_file, check_folder
 from captum_kmex.loading.pictures import NamedPictures
 from captum_kmex.report import write_report
+from captum_kmex.text.counts import counted
 from captum_kmex.text.plain import printable
 
 __all__ = ["register", "run"]
@@ -59,4 +60,4 @@ def run(options: argparse.Namespace) -> Answer:
         "skipped": list(given.skipped),
         "why_skipped": given.skipped,
     }
-    return Answer(data, f"{printable(str(path))}: {len(given.pictures)} pictures")
+    return Answer(data, f"{printable(str(path))}: {counted(len(given.pictures), 'picture')}")

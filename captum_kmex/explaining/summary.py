@@ -8,6 +8,7 @@ from captum_kmex.classes import class_logits, class_of
 from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames, class_name
+from captum_kmex.text.counts import counted
 
 __all__ = ["headline", "ledger_table", "numbers_of", "prototype_name", "summary"]
 
@@ -79,8 +80,7 @@ def _row(number: int, row: LedgerRow, names: ClassNames | None) -> dict[str, obj
 def summary(explanation: ExplanationData) -> list[str]:
     """Return a line about a batch, and one about each of its first images."""
     count, names = len(explanation), explanation.class_names
-    images = "1 image" if count == 1 else f"{count} images"
-    lines = [f"{images}, {explanation.origin}, {explanation.evidence} evidence"]
+    lines = [f"{counted(count, 'image')}, {explanation.origin}, {explanation.evidence} evidence"]
     for i in range(min(count, _MOST)):
         template, found = headline(explanation, i, names)
         lines.append(f"{i}: {template.format(*found)}; {_sum(explanation, i)}")
@@ -95,8 +95,7 @@ def _sum(explanation: ExplanationData, i: int) -> str:
     terms = [(base, float(explanation.bias[i]))]
     if explanation.not_linear is not None:
         terms.append(("not linear", float(explanation.not_linear[i])))
-    plural = "segment" if len(rows) == 1 else "segments"
-    terms.append((f"{len(rows)} {plural}", sum(row.evidence for row in rows)))
+    terms.append((counted(len(rows), "segment"), sum(row.evidence for row in rows)))
     total = "logit" if explanation.contrast is None else "difference"
     told = " + ".join(f"{name} {value:.2f}" for name, value in terms)
     return f"{total} {float(explanation.output[i]):.2f} = {told}"

@@ -11,6 +11,7 @@ from captum_kmex.explaining.ledger import LedgerRow, Patch
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.explaining.summary import headline
 from captum_kmex.text.class_names import ClassNames, class_name
+from captum_kmex.text.counts import counted
 from captum_kmex.visualization.colors import Color, segment_color
 from captum_kmex.visualization.ledgers import draw_ledger, fewest_segments
 from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
@@ -62,7 +63,7 @@ def write_headline(
 def write_segment_title(explanation: ExplanationData, index: int, ax: Axes) -> None:
     """Write above segments how many there are, and below them what they come from."""
     restricted = ", own prototypes only" if explanation.restricted else ""
-    ax.set_title(f"{len(explanation.ledger[index])} segments{restricted}", fontsize=SIZE)
+    ax.set_title(counted(len(explanation.ledger[index]), "segment") + restricted, fontsize=SIZE)
     origin = fitted("{}", [explanation.origin], TITLE * column_width(ax), 9)
     ax.set_xlabel(origin, fontsize=9, **PLAIN)
 

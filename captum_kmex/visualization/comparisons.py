@@ -16,6 +16,7 @@ from captum_kmex.arguments import check_count, checked, resolve_index
 from captum_kmex.classes import class_of
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames, class_name
+from captum_kmex.text.counts import counted
 from captum_kmex.visualization.colors import segment_colors
 from captum_kmex.visualization.lettering import PLAIN, column_width, fitted, row_height
 from captum_kmex.visualization.panels import (
@@ -198,7 +199,7 @@ def _depth_column(
     height, width = values.shape[1:]
     shown_title = fitted("{}", [title], column_width(cells[0]), 9)
     cells[0].set_title(shown_title, fontsize=9, **PLAIN)
-    cells[0].set_xlabel(f"{len(rows)} segments on {height} by {width}", fontsize=9)
+    cells[0].set_xlabel(f"{counted(len(rows), 'segment')} on {height} by {width}", fontsize=9)
     drawn = paint(density(values), shown, cells[1])
     bar = draw_scale(drawn)
     total, bias = float(values.double().sum()), float(explanation.bias[index])

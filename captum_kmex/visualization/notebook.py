@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.explaining.summary import headline, ledger_table, summary
+from captum_kmex.text.counts import counted
 from captum_kmex.visualization.explanations import panel_size, plot_explanation
 from captum_kmex.visualization.pictures import picture
 from captum_kmex.visualization.signals import signal_size
@@ -59,10 +60,10 @@ def _image(explanation: ExplanationData, index: int) -> str:
     template, names = headline(explanation, index, explanation.class_names)
     title = html.escape(template.format(*names))
     data = base64.b64encode(explanation_png(explanation, index)).decode()
-    count = len(explanation.ledger[index])
+    segments = counted(len(explanation.ledger[index]), "segment")
     return (
         f'<img alt="{title}" style="max-width:100%" src="data:image/png;base64,{data}">\n'
-        f"<details><summary>{index}: {title}, {count} segments</summary>\n"
+        f"<details><summary>{index}: {title}, {segments}</summary>\n"
         f"{_table(explanation, index)}\n</details>"
     )
 

@@ -14,6 +14,7 @@ from captum_kmex.data.items import item_of
 from captum_kmex.explaining.ledger import LedgerRow, Patch
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames
+from captum_kmex.text.counts import counted
 from captum_kmex.visualization.accounts import (
     SCALE,
     draw_account,
@@ -75,7 +76,7 @@ def plot_signal(
     values = explanation.attribution[index]
     full = scale or evidence_scale([values])
     draw_evidence(density(values), explanation.inputs.shape[2], below, full, smooth)
-    below.set_xlabel(f"{len(rows)} segments: {explanation.origin}", fontsize=9, **PLAIN)
+    below.set_xlabel(f"{counted(len(rows), 'segment')}: {explanation.origin}", fontsize=9, **PLAIN)
     draw_account(explanation, index, beside, class_names)
     axes = [above, below, beside]
     if patches and dataset is not None:

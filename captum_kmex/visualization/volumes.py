@@ -17,6 +17,7 @@ from captum_kmex.data.items import item_of
 from captum_kmex.explaining.ledger import LedgerRow, Patch
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.text.class_names import ClassNames
+from captum_kmex.text.counts import counted
 from captum_kmex.visualization.accounts import (
     SCALE,
     SIZE,
@@ -85,7 +86,7 @@ def plot_volume(
     full = scale or evidence_scale([values])
     _draw_slices(explanation, index, axes, full, smooth)
     write_headline(explanation, index, class_names, axes[0])
-    axes[1].set_title(f"{len(rows)} segments", fontsize=SIZE)
+    axes[1].set_title(counted(len(rows), "segment"), fontsize=SIZE)
     axes[2].set_title(explanation.origin, fontsize=9, **PLAIN)
     is_signed = has_signs([density(values)], [full])
     write_evidence_title(explanation, class_names, axes[3], is_signed)

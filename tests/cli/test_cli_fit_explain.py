@@ -110,7 +110,7 @@ def test_explain_without_a_bank_takes_suggested_layers_and_contrasts_by_name(
     assert np.load(Path(row["folder"]) / "arrays.npz")["attribution"].shape == (1, 1, 4, 4)
     words = words[:-6]
     assert main(["explain", *map(str, words), "--contrast", "coffee"]) == 0
-    assert "1 of 1 pictures are predicted as the contrast itself" in capsys.readouterr().err
+    assert "predicted as the contrast itself, zero maps: 1 of 1 picture;" in capsys.readouterr().err
     error = error_of(capsys, "explain", *words, "--target", "cofee", code=2)
     assert "did you mean coffee" in error
 
