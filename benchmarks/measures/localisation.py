@@ -110,7 +110,7 @@ def _score(answers: Answers) -> dict[str, Tensor]:
     """Score maps against object masks: one value an image."""
     sample = answers.explained
     if sample.masks is None:
-        raise UnavailableError("the task has no masks")
+        raise UnavailableError("the task has no masks but such as this method made")
     scores = localise(answers.pixel_maps, sample.masks)
     scores["chance"] = sample.masks.double().mean((1, 2))
     try:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pytorch_grad_cam.metrics.arcc import ARCC
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import Tensor
 
 from benchmarks.measures.formulas.toy import Explain, Given, answers_of, linear_net, task_of
@@ -42,6 +44,26 @@ def test_adcc_equals_a_loop_in_numpy(random: torch.Generator) -> None:
         assert found["adcc"][i].item() == pytest.approx(3 / sum(1 / t for t in terms), rel=1e-4)
         assert found["drop"][i].item() == pytest.approx(drop, abs=1e-5)
         assert found["complexity"][i].item() == pytest.approx(own.mean(), rel=1e-4)
+
+
+def test_arcc_is_that_of_the_package(random: torch.Generator) -> None:
+    answers = _answers(random, lambda x, _: x.abs().sum(1))
+    found = MEASURES[0].score(answers)
+
+    class Again:
+        def __call__(self, input_tensor: Tensor, targets: object) -> np.ndarray:
+            return scaled(input_tensor.abs().sum(1)).numpy()
+
+    targets = [ClassifierOutputSoftmaxTarget(int(t)) for t in answers.sample.targets]
+    torch.manual_seed(0)  # of the noise in what is imputed
+    theirs = ARCC(Again())(
+        answers.sample.inputs,
+        scaled(answers.pixel_maps).numpy(),
+        targets,
+        answers.task.model,
+    )
+    assert found["arcc"].tolist() == pytest.approx(theirs.tolist(), abs=1e-4)
+    assert (found["arcc"] > 0.1).any()
 
 
 def test_a_map_that_never_looks_is_perfectly_coherent(random: torch.Generator) -> None:

@@ -29,6 +29,7 @@ from captum_kmex.explaining.segments import segment_means
 
 __all__ = ["METHODS", "Permuted", "reinitialised"]
 
+_OTHERS = 16
 _APART = 1_000_003  # not the seed that the trained network itself may have begun from
 
 
@@ -104,6 +105,22 @@ class MovedSegments(Averaged):
         ours = self._ours.segment(inputs, targets)
         dice = _dice(inputs, self._seed)
         return torch.stack([self._move(s, g) for s, g in zip(ours, dice, strict=True)])
+
+
+class AnotherPicture(Averaged):
+    """Our unfitted B234 segments of another picture, one of the first for validation."""
+
+    seeded = True
+    passes = 2
+
+    def fit(self, task: Task, seed: int) -> None:
+        super().fit(task, seed)
+        ours = LayerKMeansAttribution(task.model, task.layers, seed=seed)
+        self._others = ours.segment(task.sample("validation", _OTHERS).inputs)
+
+    def segments(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        count, dice = len(self._others), _dice(inputs, self._seed)
+        return self._others[[int(torch.randint(count, (), generator=g)) for g in dice]]
 
 
 class Superpixels(Averaged):
@@ -222,6 +239,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "Centre Gaussian": Centre,
     "Permuted B234 segments + CAM": partial(MovedSegments, permute),
     "Shifted B234 segments + CAM": partial(MovedSegments, shift),
+    "Another picture's B234 segments + CAM": AnotherPicture,
     "SLIC 20 + CAM": partial(Superpixels, 20),
     "SLIC 100 + CAM": partial(Superpixels, 100),
     "Random encoder, B234 unfitted": RandomEncoder,

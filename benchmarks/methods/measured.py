@@ -1,4 +1,4 @@
-"""Evidence by removal: ours, and the perturbation methods that it is to be compared with."""
+"""Evidence by removal: ours, and RISE."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from captum.attr import KernelShap
-from skimage.segmentation import slic
 from torch import Tensor
 
 from benchmarks.quality.method import Method
@@ -49,33 +47,6 @@ class MeasuredEvidence(Method):
         return self.attribution.segment(inputs, targets)
 
 
-class ShapleyOnSuperpixels(Method):
-    """Captum's KernelShap on fifty SLIC superpixels, a hundred samples."""
-
-    family = "Captum"
-    source = "Lundberg & Lee (2017), captum.attr.KernelShap; Achanta et al. (2012), skimage"
-    passes = 100
-
-    def fit(self, task: Task, seed: int) -> None:
-        self._shap = KernelShap(task.model)
-
-    def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return torch.stack([self._one(x, t) for x, t in zip(inputs, targets, strict=True)])
-
-    @torch.no_grad()
-    def _one(self, image: Tensor, target: Tensor) -> Tensor:
-        picture = image.permute(1, 2, 0).double().numpy()
-        mask = torch.from_numpy(slic(picture, 50, start_label=0, channel_axis=2))
-        torch.manual_seed(0)  # its samples
-        found = self._shap.attribute(
-            image[None], target=int(target), feature_mask=mask[None, None], n_samples=100,
-            perturbations_per_eval=_AT_ONCE,
-        )  # fmt: skip
-        sizes = torch.bincount(mask.flatten())[mask]
-        values: Tensor = found[0, 0] / sizes
-        return values
-
-
 class Rise(Method):
     """Mean of random masks, weighted by the probability that is left (RISE).
 
@@ -114,6 +85,5 @@ METHODS: dict[str, Callable[[], Method]] = {
     "B234 measured, half": partial(MeasuredEvidence, 1, 17, "half"),
     "B234 measured, adaptive": partial(MeasuredEvidence, 1, 23, "adaptive"),
     "B234 measured, two layers": partial(MeasuredEvidence, 2, 63),
-    "KernelShap on superpixels": ShapleyOnSuperpixels,
     "RISE, 100 masks": partial(Rise, 100),
 }

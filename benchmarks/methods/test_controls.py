@@ -15,7 +15,8 @@ from captum_kmex.demo import SmallResNet
 
 TARGETS = torch.tensor([0, 2, 1, 1])
 MOVED = ["Permuted B234 segments + CAM", "Shifted B234 segments + CAM"]
-AVERAGED = [*MOVED, "SLIC 20 + CAM", "SLIC 100 + CAM"]
+ANOTHER = "Another picture's B234 segments + CAM"
+AVERAGED = [*MOVED, ANOTHER, "SLIC 20 + CAM", "SLIC 100 + CAM"]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,19 @@ def test_shifted_segments_keep_their_shapes(task: Task, images: Tensor) -> None:
         steps = [(y, x) for y in range(side) for x in range(side)]
         fits = [(y, x) for y, x in steps if torch.equal(one.roll((y, x), (0, 1)), other)]
         assert any(side // 4 <= y <= 3 * side // 4 for y, _ in fits)
+
+
+def test_segments_of_another_picture_are_those_of_one_for_validation(
+    task: Task, images: Tensor
+) -> None:
+    others = LayerKMeansAttribution(task.model, task.layers, seed=0).segment(
+        task.sample("validation", 16).inputs
+    )
+    method = _fitted(ANOTHER, task)
+    found = method.segments(images, TARGETS)
+    for one in found:
+        assert any(torch.equal(one, other) for other in others)
+    assert torch.equal(method.segments(images[2:], TARGETS[2:]), found[2:])
 
 
 @pytest.mark.parametrize("name", AVERAGED)

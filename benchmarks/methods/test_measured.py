@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from skimage.segmentation import slic
 from torch import Tensor
 
 from benchmarks.measures.formulas.toy import linear_net, task_of
@@ -48,16 +47,3 @@ def test_rise_is_the_mean_of_the_masks_weighted_by_the_probability() -> None:
     torch.testing.assert_close(found, expected)
     assert masks.min() >= 0
     assert masks.max() <= 1
-
-
-def test_kernel_shap_of_a_linear_network_is_what_each_superpixel_adds() -> None:
-    random = torch.Generator().manual_seed(0)
-    weight, x = (torch.randn(n, 1, 12, 12, generator=random) for n in (2, 1))
-    task, method = _task(weight, x), METHODS["KernelShap on superpixels"]()
-    method.fit(task, 0)
-    found = method.maps(x[:1], torch.tensor([0]))[0]
-    mask = torch.from_numpy(slic(x[0].permute(1, 2, 0).double().numpy(), 50, start_label=0))
-    for part in mask.unique():
-        inside = mask == part
-        added = float((x[0, 0] * weight[0, 0])[inside].sum())
-        assert float(found[inside].sum()) == pytest.approx(added, abs=1e-2)

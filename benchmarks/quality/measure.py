@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -77,9 +77,14 @@ class Answers:
 
     @property
     def explained(self) -> Sample:
-        """The images that this method explains: all, or as many as its cost allows."""
+        """The images that this method explains: all, or as many as its cost allows.
+
+        They have no masks for a method that sees with the eyes that drew them.
+        """
         affordable = self.preset.passes / (self.method.passes * self.task.weight)
-        return self.sample.first(max(_MIN_IMAGES, int(affordable)))
+        some = self.sample.first(max(_MIN_IMAGES, int(affordable)))
+        is_own = self.task.masks_by and self.method.encoder == self.task.masks_by
+        return replace(some, masks=None) if is_own else some
 
     @cached_property
     def maps(self) -> Tensor:

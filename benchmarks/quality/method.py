@@ -57,12 +57,14 @@ class Method(ABC):
         seeded: Whether it depends on the seed, and so runs once a seed.
         passes: Forward passes that explaining one image costs, about; a backward pass counts
             as two. Where it is large, fewer images are explained.
+        encoder: A network besides the task's own with whose eyes it sees.
     """
 
     family: ClassVar[str]
     source: str
     seeded: bool = False
     passes: float = 1.0
+    encoder: str = ""
 
     def fit(self, task: Task, seed: int) -> None:
         """Prepare for a task's network and training images.

