@@ -73,8 +73,8 @@ def _score(answers: Answers) -> dict[str, Tensor]:
     if answers.method.encoder == ENCODER:
         raise UnavailableError("its segments are the encoder's own")
     count = n_perturbed(answers)
-    tokens = _tokens(answers.task, answers.sample, count)
     shown = answers.pixel_segments[:count, None].double()
+    tokens = _tokens(answers.task, answers.sample, count)
     segments = F.interpolate(shown, (_GRID, _GRID), mode="nearest-exact")[:, 0].long()
     tokens = tokens[: len(segments)]
     whole = pair_cosine(tokens, torch.zeros_like(segments))

@@ -58,6 +58,9 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where cells are kept (benchmarks/runs)")
     parser.add_argument("--results", type=Path, help="JSON of the report (in the folder)")
     parser.add_argument("--page", type=Path, help="Markdown of the report (in the folder)")
+    parser.add_argument(
+        "--also", type=Path, action="append", help="JSON of another preset for the same page"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes that share the work")
     parser.add_argument("--claims", type=Path, help=argparse.SUPPRESS)  # of a process of several
     parser.add_argument("--fresh", action="store_true", help="forget the cells that were run")
@@ -92,5 +95,6 @@ def _report(
         is_there = [name for name in tasks if (folder / name / "task.json").exists()]
         draw_paper_figures([known[name](preset) for name in is_there], image_folder(page))
     found.save(path)
-    write_pages(found, path.name, page)
+    others = {other.name: Results.load(other) for other in options.also or []}
+    write_pages({path.name: found} | others, page)
     print(f"wrote {page} and {path}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.figures.intervals import draw_intervals
@@ -13,43 +13,54 @@ from benchmarks.quality.comparison import PAIRS, render_comparison
 from benchmarks.quality.glance import render_glance
 from benchmarks.quality.measure import Measure
 from benchmarks.quality.plugins import find_measures, find_methods
-from benchmarks.quality.results import Results, TaskFacts
+from benchmarks.quality.results import Comparison, Results, TaskFacts
 from benchmarks.quality.tables import render_tables
 
 __all__ = ["image_folder", "write_pages"]
 
 _PAIRS = "pairs"
 _PAPER = "paper_tables.md"  # written by hand
+_HOW = (
+    "In brackets stand 95 % bootstrap intervals over images and seeds. Arrows say which end is "
+    "better. Maps of all methods are brought to the images' size bilinearly. The explained class "
+    "is the one that the network predicts."
+)
 
 
-def write_pages(found: Results, results: str, page: Path) -> None:
+def write_pages(found: Mapping[str, Results], page: Path) -> None:
     """Write what is known: a page at a glance, and in a folder named as it the others.
 
     Args:
-        found: What is known.
-        results: Name of the JSON file that holds it.
+        found: What is known, by the name of the JSON file that holds it; presets share no task.
         page: Markdown file to write; its figures and the folder of the others go beside it.
     """
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     measures, methods = find_measures(), find_methods()
     families = {name: make().family for name, make in methods.items()}
-    titles = {name: facts.title for name, facts in found.tasks.items()}
-    drawn = draw_intervals(found.rows, measures, methods, image_folder(page))
+    rows = [row for results in found.values() for row in results.rows]
+    tasks = {name: facts for results in found.values() for name, facts in results.tasks.items()}
+    titles = {name: facts.title for name, facts in tasks.items()}
+    drawn = draw_intervals(rows, measures, methods, image_folder(page))
     figures = {path.stem: Path(os.path.relpath(path, folder)) for path in drawn}
-    for task, facts in found.tasks.items():
-        rows = [row for row in found.rows if row.task == task]
+    for task, facts in tasks.items():
         own = {m: figures[f"{task}-{m}"] for m in measures if f"{task}-{m}" in figures}
-        parts = [*_task_head(facts, page), *_means(render_glance(rows, measures))]
-        parts += [*_paper_figures(task, page), render_tables(rows, measures, methods, own)]
+        these = [row for row in rows if row.task == task]
+        parts = [*_task_head(facts, page), *_means(render_glance(these, measures))]
+        parts += [*_paper_figures(task, page), render_tables(these, measures, methods, own)]
         (folder / f"{task}.md").write_text(join(parts) + "\n")
-    pairs = join(_pairs(found, measures, titles))
+    compared = [c for results in found.values() for c in results.comparisons]
+    pairs = join(_pairs(compared, measures, titles))
     if pairs:
         (folder / f"{_PAIRS}.md").write_text(pairs + "\n")
-    best = render_best(found.rows, measures, families, titles)
-    parts = [f"# Benchmark: preset {found.preset['name']}", *_best(best)]
+    names = " and ".join(results.preset["name"] for results in found.values())
+    plural = "preset" if len(found) == 1 else "presets"
+    best = render_best(rows, measures, families, titles)
+    parts = [f"# Benchmark: {plural} {names}", *_best(best)]
     parts += ["\n".join(_contents(titles, folder, bool(pairs))), *_embeddings(page)]
-    page.write_text(join([*parts, "\n".join(_run(found, results))]) + "\n")
+    parts += ["## How the numbers were made", _HOW]
+    parts += ["\n".join(_run(results, name)) for name, results in found.items()]
+    page.write_text(join(parts) + "\n")
 
 
 def image_folder(page: Path) -> Path:
@@ -86,16 +97,12 @@ def _run(found: Results, results: str) -> Iterator[str]:
     preset = found.preset
     noun = "seed" if len(preset["seeds"]) == 1 else "seeds"
     seeds = f"{noun} {', '.join(map(str, preset['seeds']))}"
-    yield "## How the numbers were made\n"
     yield (
         f"`python -m benchmarks quality --preset {preset['name']}`: at most "
         f"{preset['n_images']} test images a task are explained, and pixels are removed from at "
         f"most {preset['n_perturbed']} of them, a quarter of that for photographs; {seeds} "
-        "for methods that depend on one. In brackets stand 95 % bootstrap intervals over images "
-        "and seeds. Arrows say which end is better. Maps of all methods are brought to the "
-        "images' size bilinearly. The explained class is the one that the network predicts. Every "
-        f"number is in `{results}`. Threads {found.environment['threads']}; "
-        f"{versions(found.environment)}.\n"
+        f"for methods that depend on one. Every number is in `{results}`. Threads "
+        f"{found.environment['threads']}; {versions(found.environment)}.\n"
     )
     yield from (f"- {name} did not run: {reason}" for name, reason in found.absent.items())
     yield from (f"- {later['note']}" for later in found.later)
@@ -140,11 +147,11 @@ def _embeddings(page: Path) -> Iterator[str]:
 
 
 def _pairs(
-    found: Results, measures: Mapping[str, Measure], titles: Mapping[str, str]
+    found: Sequence[Comparison], measures: Mapping[str, Measure], titles: Mapping[str, str]
 ) -> Iterator[str]:
     tables = []
     for subject, rival in PAIRS:
-        own = [c for c in found.comparisons if (c.subject, c.rival) == (subject, rival)]
+        own = [c for c in found if (c.subject, c.rival) == (subject, rival)]
         estimates = {(c.task, c.measure, c.column): c.estimate for c in own}
         tables.append(render_comparison(estimates, subject, rival, measures, titles))
     if any(tables):

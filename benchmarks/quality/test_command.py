@@ -45,6 +45,24 @@ def test_a_run_is_reported_and_goes_on_where_it_stopped(monkeypatch, tmp_path, c
     assert "KMEx (K=10), seed 1" in printed
 
 
+@pytest.mark.bench
+def test_a_page_has_the_tasks_of_several_presets(monkeypatch, tmp_path):
+    some = ("--task", "mnist", "--measure", "cost", "--method", "KMEx (K=5)")
+    call(monkeypatch, tmp_path / "one", *some)
+    other = json.loads((tmp_path / "one" / "results.json").read_text())
+    other["tasks"] = {"parts": other["tasks"]["mnist"] | {"title": "Parts"}}
+    other["rows"] = [row | {"task": "parts"} for row in other["rows"]]
+    other["preset"] |= {"name": "other"}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    call(monkeypatch, tmp_path / "one", "--read", "--also", tmp_path / "other.json")
+    page = (tmp_path / "one" / "report.md").read_text()
+    assert page.startswith("# Benchmark: presets test and other\n")
+    assert "[Parts](report/parts.md)" in page
+    assert "is in `results.json`" in page
+    assert "is in `other.json`" in page
+    assert "KMEx (K=5)" in (tmp_path / "one" / "report" / "parts.md").read_text()
+
+
 def test_results_of_other_sizes_are_not_mixed(monkeypatch, tmp_path):
     (tmp_path / "preset.json").write_text("{}")
     with pytest.raises(SystemExit, match="pass --fresh"):
