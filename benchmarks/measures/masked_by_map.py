@@ -11,18 +11,13 @@ from torch import Tensor
 
 from benchmarks.measures.formulas.agreement import map_correlation
 from benchmarks.measures.formulas.perturbation import logits, perturbed_sample
+from benchmarks.measures.formulas.similarity import scaled
 from benchmarks.quality.measure import Answers, Column, Measure
 from benchmarks.quality.task import Sample, Task
 
-__all__ = ["MEASURES", "harmonic_mean", "scaled"]
+__all__ = ["MEASURES", "harmonic_mean"]
 
 _PERCENTILES = [20, 40, 60, 80]  # those of the package's ARCC
-
-
-def scaled(maps: Tensor) -> Tensor:
-    """Return maps (n, H, W) brought to [0, 1] by their extremes, flat ones to 0."""
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / torch.where(high > low, high - low, 1.0)
 
 
 def harmonic_mean(*values: Tensor) -> Tensor:
@@ -33,10 +28,10 @@ def harmonic_mean(*values: Tensor) -> Tensor:
 
 def _score(answers: Answers) -> dict[str, Tensor]:
     some = perturbed_sample(answers)
-    own = scaled(answers.pixel_maps[: len(some)].float())
+    own = scaled(answers.pixel_maps[: len(some)]).float()
     masked = some.inputs * own[:, None]
     other = replace(answers, sample=replace(some, inputs=masked))
-    correlation = map_correlation(own, scaled(other.pixel_maps.float())).nan_to_num(0)
+    correlation = map_correlation(own, scaled(other.pixel_maps).float()).nan_to_num(0)
     before, after = (
         logits(answers.task, x).double().softmax(1).gather(1, some.targets[:, None])[:, 0]
         for x in (some.inputs, masked)

@@ -7,8 +7,9 @@ from pytorch_grad_cam.metrics.arcc import ARCC
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 from torch import Tensor
 
+from benchmarks.measures.formulas.similarity import scaled
 from benchmarks.measures.formulas.toy import Explain, Given, answers_of, linear_net, task_of
-from benchmarks.measures.masked_by_map import MEASURES, harmonic_mean, scaled
+from benchmarks.measures.masked_by_map import MEASURES, harmonic_mean
 from benchmarks.quality.measure import Answers
 
 _N, _SIDE = 10, 6
@@ -52,13 +53,13 @@ def test_arcc_is_that_of_the_package(random: torch.Generator) -> None:
 
     class Again:
         def __call__(self, input_tensor: Tensor, targets: object) -> np.ndarray:
-            return scaled(input_tensor.abs().sum(1)).numpy()
+            return scaled(input_tensor.abs().sum(1)).float().numpy()
 
     targets = [ClassifierOutputSoftmaxTarget(int(t)) for t in answers.sample.targets]
     torch.manual_seed(0)  # of the noise in what is imputed
     theirs = ARCC(Again())(
         answers.sample.inputs,
-        scaled(answers.pixel_maps).numpy(),
+        scaled(answers.pixel_maps).float().numpy(),
         targets,
         answers.task.model,
     )
@@ -85,8 +86,8 @@ def test_a_flat_map_keeps_nothing(random: torch.Generator) -> None:
 def test_the_image_itself_loses_nothing(random: torch.Generator) -> None:
     maps = torch.ones(1, _SIDE, _SIDE)
     maps[0, 0, 0] = 0
-    assert torch.equal(scaled(maps), maps)
-    assert torch.equal(scaled(3 * maps - 7), maps)
+    assert torch.equal(scaled(maps).float(), maps)
+    assert torch.equal(scaled(3 * maps - 7).float(), maps)
 
 
 def test_harmonic_mean_is_zero_where_a_value_is() -> None:

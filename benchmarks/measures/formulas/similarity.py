@@ -6,9 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-__all__ = ["ssim", "top_overlap"]
+__all__ = ["scaled", "ssim", "top_overlap"]
 
 _C1, _C2 = 0.01**2, 0.03**2  # of values in [0, 1] (Wang et al., 2004)
+
+
+def scaled(maps: Tensor, known: Tensor | None = None) -> Tensor:
+    """Return maps (n, H, W) brought to [0, 1] by their extremes, double; a flat map is 0.
+
+    Args:
+        maps: Float tensor (n, H, W).
+        known: Pixels that count, boolean tensor (n, H, W), the others become 0; all if ``None``.
+    """
+    known = torch.ones_like(maps, dtype=torch.bool) if known is None else known
+    low = maps.double().masked_fill(~known, torch.inf).amin((1, 2), keepdim=True)
+    high = maps.double().masked_fill(~known, -torch.inf).amax((1, 2), keepdim=True)
+    span = torch.where(high > low, high - low, 1.0)
+    return ((maps.double() - low) / span).masked_fill(~known, 0)
 
 
 def ssim(one: Tensor, other: Tensor, known: Tensor, window: int) -> Tensor:
@@ -23,7 +37,7 @@ def ssim(one: Tensor, other: Tensor, known: Tensor, window: int) -> Tensor:
     Reference:
         Wang et al., "Image quality assessment" (2004), with a flat window.
     """
-    x, y = _scaled(one, known), _scaled(other, known)
+    x, y = scaled(one, known), scaled(other, known)
     maps = torch.stack([x, y, x * x, y * y, x * y], 1)
     mx, my, xx, yy, xy = avg_pool2d(maps, window, stride=1).unbind(1)
     vx, vy, covariance = xx - mx * mx, yy - my * my, xy - mx * my
@@ -58,11 +72,3 @@ def _top_weights(flat: Tensor, known: Tensor, share: float) -> Tensor:
     tied = (values - last).abs() <= slack
     room = (sizes - above.sum(1, keepdim=True)).double() / tied.sum(1, keepdim=True)
     return above.double() + tied * room
-
-
-def _scaled(maps: Tensor, known: Tensor) -> Tensor:
-    """Return maps (n, H, W) brought to [0, 1] by what is known of them; a flat map is 0."""
-    low = maps.double().masked_fill(~known, torch.inf).amin((1, 2), keepdim=True)
-    high = maps.double().masked_fill(~known, -torch.inf).amax((1, 2), keepdim=True)
-    span = torch.where(high > low, high - low, 1.0)
-    return ((maps.double() - low) / span).masked_fill(~known, 0)
