@@ -17,15 +17,15 @@ copyright = "2026, the captum_kmex authors"
 version = release = __version__
 
 extensions = [
-    "executed",
-    "myst_parser",
+    "myst_nb",
+    "sphinx_copybutton",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
 ]
 exclude_patterns = ["_build"]
 
 # every ```python block of these pages is run, and what it prints and draws is shown below it
-executed_pages = {  # page: the page whose names it goes on with
+_executed = {  # page: the page whose names it goes on with
     "tutorial": None,
     "export": None,
     "other_models": None,
@@ -43,6 +43,19 @@ executed_pages = {  # page: the page whose names it goes on with
     "banks": "tutorial",
     "troubleshoot": "tutorial",
 }
+nb_custom_formats = {
+    f"/{page}.md": ("notebooks.read", {"path": str(_HERE / f"{page}.md"), "goes_on_with": other})
+    for page, other in _executed.items()
+}
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(_HERE / "_build" / "executed")
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_output_stderr = "remove"
+nb_merge_streams = True
+nb_code_prompt_show = "Show the tutorial's code"  # the one thing that is hidden
+nb_code_prompt_hide = "Hide the tutorial's code"
 
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"

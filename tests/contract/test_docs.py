@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -60,8 +61,23 @@ def test_export_page_runs_from_fit_to_picture(site):
     sums = re.findall(r"rows \+ bias ([\d.]+), logit ([\d.]+)", page)
     assert len(sums) == 3
     assert all(abs(float(total) - float(logit)) < 2e-4 for total, logit in sums)
-    (picture,) = re.findall(r'src="(_images/export-[^"]+\.png)"', page)
+    (picture,) = re.findall(r'src="(_images/[^"]+\.png)"', page)
     assert (site / picture).stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_pages_with_code_are_there_as_notebooks_that_need_no_other(site):
+    found = {path.stem: json.loads(path.read_text()) for path in site.rglob("*.ipynb")}
+    assert {"tutorial", "export", "troubleshoot", "choose_k"} <= set(found)
+    for name, notebook in found.items():
+        shown, page = (site / f"{name}.html").read_text(), ROOT / "docs" / f"{name}.md"
+        assert f"{name}.ipynb" in shown
+        cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+        goes_on = bool(re.search(r"those of\sthe\s\[tutorial\]", page.read_text()))
+        assert len(cells) == len(re.findall(r"^```python$", page.read_text(), re.M)) + goes_on, name
+        assert "import" in cells[0], name
+        printing = [code for code in cells[goes_on:] if re.search(r"^ *print\(", code, re.M)]
+        assert shown.count('class="cell_output') >= len(printing) > 0, name
 
 
 @pytest.mark.slow
