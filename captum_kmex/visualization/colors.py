@@ -14,6 +14,7 @@ from captum_kmex.arguments import checked
 
 __all__ = [
     "DIVERGING",
+    "LEADING",
     "NEGATIVE",
     "PALETTE",
     "POSITIVE",
@@ -44,7 +45,7 @@ PALETTE = (
     "#664040", "#8059D9", "#990066", "#A68CFF", "#8C7399", "#00734D", "#A69940", "#7340BF",
     "#99E6E6", "#8CD98C", "#BF3359", "#8CBFFF", "#730D80", "#D9B359", "#D96680", "#8C4000",
 )  # fmt: skip
-_FIXED = 12  # leading segments, whose colours do not depend on the image
+LEADING = 12  # segments with a number, a row of their own, and the same colour in every image
 
 # Machado, Oliveira & Fernandes (2009), severity 1, on linear RGB
 _VISIONS = (
@@ -102,7 +103,7 @@ def segment_colors(segments: NDArray[np.int64], order: Sequence[int]) -> list[Co
     places = np.vectorize(ranks.__getitem__, otypes=[np.int64])(segments)
     touching = _neighbours(places, len(order))
     gaps = palette_distances()
-    chosen: list[int] = list(range(min(_FIXED, len(order))))
+    chosen: list[int] = list(range(min(LEADING, len(order))))
     for rank in range(len(chosen), len(order)):
         beside = [chosen[i] for i in touching[rank] if i < rank]
         free = sorted(set(range(len(PALETTE))) - set(chosen)) or list(range(len(PALETTE)))

@@ -12,12 +12,11 @@ from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.explaining.result import ExplanationData
 from captum_kmex.explaining.summary import numbers_of
 from captum_kmex.text.class_names import ClassNames, class_name
-from captum_kmex.visualization.colors import NEGATIVE, POSITIVE, TOTAL, segment_color
+from captum_kmex.visualization.colors import LEADING, NEGATIVE, POSITIVE, TOTAL, segment_color
 from captum_kmex.visualization.lettering import PLAIN, column_width, fitted
 
 __all__ = ["draw_ledger", "fewest_segments"]
 
-_N_ROWS = 8
 _MOST_RANKS = 8  # told below the ledger
 _PALE = 0.35
 _SIZE = 9  # of the labels' letters, in points
@@ -50,7 +49,7 @@ def draw_ledger(
         not_linear: What a linearisation leaves over, a bar of its own after the bias.
         base: What the bars begin with.
     """
-    n_shown = _N_ROWS if len(rows) > _N_ROWS + 1 else len(rows)
+    n_shown = LEADING if len(rows) > LEADING + 1 else len(rows)
     lines = _lines(rows, n_shown, class_names, _LABELS * column_width(ax))
     before = [(base, bias)] + ([] if not_linear is None else [("not linear", not_linear)])
     labels = [*(label for label, _ in [*before, *lines]), total]

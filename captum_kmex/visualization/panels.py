@@ -17,6 +17,7 @@ from captum_kmex.arguments.inputs import check_choice
 from captum_kmex.explaining.ledger import LedgerRow
 from captum_kmex.visualization.colors import (
     DIVERGING,
+    LEADING,
     SEQUENTIAL,
     check_segments,
     segment_colors,
@@ -28,7 +29,6 @@ from captum_kmex.visualization.pictures import Picture, bare, shade
 __all__ = ["density", "draw_map", "draw_scale", "draw_segments", "evidence_scale", "has_signs",
            "panel_scales"]  # fmt: skip
 
-_N_NUMBERS = 12  # numbers in one picture that can still be read
 _WIDE, _HIGH = 17.0, 15.0  # points that a number takes with its ground
 _ROOM = 0.075  # of the picture's sides, that it takes at least
 _UNSEEN = 0.01  # of full colour, that looks like none
@@ -86,7 +86,7 @@ def draw_segments(
     rows: Sequence[LedgerRow],
     image: Picture,
     ax: Axes,
-    n_numbers: int = _N_NUMBERS,
+    n_numbers: int = LEADING,
 ) -> None:
     """Draw segments over the image, coloured and numbered by their rank in the ledger.
 

@@ -22,7 +22,7 @@ from captum_kmex.visualization.accounts import (
     patched_rows,
     write_headline,
 )
-from captum_kmex.visualization.colors import NEGATIVE, POSITIVE, Color, segment_color
+from captum_kmex.visualization.colors import LEADING, NEGATIVE, POSITIVE, Color, segment_color
 from captum_kmex.visualization.lettering import PLAIN
 from captum_kmex.visualization.panels import density, evidence_scale
 from captum_kmex.visualization.pictures import Canvas, canvas
@@ -30,7 +30,6 @@ from captum_kmex.visualization.pictures import Canvas, canvas
 __all__ = ["draw_evidence", "draw_signal", "plot_signal", "signal_size"]
 
 _WIDTH, _HEIGHT, _PATCHES = 10.8, 3.6, 1.35  # inches
-_N_NUMBERS = 12  # leading segments that get their number
 _PALE = 0.35
 
 
@@ -107,7 +106,7 @@ def draw_signal(
     _draw_lines(signal, ax)
     box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8}
     for rank, (low, high) in widest.items():
-        if rank < _N_NUMBERS:
+        if rank < LEADING:
             ax.text((low + high) / 2, 0.94, str(rank + 1), fontsize=8, ha="center", va="center",
                     bbox=box, transform=ax.get_xaxis_transform())  # fmt: skip
 

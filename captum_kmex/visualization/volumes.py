@@ -27,7 +27,7 @@ from captum_kmex.visualization.accounts import (
     write_evidence_title,
     write_headline,
 )
-from captum_kmex.visualization.colors import Color, segment_color
+from captum_kmex.visualization.colors import LEADING, Color, segment_color
 from captum_kmex.visualization.lettering import PLAIN
 from captum_kmex.visualization.panels import (
     density,
@@ -41,7 +41,6 @@ from captum_kmex.visualization.pictures import Canvas, Picture, bare, canvas, dr
 __all__ = ["plot_volume", "volume_size"]
 
 _WIDTH, _HEIGHT, _PATCHES = 10.8, 4.9, 1.35  # inches
-_N_NUMBERS = 12  # leading segments that get their number
 _Number = TypeVar("_Number", np.int64, np.float64)
 _SIDES = ("D", "H", "W")
 
@@ -134,7 +133,7 @@ def _draw_segments(
     dark = shade(shown, 0.3)
     ax.imshow(np.stack([*np.zeros((3, *dark.shape)), dark], -1))
     box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8}
-    for rank in np.unique(places[places < _N_NUMBERS]):
+    for rank in np.unique(places[places < LEADING]):
         depth = ndimage.distance_transform_edt(np.pad(places == rank, 1))[1:-1, 1:-1]
         y, x = np.unravel_index(int(depth.argmax()), depth.shape)
         ends = zip((x, y), shown.shape[::-1], labels.shape[::-1], strict=True)

@@ -66,7 +66,7 @@ def test_ledger_bars_run_from_the_bias_to_the_logit():
     last_segment, total = ax.patches[-2], ax.patches[-1]
     assert last_segment.get_x() + last_segment.get_width() == pytest.approx(output)
     assert total.get_width() == pytest.approx(output)
-    assert "12 others" in ax.get_yticklabels()[-2].get_text()
+    assert "8 others" in ax.get_yticklabels()[-2].get_text()
 
 
 def test_plot_shows_image_segments_map_ledger_and_patches(fitted, images):
