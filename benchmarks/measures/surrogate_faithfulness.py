@@ -19,9 +19,9 @@ __all__ = ["MEASURES", "added_up", "dealt_anew", "output_errors", "purity_gain"]
 
 _TEXT = """\
 SURF (Kumar et al., 2026): the explanation alone is made to predict the outputs of all classes, by
-sums and nothing that is fitted. Here a class's output is the head's bias plus what the concepts
-are worth for it: importance times mean activation, or, where a method says what a concept adds in
-this image, that. *Logits*: mean absolute error; *probabilities*: half the sum of the absolute
+sums and nothing that is fitted. Here a class's output is the head's bias (of measured evidence,
+what is left with everything removed) plus what the concepts are worth for it: importance times
+mean activation, or, where a method says what a concept adds in this image, that. *Logits*: mean absolute error; *probabilities*: half the sum of the absolute
 errors (earth mover's distance). An empty explanation, the bias alone, stands beside. A ledger
 whose rows add up to the logit scores 0 because it adds up and for no other reason: **the same
 ledger over a random partition**, pixels dealt anew to segments of the same sizes, stands in the
@@ -86,13 +86,15 @@ def _score(answers: Answers) -> dict[str, Tensor]:
     some = perturbed_sample(answers)
     few = replace(answers, sample=some)
     true, bias = _network(answers.task, answers.sample, len(some))
-    columns = [_outputs(replace(few, sample=_for_class(some, c))) for c in range(len(bias))]
-    logit, chance = output_errors(true, bias + torch.stack([c for c, _ in columns], 1))
+    questions = [replace(few, sample=_for_class(some, c)) for c in range(len(bias))]
+    columns = [_outputs(question) for question in questions]
+    bases = torch.stack([_base(q, b) for q, b in zip(questions, bias, strict=True)], 1)
+    logit, chance = output_errors(true, bases + torch.stack([c for c, _ in columns], 1))
     empty, _ = output_errors(true, bias.expand_as(true))
     scores = {"logits": logit, "probabilities": chance, "empty": empty}
     if all(dealt is not None for _, dealt in columns):
         dealt = torch.stack([d for _, d in columns if d is not None], 1)
-        scores["dealt"] = output_errors(true, bias + dealt)[0]
+        scores["dealt"] = output_errors(true, bases + dealt)[0]
     try:
         segments = few.pixel_segments
         scores["purity"] = purity_gain(segments, pixel_labels(some)[0], answers.seed)
@@ -103,6 +105,14 @@ def _score(answers: Answers) -> dict[str, Tensor]:
 
 def _for_class(sample: Sample, c: int) -> Sample:
     return replace(sample, targets=torch.full_like(sample.targets, c))
+
+
+def _base(answers: Answers, bias: Tensor) -> Tensor:
+    """Return what the class's outputs are without anything (n,): the method's, or the bias ()."""
+    try:
+        return answers.ask(answers.method.base).double()
+    except UnavailableError:
+        return bias.expand(len(answers.sample))
 
 
 def _outputs(answers: Answers) -> tuple[Tensor, Tensor | None]:

@@ -16,7 +16,7 @@ from benchmarks.quality.method import Method
 from benchmarks.quality.task import Task
 from captum_kmex import LayerKMeansAttribution
 
-__all__ = ["METHODS", "squares", "superpixels"]
+__all__ = ["METHODS", "AblationOfSegments", "ShapleyOnSegments", "squares", "superpixels"]
 
 _AT_ONCE = 16  # changed pictures that run together: a matter of time, not of the result
 _SUPERPIXELS, _SQUARES = 50, 7  # in all, and along each side
@@ -69,9 +69,11 @@ class ShapleyOnSegments(OnSegments):
     passes = _SAMPLES
 
     def _set_up(self, task: Task) -> None:
-        self._shap = KernelShap(task.model)
+        self._shap, self._ablation = KernelShap(task.model), FeatureAblation(task.model)
 
     def _attribute(self, image: Tensor, target: int, mask: Tensor) -> Tensor:
+        if not mask.any():  # Captum has no samples for one player alone, who is worth all
+            return cast(Tensor, self._ablation.attribute(image, target=target, feature_mask=mask))
         torch.manual_seed(0)  # its samples
         found = self._shap.attribute(
             image, target=target, feature_mask=mask, n_samples=_SAMPLES,

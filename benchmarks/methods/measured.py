@@ -43,6 +43,9 @@ class MeasuredEvidence(Method):
         assert isinstance(found, Tensor)
         return found[:, 0]
 
+    def base(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self.attribution.explain(inputs, targets, evidence=self._how).bias
+
     def segments(self, inputs: Tensor, targets: Tensor) -> Tensor:
         return self.attribution.segment(inputs, targets)
 

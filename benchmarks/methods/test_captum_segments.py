@@ -5,7 +5,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.measures.formulas.toy import linear_net, task_of
-from benchmarks.methods.captum_segments import METHODS, squares
+from benchmarks.methods.captum_segments import (
+    METHODS,
+    AblationOfSegments,
+    ShapleyOnSegments,
+    squares,
+)
 from benchmarks.methods.systems.tiny_resnet_task import tiny_resnet_task
 from benchmarks.quality.task import Task
 
@@ -42,6 +47,15 @@ def test_a_map_is_flat_within_segments_and_the_same_in_any_batch(name: str, task
             torch.testing.assert_close(*values[labels == label].aminmax())
     torch.testing.assert_close(method.maps(images[1:], TARGETS[1:]), maps[1:])
     assert (maps.flatten(1).std(1) > 0).all()
+
+
+def test_one_segment_alone_is_worth_all(task: Task) -> None:
+    images = task.sample("test", 2).inputs
+    lost = (_logits(task, images) - _logits(task, torch.zeros_like(images)))[[0, 1], TARGETS]
+    for kind in (ShapleyOnSegments, AblationOfSegments):
+        method = kind(lambda x: torch.zeros_like(x[:, 0]).long())
+        method.fit(task, 0)
+        torch.testing.assert_close(method.maps(images, TARGETS).sum((1, 2)), lost)
 
 
 def test_ablation_of_a_segment_is_what_the_logit_loses(task: Task) -> None:

@@ -85,6 +85,10 @@ class Method(ABC):
         """
         raise UnavailableError("gives no segments")
 
+    def base(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return what the targets' outputs are without the map (N,), where maps add up to them."""
+        raise UnavailableError("is no ledger, or one that begins at the head's bias")
+
     shares_concepts: bool = False
 
     def concepts(self, inputs: Tensor, targets: Tensor) -> ConceptMaps:
