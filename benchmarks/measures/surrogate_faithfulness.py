@@ -21,13 +21,13 @@ _TEXT = """\
 SURF (Kumar et al., 2026): the explanation alone is made to predict the outputs of all classes, by
 sums and nothing that is fitted. Here a class's output is the head's bias (of measured evidence,
 what is left with everything removed) plus what the concepts are worth for it: importance times
-mean activation, or, where a method says what a concept adds in this image, that. *Logits*: mean absolute error; *probabilities*: half the sum of the absolute
-errors (earth mover's distance). An empty explanation, the bias alone, stands beside. A ledger
-whose rows add up to the logit scores 0 because it adds up and for no other reason: **the same
-ledger over a random partition**, pixels dealt anew to segments of the same sizes, stands in the
-next column and scores the same. So read the purity with it: the share of pixels with the most
-frequent label (background, object, part) of their segment, less that of the dealt segments,
-which is 0 for a random partition."""
+mean activation, or, where a method says what a concept adds in this image, that. *Logits*: mean
+absolute error; *probabilities*: half the sum of the absolute errors (earth mover's distance). An
+empty explanation, the bias alone, stands beside. A ledger whose rows add up to the logit scores 0
+because it adds up and for no other reason: **the same ledger over a random partition**, pixels
+dealt anew to segments of the same sizes, stands in the next column and scores the same. So read
+the purity with it: the share of pixels with the most frequent label (background, object, part) of
+their segment, less that of the dealt segments, which is 0 for a random partition."""
 
 
 def added_up(found: ConceptMaps) -> Tensor:

@@ -55,6 +55,17 @@ class _Concepts(_Ledger):
         return ConceptMaps(maps, self._factor * self._net[-1].weight[targets])
 
 
+class _FromElsewhere(_Ledger):
+    """The same evidence less one in all, from a base that is the bias and one more."""
+
+    def maps(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        maps = super().maps(inputs, targets)
+        return maps - 1 / maps[0].numel()
+
+    def base(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._net[-1].bias[targets] + 1
+
+
 @pytest.fixture
 def net(random: torch.Generator) -> nn.Sequential:
     layers = (nn.Conv2d(3, _D, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -65,7 +76,7 @@ def net(random: torch.Generator) -> nn.Sequential:
     return found
 
 
-@pytest.mark.parametrize("kind", [_Ledger, _Concepts])
+@pytest.mark.parametrize("kind", [_Ledger, _Concepts, _FromElsewhere])
 def test_what_adds_up_exactly_has_no_error(
     kind: type[_Ledger], net: nn.Sequential, random: torch.Generator
 ) -> None:

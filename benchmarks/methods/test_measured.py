@@ -35,6 +35,16 @@ def test_a_picture_has_one_map_whatever_is_explained_with_it(name: str, task: Ta
     torch.testing.assert_close(method.maps(images[1:], TARGETS[1:]), both[1:])
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if "measured" in name])
+def test_measured_maps_and_their_base_add_up_to_the_logit(name: str, task: Task) -> None:
+    method, images = METHODS[name](), task.sample("test", 2).inputs
+    method.fit(task, 0)
+    total = method.base(images, TARGETS) + method.maps(images, TARGETS).sum((1, 2))
+    with torch.no_grad():
+        logits = task.model(images)
+    torch.testing.assert_close(total, logits[[0, 1], TARGETS], atol=1e-4, rtol=1e-4)
+
+
 def test_rise_is_the_mean_of_the_masks_weighted_by_the_probability() -> None:
     random = torch.Generator().manual_seed(0)
     weight, x = (torch.randn(n, 1, 14, 14, generator=random) for n in (2, 1))
