@@ -54,11 +54,9 @@ def write_pages(found: Mapping[str, Results], page: Path) -> None:
     pairs = join(_pairs(compared, measures, titles))
     if pairs:
         (folder / f"{_PAIRS}.md").write_text(pairs + "\n")
-    names = " and ".join(results.preset["name"] for results in found.values())
-    plural = "preset" if len(found) == 1 else "presets"
     choice = render_choice(rows, measures, families)
     best = render_best(rows, measures, families, titles)
-    parts = [f"# Benchmark: {plural} {names}", *_choice(choice, page), *_best(best)]
+    parts = ["# Benchmark at a glance", *_choice(choice, page), *_best(best)]
     parts += ["\n".join(_contents(titles, folder, bool(pairs))), *_embeddings(page)]
     parts += ["## How the numbers were made", _HOW]
     parts += ["\n".join(_run(results, name)) for name, results in found.items()]

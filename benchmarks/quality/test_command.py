@@ -56,7 +56,6 @@ def test_a_page_has_the_tasks_of_several_presets(monkeypatch, tmp_path):
     (tmp_path / "other.json").write_text(json.dumps(other))
     call(monkeypatch, tmp_path / "one", "--read", "--also", tmp_path / "other.json")
     page = (tmp_path / "one" / "report.md").read_text()
-    assert page.startswith("# Benchmark: presets test and other\n")
     assert "[Parts](report/parts.md)" in page
     assert "is in `results.json`" in page
     assert "is in `other.json`" in page
