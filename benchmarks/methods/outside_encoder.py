@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -32,9 +33,9 @@ class _Outside(Method):
         except ImportError as error:
             raise UnavailableError(str(error)) from error
 
+    @abstractmethod
     def _prepare(self, task: Task, seed: int) -> None:
         """Load the encoder."""
-        raise NotImplementedError
 
 
 class TokenSegments(_Outside):
