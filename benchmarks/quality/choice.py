@@ -18,6 +18,7 @@ _OF_MAPS = {
     "localisation", "deletion", "other_fills", "road", "infidelity", "single_deletion",
     "minimal_pairs", "part_overlap", "object_removal",
 }  # fmt: skip
+_ENOUGH = 24  # images that a column must have, to tell maps apart
 _MOST = 0.75  # of the columns a map must have values in, to be compared
 _GROUPS = {"Photographs": ("natural", "photographs")}  # the rest stands in one table of its own
 _REST = "Small pictures"
@@ -100,9 +101,12 @@ def _maps(
         for key, estimate in row.estimates.items():
             if (row.measure, key) in wanted:
                 places.setdefault((row.task, row.measure, key), {})[row.method] = estimate
-    for place, found in places.items():
-        most = max(e.n_values for e in found.values())
-        places[place] = {m: e for m, e in found.items() if not is_few(e, most)}
+    counts = {place: max(e.n_values for e in found.values()) for place, found in places.items()}
+    places = {
+        place: {m: e for m, e in found.items() if not is_few(e, counts[place])}
+        for place, found in places.items()
+        if counts[place] >= _ENOUGH
+    }
     tops = {
         place: _top(found, measures[place[1]].columns[place[2]], families)
         for place, found in places.items()

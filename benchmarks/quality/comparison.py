@@ -9,7 +9,7 @@ from benchmarks.quality.measure import Column, Measure
 from benchmarks.quality.summary import Estimate
 from captum_kmex.text.counts import counted
 
-__all__ = ["ALL_PAIRS", "PAIRS", "render_comparison"]
+__all__ = ["ALL_PAIRS", "CONTROLS_BESIDE", "PAIRS", "render_comparison"]
 
 PAIRS = (
     ("B234 unfitted", "Grad-CAM"),
@@ -24,7 +24,10 @@ _BY_COST = (
     "Integrated Gradients", "KernelShap on superpixels", "RISE, 100 masks", "Occlusion",
     "FinerCAM", "RefineCAM", "ShapleyCAM", "Recipro-CAM", "ShapBPT",
 )  # fmt: skip
-ALL_PAIRS = (*PAIRS, *((method, "Grad-CAM") for method in _BY_COST))
+CONTROLS_BESIDE = (  # in the table beside it
+    "Permuted B234 segments + CAM", "SLIC 100 + CAM", "DINOv2 segments + CAM",
+)  # fmt: skip
+ALL_PAIRS = (*PAIRS, *((method, "Grad-CAM") for method in (*_BY_COST, *CONTROLS_BESIDE)))
 
 
 def render_comparison(

@@ -74,9 +74,10 @@ def _choice(tables: str, page: Path) -> Iterator[str]:
         yield (
             "From the cheapest up, each map of which none that costs less is so often at the top: "
             "its time over that of a forward pass, and in how many columns (localisation, removal "
-            "and insertion under two fills, ROAD, correlation with removals, parts) no other map "
-            "is better for certain: its interval meets the best's. Ours are bold. The last line is "
-            "the best of the controls: where that is at the top, nothing was told apart."
+            "and insertion under two fills, ROAD, correlation with removals, parts; of 24 images "
+            "or more) no other map is better for certain: its interval meets the best's. Ours are "
+            "bold. The last line is the best of the controls: where that is at the top, nothing "
+            "was told apart."
         )
         yield tables
     cost = page.parent / "images" / "faithfulness_cost.png"

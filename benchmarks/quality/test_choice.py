@@ -9,7 +9,7 @@ COSTS = {"Ours": 1.25, "CAM": 1.1, "Slow": 30, "Slower": 1234, "Random": 0}
 COLUMNS = (("deletion", "deletion"), ("deletion", "insertion"), ("localisation", "rank"))
 
 
-def _rows(task: str, means: dict[str, tuple[float, ...]], count: int = 9) -> list[Row]:
+def _rows(task: str, means: dict[str, tuple[float, ...]], count: int = 24) -> list[Row]:
     """Rows of means in the three columns, with intervals of 0.05 to both sides."""
     rows = [
         Row(task, method, "cost", {"seconds": Estimate(cost, cost, cost, 1, 1)})
@@ -59,3 +59,4 @@ def test_maps_with_few_columns_or_few_images_are_left_out() -> None:
     rows += _rows("t", {"Slow": (0.0, 1.0, 1.0)}, count=1)
     assert [line for line in _lines(rows) if "×" in line] == ["| CAM | ×1.1 | 1 of 3 |"]
     assert render_choice([], find_measures(), FAMILIES) == ""
+    assert not _lines(_rows("t", {"CAM": (0.3, 0.5, 0.5)}, count=23))

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.figures.style import BLUE, GREEN, ORANGE, PINK, SKY
 from benchmarks.page import bold_if, table
+from benchmarks.quality.comparison import CONTROLS_BESIDE
 from benchmarks.quality.plugins import find_methods
 from benchmarks.quality.results import Results
 from benchmarks.quality.summary import Estimate
@@ -50,6 +51,11 @@ _TITLES = {  # as the documentation calls them
     "Integrated Gradients": "Integrated Gradients, 50 steps",
     "KernelShap on superpixels": "KernelShap, 50 superpixels, 100 samples",
     "ShapBPT": "ShapBPT, 100 evaluations",
+}
+_CONTROL_TITLES = {
+    "Permuted B234 segments + CAM": "control: the allocated map's cells shuffled",
+    "SLIC 100 + CAM": "control: Grad-CAM within superpixels",
+    "DINOv2 segments + CAM": "control: Grad-CAM within segments of a DINOv2",
 }
 _TWO_SIDES = 2 * 1.96  # of a 95 % interval, in standard errors
 
@@ -100,7 +106,7 @@ def rival_of(results: Results, task: str = "natural") -> dict[str, float]:
 
 def draw(found: Found, passes: Mapping[str, float]) -> Figure:
     """Draw a panel a measure: the gain over Grad-CAM with its interval, over the passes."""
-    others = [name for name in found if name not in _OURS]
+    others = [name for name in found if name not in (*_OURS, *CONTROLS_BESIDE)]
     figure = Figure(figsize=(10.4, 3.4), layout="constrained")
     panels = figure.subplots(1, len(COLUMNS), sharex=True)
     for axes, panel in zip(panels, COLUMNS, strict=True):
@@ -131,11 +137,14 @@ def render(found: Found, rival: Mapping[str, float], passes: Mapping[str, float]
     What is better than the rival for certain, by its 95 % interval, is bold.
     """
     names = [*(name for name in _TITLES if name in found)]
-    names += sorted(found.keys() - _TITLES.keys(), key=lambda name: (passes[name], name))
+    rest = found.keys() - _TITLES.keys() - _CONTROL_TITLES.keys()
+    names += sorted(rest, key=lambda name: (passes[name], name))
+    names += [name for name in _CONTROL_TITLES if name in found]
     lines = [[_RIVAL, f"{_RIVAL_PASSES}", *(f"{rival[panel]:.1f}" for panel in COLUMNS)]]
     for name in names:
         cells = [_cell(found[name].get(panel), COLUMNS[panel][2]) for panel in COLUMNS]
-        lines.append([_TITLES.get(name, name), f"{passes[name]:.3g}", *cells])
+        title = (_TITLES | _CONTROL_TITLES).get(name, name)
+        lines.append([title, f"{passes[name]:.3g}", *cells])
     arrows = {panel: "↑" if factor > 0 else "↓" for panel, (*_, factor) in COLUMNS.items()}
     return table(["map", "passes", *(f"{panel} {arrows[panel]}" for panel in COLUMNS)], lines)
 
