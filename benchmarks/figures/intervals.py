@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -24,6 +25,7 @@ _LOOKS = (  # shapes differ as well as colours
 _OUR_LOOK, _CONTROL_LOOK = (ORANGE, "o"), ("#888888", "D")
 _MAX_PANELS = 4
 _PANEL, _LINE, _FRAME = 2.3, 0.19, 1.25  # inches
+_LETTERS = 32  # of a line of a title, as wide as its panel
 
 Look = tuple[str, str]  # colour and marker
 
@@ -125,7 +127,8 @@ def _panel(
         axes.plot(means[own], places[own], shape, color=color, markersize=5)
     arrow = "→" if column.better == "high" else "←"
     unit = " (%)" if column.percent else ""
-    axes.set_title(f"{column.title}{unit}\n{arrow} better", fontsize=8)
+    title = textwrap.fill(f"{column.title}{unit}", _LETTERS)
+    axes.set_title(f"{title}\n{arrow} better", fontsize=8)
     axes.grid(axis="x", color="0.88")
     axes.grid(axis="y", color="0.94")
     axes.set_axisbelow(True)
