@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.measures.formulas.set_overlap import held_out, overlaps, united
+from benchmarks.measures.formulas.toy import linear_net, task_of
 from benchmarks.quality.measure import Answers
 from benchmarks.quality.method import ConceptMaps, Method, UnavailableError
 from benchmarks.quality.plugins import find_measures
@@ -17,7 +18,7 @@ from benchmarks.quality.task import Sample
 def _answers(method, parts):
     inputs = torch.zeros(len(parts), 1, *parts.shape[2:])
     sample = Sample(inputs, torch.zeros(len(parts), dtype=torch.long), parts=parts)
-    task = type("Tiny", (), {"weight": 0.01})()
+    task = task_of(linear_net(inputs[:2]), 2)
     return Answers(method, task, sample, PRESETS["test"], 0, lambda seed: method)
 
 

@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_done and not ending.code:
             raise SystemExit(_FAILED) from None
         raise
+    except OSError as error:  # more than a buffer holds was for a full disk
+        _unwritten("captum-kmex", error)
+        return _FAILED
     name = f"captum-kmex {options.command}"
     try:
         with contextlib.redirect_stdout(sys.stderr), _plain_warnings(name, options):
@@ -85,10 +88,15 @@ def _answered(text: str, name: str) -> bool:
             raise OSError("it is closed")
         write(sys.stdout, text)
     except OSError as error:
-        say(f"{name}: error: the answer cannot be written ({error.strerror or error})", quiet=False)
-        _silence_stdout()
+        _unwritten(name, error)
         return False
     return True
+
+
+def _unwritten(name: str, error: OSError) -> None:
+    """Say that standard output is closed or full, and leave it alone."""
+    say(f"{name}: error: the answer cannot be written ({error.strerror or error})", quiet=False)
+    _silence_stdout()
 
 
 def _silence_stdout() -> None:

@@ -330,7 +330,7 @@ def test_json_stays_json_whatever_the_names_are(place, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["info"], ["--help"]])
+@pytest.mark.parametrize("words", [["info"], ["--help"], ["--print-completion", "bash"]])
 def test_a_full_standard_output_is_one_clean_error(words, place):
     if words[0] == "info":
         words = ["info", f"{place / 'tiny_kmex.py'}:make", *GREY[:-3], *words[1:]]

@@ -709,11 +709,13 @@ def test_segments_of_a_family_are_those_of_the_model(name):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = calibrated(getattr(zoo, name)(weights=None, num_classes=7), x)
-    ours = LayerKMeansAttribution(model, layers).prepare()
+    # prototypes are given: k-means of an image may end elsewhere for a rounding's sake
+    ours = LayerKMeansAttribution(model, layers, n_prototypes=20).fit([x], labels=None)
+    before = ours.segment(x)
+    ours.prepare()
     folded = [m for m in twin_of(ours).modules() if type(m).__name__ == "_FoldedNorm"]
     assert len(folded) == n_folded
-    same = ours.segment(x) == LayerKMeansAttribution(model, layers).segment(x)
-    assert same.float().mean() >= 0.999
+    assert (ours.segment(x) == before).float().mean() >= 0.999
 
 
 @pytest.mark.parametrize("kind", [ClassifierPrototypes, KMExAttribution, LayerKMeansAttribution])
