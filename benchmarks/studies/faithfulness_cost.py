@@ -51,9 +51,7 @@ _TITLES = {  # as the documentation calls them
     "Integrated Gradients": "Integrated Gradients, 50 steps",
     "KernelShap on superpixels": "KernelShap, 50 superpixels, 100 samples",
     "ShapBPT": "ShapBPT, 100 evaluations",
-}
-_CONTROL_TITLES = {
-    "Permuted B234 segments + CAM": "control: the allocated map's cells shuffled",
+    "Permuted B234 segments + CAM": "control: Grad-CAM within our segments, their cells shuffled",
     "SLIC 100 + CAM": "control: Grad-CAM within superpixels",
     "DINOv2 segments + CAM": "control: Grad-CAM within segments of a DINOv2",
 }
@@ -136,15 +134,13 @@ def render(found: Found, rival: Mapping[str, float], passes: Mapping[str, float]
 
     What is better than the rival for certain, by its 95 % interval, is bold.
     """
-    names = [*(name for name in _TITLES if name in found)]
-    rest = found.keys() - _TITLES.keys() - _CONTROL_TITLES.keys()
-    names += sorted(rest, key=lambda name: (passes[name], name))
-    names += [name for name in _CONTROL_TITLES if name in found]
+    names = [name for name in _TITLES if name in found and name not in CONTROLS_BESIDE]
+    names += sorted(found.keys() - _TITLES.keys(), key=lambda name: (passes[name], name))
+    names += [name for name in CONTROLS_BESIDE if name in found]
     lines = [[_RIVAL, f"{_RIVAL_PASSES}", *(f"{rival[panel]:.1f}" for panel in COLUMNS)]]
     for name in names:
         cells = [_cell(found[name].get(panel), COLUMNS[panel][2]) for panel in COLUMNS]
-        title = (_TITLES | _CONTROL_TITLES).get(name, name)
-        lines.append([title, f"{passes[name]:.3g}", *cells])
+        lines.append([_TITLES.get(name, name), f"{passes[name]:.3g}", *cells])
     arrows = {panel: "↑" if factor > 0 else "↓" for panel, (*_, factor) in COLUMNS.items()}
     return table(["map", "passes", *(f"{panel} {arrows[panel]}" for panel in COLUMNS)], lines)
 

